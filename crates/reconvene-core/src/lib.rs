@@ -1,0 +1,35 @@
+//! The pure engine of reconvene: it decides what to store, send, trust and believe, and does none
+//! of it. No clock, socket, disk, entropy source, task or unordered iteration lives here; the same
+//! inputs in the same order always give the same outputs.
+//!
+//! The way in is `Engine::handle`, the way out `Engine::poll`; storage and network are
+//! peers that answer with inputs and may refuse. This crate knows documents only as sets of
+//! changes: it never names a meeting.
+
+pub mod ids;
+pub mod limits;
+pub mod time;
+
+pub mod keys;
+pub mod records;
+pub mod storage;
+
+/// The messages generated from `schema/`.
+///
+/// Shapes only; every decode goes through [`records`] or the frame codec, which check what
+/// protobuf cannot.
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    reason = "generated; the .proto files carry the documentation"
+)]
+pub mod schema {
+    /// Stored records (`schema/storage.proto`).
+    pub mod storage {
+        include!(concat!(env!("OUT_DIR"), "/reconvene.storage.v1.rs"));
+    }
+    /// Frames (`schema/wire.proto`).
+    pub mod wire {
+        include!(concat!(env!("OUT_DIR"), "/reconvene.wire.v1.rs"));
+    }
+}

@@ -1,0 +1,1 @@
+//! Stored records: the generated messages, checked.

@@ -1,0 +1,207 @@
+//! The vocabulary between the engine and a store, and the traits a store implements.
+//!
+//! A store is an asynchronous peer that may refuse. The engine emits [`Batch`]es and reads as
+//! outputs; what became of them comes back as inputs. The traits here are what the driver of a
+//! store (a writer thread, the simulator) calls; they block and know nothing of the engine.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::ids::{BatchId, FeedSeq, WorkspaceId};
+use crate::keys::{Key, KeyRange};
+
+/// When a batch's author is told that it is safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// After the store's own barrier; with a journal frame, already after the journal's.
+    Barrier,
+    /// Whenever the next barrier happens; nothing waits for it.
+    Buffered,
+}
+
+/// An atomic set of writes: all of it becomes visible and durable, or none.
+///
+/// A store applies batches in the order of their ids, and refuses one whose predecessor it did not
+/// apply: see [`Batch::after`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// Number of this batch.
+    pub id: BatchId,
+    /// The batch that must have been applied last for this one to apply. After a failure every
+    /// batch already on its way therefore fails too, and the feed cannot get a gap. `None` only
+    /// for the first batch of a run, or the first after the engine dealt with a failure.
+    pub after: Option<BatchId>,
+    /// Records to write.
+    pub puts: Vec<(Key, Bytes)>,
+    /// Records to remove. No key is both written and removed.
+    pub deletes: Vec<Key>,
+    /// An encoded `JournalFrame`: local changes that must survive the loss of the store itself.
+    /// Durable in the journal before the batch is applied.
+    pub journal: Option<JournalEntry>,
+    /// When the author is told.
+    pub durability: Durability,
+}
+
+impl Batch {
+    /// The sum of keys and values, in bytes.
+    pub fn bytes(&self) -> usize {
+        let puts = self
+            .puts
+            .iter()
+            .map(|(key, value)| key.as_bytes().len() + value.len());
+        let deletes = self.deletes.iter().map(|key| key.as_bytes().len());
+        puts.sum::<usize>() + deletes.sum::<usize>()
+    }
+}
+
+/// One frame for the journal, with what decides when it may be released.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JournalEntry {
+    /// Workspace of the changes.
+    pub workspace: WorkspaceId,
+    /// The last feed entry the frame covers.
+    pub through: FeedSeq,
+    /// An encoded `reconvene.storage.v1.JournalFrame`.
+    pub frame: Bytes,
+}
+
+/// Per workspace, the feed entry up to which another peer durably holds our changes: journal
+/// frames at or below it are no longer needed.
+pub type JournalReleases = BTreeMap<WorkspaceId, FeedSeq>;
+
+/// A failed storage operation.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The disk is full or at its floor; reading goes on.
+    #[error("no space is left on the store's disk")]
+    NoSpace,
+    /// The operating system failed the operation.
+    #[error("the store's disk failed: {what}")]
+    Io {
+        /// What the operating system said.
+        what: String,
+    },
+    /// A record does not have the length, version or checksum it was written with.
+    #[error("a stored record is damaged: {key}: {what}")]
+    Damaged {
+        /// The record, as `Key`'s debug form.
+        key: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The batch's predecessor was not applied, so this one is not.
+    #[error("a batch before this one was not applied")]
+    PredecessorFailed,
+    /// An earlier failure left the store read-only until it is opened again.
+    #[error("the store refuses writes after an earlier failure: {why}")]
+    ReadOnly {
+        /// The earlier failure.
+        why: String,
+    },
+    /// A value is longer than `limits::VALUE_BYTES_MAX`.
+    #[error("a record of {bytes} bytes is larger than a store takes")]
+    ValueTooLarge {
+        /// Length of the value.
+        bytes: usize,
+    },
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Order in which a range is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Smallest key first.
+    Ascending,
+    /// Greatest key first.
+    Descending,
+}
+
+/// A bounded read of consecutive records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// The keys to read.
+    pub range: KeyRange,
+    /// Which end to start at.
+    pub direction: Direction,
+    /// Most records to return.
+    pub rows_max: usize,
+    /// Stop after the record that brings the sum of values to at least this many bytes.
+    pub bytes_max: usize,
+}
+
+impl Scan {
+    /// The first records of a range, smallest key first, at most `rows_max` of them.
+    pub fn ascending(range: KeyRange, rows_max: usize) -> Self {
+        Self {
+            range,
+            direction: Direction::Ascending,
+            rows_max,
+            bytes_max: usize::MAX,
+        }
+    }
+}
+
+/// What a [`Scan`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// The records, in the scan's order.
+    pub rows: Vec<(Key, Bytes)>,
+    /// Whether the range holds records beyond the last one returned.
+    pub more: bool,
+}
+
+/// Reading side of a store; many may read at once, also while a batch is applied.
+///
+/// A reader sees each batch whole or not at all within one record; it may see a batch before its
+/// barrier. A damaged record is [`StoreError::Damaged`], never an absent one.
+pub trait StoreRead: Send + Sync + 'static {
+    /// Reads one record.
+    fn read(&self, key: &Key) -> Result<Option<Bytes>, StoreError>;
+
+    /// Whether a record exists, without reading its value.
+    fn contains(&self, key: &Key) -> Result<bool, StoreError>;
+
+    /// Reads consecutive records.
+    fn scan(&self, scan: &Scan) -> Result<Rows, StoreError>;
+}
+
+/// Writing side of a store; exactly one exists.
+///
+/// The caller's order for each group of batches: [`journal`](Self::journal) every entry of the
+/// group, [`apply`](Self::apply) each batch, then one [`barrier`](Self::barrier).
+pub trait StoreWrite: Send + 'static {
+    /// The readers of this store.
+    type Reader: StoreRead + Clone;
+
+    /// A reader of this store.
+    fn reader(&self) -> Self::Reader;
+
+    /// Appends entries to the journal; all are durable when it returns.
+    ///
+    /// # Errors
+    /// On any error none of the entries may be reported durable, and the store refuses writes from
+    /// then on.
+    fn journal(&mut self, entries: &[&JournalEntry]) -> Result<(), StoreError>;
+
+    /// Applies a batch: visible to readers when it returns, durable after the next barrier.
+    ///
+    /// # Errors
+    /// On any error nothing of the batch is visible, now or after a reopen, unless it was
+    /// journalled; a batch whose `after` is not the last one applied fails with
+    /// [`StoreError::PredecessorFailed`].
+    fn apply(&mut self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// Makes every applied batch survive a power cut.
+    ///
+    /// # Errors
+    /// On any error the outcome of the batches since the last barrier is unknown, and the store
+    /// refuses writes from then on.
+    fn barrier(&mut self) -> Result<(), StoreError>;
+
+    /// Forgets journal entries that another peer holds and that a barrier has covered.
+    fn release_journal(&mut self, releases: &JournalReleases) -> Result<(), StoreError>;
+}
