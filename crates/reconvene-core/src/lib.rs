@@ -10,9 +10,17 @@ pub mod ids;
 pub mod limits;
 pub mod time;
 
+pub mod feed;
+pub mod guard;
 pub mod keys;
 pub mod records;
+pub mod refusal;
 pub mod storage;
+pub mod wire;
+
+pub mod conformance;
+pub mod engine;
+pub mod memory;
 
 /// The messages generated from `schema/`.
 ///
@@ -20,7 +28,6 @@ pub mod storage;
 /// protobuf cannot.
 #[expect(
     missing_docs,
-    clippy::allow_attributes,
     reason = "generated; the .proto files carry the documentation"
 )]
 pub mod schema {

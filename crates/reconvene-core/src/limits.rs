@@ -56,3 +56,79 @@ const _: () = assert!(FRAME_BYTES_MAX < CHANGE_BYTES_MAX);
 const _: () = assert!(CHANGE_BYTES_MAX < VALUE_BYTES_MAX);
 const _: () = assert!(CHANGE_BYTES_MAX <= CHANGE_INFLATED_BYTES_MAX);
 const _: () = assert!(VALUE_BYTES_MAX < BATCH_BYTES_MAX);
+
+/// Most pieces one oversized frame is cut into. More is a fault.
+pub const FRAME_PARTS_MAX: u32 = 5;
+
+/// Largest frame put together from pieces. Longer is a fault.
+pub const ASSEMBLED_FRAME_BYTES_MAX: usize = FRAME_PARTS_MAX as usize * FRAME_BYTES_MAX;
+
+/// Bytes of a frame kept free for its fields other than bodies.
+pub const FRAME_HEADROOM_BYTES: usize = 4 * 1024;
+
+/// Bodies packed into one change frame; a single larger change makes an oversized frame.
+pub const FRAME_BODY_BYTES_TARGET: usize = FRAME_BYTES_MAX - FRAME_HEADROOM_BYTES;
+
+/// Most documents in one frame, of changes or of wants. More is a fault.
+pub const FRAME_DOCUMENTS_MAX: usize = 1024;
+
+/// Unacknowledged change bytes per link past which no further stored changes are sent. Live edits
+/// go out until twice this; past that the link falls back to following the feed.
+pub const WINDOW_BYTES: usize = 256 * 1024;
+
+/// Change bytes of one link waiting to be stored. A peer beyond it ignores the window: fault.
+pub const LINK_INGEST_BYTES_MAX: usize = 4 * WINDOW_BYTES;
+
+/// Workspaces in one hello, so that it fits in a first frame.
+pub const HELLO_WORKSPACES_MAX: usize = 8;
+
+/// Workspaces shared over one link. Further ones are not offered and reported as an event.
+pub const LINK_WORKSPACES_MAX: usize = 256;
+
+/// Feed entries read at a time when following the feed.
+pub const FEED_PAGE_ROWS: usize = 512;
+
+/// Head rows read at a time when building a catalogue.
+pub const CATALOGUE_PAGE_ROWS: usize = 8192;
+
+/// Runs of reconciliation per link and workspace before the outcome is reported as unsettled.
+pub const RECONCILE_RUNS_MAX: u32 = 4;
+
+/// Rounds within one run of reconciliation. More is a fault.
+pub const RECONCILE_ROUNDS_MAX: u32 = 64;
+
+/// Largest reconciliation message.
+pub const RECONCILE_MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX - FRAME_HEADROOM_BYTES;
+
+/// Documents refused per peer and workspace that are remembered. Beyond it the link is closed.
+pub const REFUSALS_MAX: usize = 256;
+
+/// Documents whose head row is kept in memory after their last change.
+pub const IDLE_DOCUMENTS_MAX: usize = 1024;
+
+/// Most changes of one document that are handled when answering a want. A document with more is
+/// refused (`TooLarge`).
+pub const CHANGES_PER_DOCUMENT_MAX: usize = 1_000_000;
+
+/// Longest silence in stream order before a heartbeat is sent.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
+
+/// Bound on staleness while a link is up and idle: three heartbeats.
+pub const STALENESS_BOUND: Duration = Duration::from_secs(30);
+
+/// First and longest delay of the redial backoff (full jitter between zero and the delay).
+pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// See [`BACKOFF_FIRST`].
+pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// Longest device, member or workspace name, in bytes of UTF-8.
+pub const NAME_BYTES_MAX: usize = 200;
+
+/// Edits waiting for the store. A further one fails with `Busy`.
+pub const LOCAL_EDITS_QUEUED_MAX: usize = 4096;
+
+const _: () = assert!(FRAME_BODY_BYTES_TARGET < WINDOW_BYTES);
+const _: () = assert!(CHANGE_BYTES_MAX + FRAME_HEADROOM_BYTES <= ASSEMBLED_FRAME_BYTES_MAX);
+const _: () = assert!(RECONCILE_MESSAGE_BYTES_MAX >= 4096);
+const _: () = assert!(WINDOW_BYTES * 2 + CHANGE_BYTES_MAX <= LINK_INGEST_BYTES_MAX);
+const _: () = assert!(HEARTBEAT_EVERY.as_millis() * 3 <= STALENESS_BOUND.as_millis());

@@ -1,1 +1,675 @@
-//! Stored records: the generated messages, checked.
+//! Stored records as types, and their encoding (`schema/storage.proto`).
+//!
+//! A record that decodes is well-formed; one that does not is damage and is reported as such,
+//! never taken for absent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use crate::feed::{Digest, FeedPoint};
+use crate::guard::ActorId;
+use crate::ids::{
+    ChangeHash, DocumentId, DocumentKind, FeedSeq, MemberId, PeerId, StoreEpoch, WorkspaceId,
+};
+use crate::refusal::RefusalCode;
+use crate::schema::storage as proto;
+use crate::time::WallTime;
+
+/// A stored record that does not have the shape its key promises.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a valid {record}: {what}")]
+pub struct RecordError {
+    record: &'static str,
+    what: String,
+}
+
+/// A type stored under a key of its own kind.
+pub trait Record: Sized {
+    /// What the record is called in errors.
+    const NAME: &'static str;
+
+    /// Encodes the record's payload.
+    fn encode(&self) -> Bytes;
+
+    /// Decodes a payload.
+    ///
+    /// # Errors
+    /// If the bytes are not such a record.
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError>;
+}
+
+fn fixed<const N: usize>(
+    record: &'static str,
+    field: &'static str,
+    bytes: &[u8],
+) -> Result<[u8; N], RecordError> {
+    bytes.try_into().map_err(|_| RecordError {
+        record,
+        what: format!("{field} has {} bytes instead of {N}", bytes.len()),
+    })
+}
+
+fn parse<M: prost::Message + Default>(
+    record: &'static str,
+    bytes: &[u8],
+) -> Result<M, RecordError> {
+    M::decode(bytes).map_err(|error| RecordError {
+        record,
+        what: error.to_string(),
+    })
+}
+
+fn copy(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
+/// One change as it was received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeRow {
+    /// The change's chunk.
+    pub body: Bytes,
+    /// The signed envelope; empty until envelopes exist.
+    pub envelope: Bytes,
+}
+
+impl Record for ChangeRow {
+    const NAME: &'static str = "change";
+
+    fn encode(&self) -> Bytes {
+        let row = proto::ChangeRow {
+            body: self.body.clone(),
+            envelope: self.envelope.clone(),
+        };
+        row.encode_to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let row: proto::ChangeRow = parse(Self::NAME, bytes)?;
+        Ok(Self {
+            body: row.body,
+            envelope: row.envelope,
+        })
+    }
+}
+
+/// Which changes of one actor are stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ActorProgress {
+    /// Every change from 1 up to this is stored.
+    pub last_seq: u64,
+    /// Stored sequence numbers beyond a gap.
+    pub beyond: BTreeSet<u64>,
+}
+
+impl ActorProgress {
+    /// Whether the change with this sequence number is stored.
+    pub fn holds(&self, seq: u64) -> bool {
+        seq <= self.last_seq || self.beyond.contains(&seq)
+    }
+
+    /// Notes one more stored change.
+    pub fn add(&mut self, seq: u64) {
+        self.beyond.insert(seq);
+        while self.beyond.remove(&(self.last_seq + 1)) {
+            self.last_seq += 1;
+        }
+    }
+}
+
+/// A document's exact stored version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadRow {
+    /// The kind its genesis is registered under.
+    pub kind: DocumentKind,
+    /// Stored changes that no stored change depends on.
+    pub heads: BTreeSet<ChangeHash>,
+    /// The feed entry that made this version durable.
+    pub feed_seq: FeedSeq,
+    /// What is stored of each actor.
+    pub actors: BTreeMap<ActorId, ActorProgress>,
+    /// Dependencies of stored changes that are not stored.
+    pub missing: BTreeSet<ChangeHash>,
+    /// Number of stored changes.
+    pub change_count: u64,
+    /// Sum of their bodies' sizes.
+    pub change_bytes: u64,
+}
+
+impl HeadRow {
+    /// A document of which nothing is stored.
+    pub fn empty(kind: DocumentKind) -> Self {
+        Self {
+            kind,
+            heads: BTreeSet::new(),
+            feed_seq: FeedSeq(0),
+            actors: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            change_count: 0,
+            change_bytes: 0,
+        }
+    }
+}
+
+impl Record for HeadRow {
+    const NAME: &'static str = "head row";
+
+    fn encode(&self) -> Bytes {
+        let row = proto::HeadRow {
+            kind: u32::from(self.kind.0),
+            heads: self
+                .heads
+                .iter()
+                .map(|hash| copy(hash.as_bytes()))
+                .collect(),
+            feed_seq: self.feed_seq.0,
+            actors: self
+                .actors
+                .iter()
+                .map(|(actor, progress)| proto::ActorRow {
+                    actor: copy(actor.as_bytes()),
+                    last_seq: progress.last_seq,
+                    beyond: progress.beyond.iter().copied().collect(),
+                })
+                .collect(),
+            missing: self
+                .missing
+                .iter()
+                .map(|hash| copy(hash.as_bytes()))
+                .collect(),
+            change_count: self.change_count,
+            change_bytes: self.change_bytes,
+        };
+        row.encode_to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let row: proto::HeadRow = parse(Self::NAME, bytes)?;
+        let hashes = |field, list: &[Bytes]| {
+            list.iter()
+                .map(|hash| fixed(Self::NAME, field, hash).map(ChangeHash::from_bytes))
+                .collect::<Result<BTreeSet<_>, _>>()
+        };
+        Ok(Self {
+            kind: kind(Self::NAME, row.kind)?,
+            heads: hashes("a head", &row.heads)?,
+            feed_seq: FeedSeq(row.feed_seq),
+            actors: row
+                .actors
+                .iter()
+                .map(|actor| {
+                    let progress = ActorProgress {
+                        last_seq: actor.last_seq,
+                        beyond: actor.beyond.iter().copied().collect(),
+                    };
+                    let id = ActorId::from_bytes(&actor.actor).ok_or_else(|| RecordError {
+                        record: Self::NAME,
+                        what: format!("an actor id of {} bytes", actor.actor.len()),
+                    })?;
+                    Ok((id, progress))
+                })
+                .collect::<Result<_, RecordError>>()?,
+            missing: hashes("a missing dependency", &row.missing)?,
+            change_count: row.change_count,
+            change_bytes: row.change_bytes,
+        })
+    }
+}
+
+fn kind(record: &'static str, kind: u32) -> Result<DocumentKind, RecordError> {
+    u8::try_from(kind)
+        .map(DocumentKind)
+        .map_err(|_| RecordError {
+            record,
+            what: format!("document kind {kind} is out of range"),
+        })
+}
+
+fn point_to(point: &FeedPoint) -> proto::FeedPoint {
+    proto::FeedPoint {
+        epoch: copy(point.epoch.as_bytes()),
+        seq: point.seq.0,
+        digest: copy(point.digest.as_bytes()),
+    }
+}
+
+fn point_from(record: &'static str, point: &proto::FeedPoint) -> Result<FeedPoint, RecordError> {
+    Ok(FeedPoint {
+        epoch: StoreEpoch::from_bytes(fixed(record, "epoch", &point.epoch)?),
+        seq: FeedSeq(point.seq),
+        digest: Digest::from_bytes(fixed(record, "digest", &point.digest)?),
+    })
+}
+
+/// The end of a workspace's feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedHeadRow {
+    /// Where the feed ends.
+    pub point: FeedPoint,
+    /// Number of documents of the workspace.
+    pub documents: u64,
+}
+
+impl Record for FeedHeadRow {
+    const NAME: &'static str = "feed head";
+
+    fn encode(&self) -> Bytes {
+        let row = proto::FeedHeadRow {
+            epoch: copy(self.point.epoch.as_bytes()),
+            seq: self.point.seq.0,
+            digest: copy(self.point.digest.as_bytes()),
+            documents: self.documents,
+        };
+        row.encode_to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let row: proto::FeedHeadRow = parse(Self::NAME, bytes)?;
+        Ok(Self {
+            point: FeedPoint {
+                epoch: StoreEpoch::from_bytes(fixed(Self::NAME, "epoch", &row.epoch)?),
+                seq: FeedSeq(row.seq),
+                digest: Digest::from_bytes(fixed(Self::NAME, "digest", &row.digest)?),
+            },
+            documents: row.documents,
+        })
+    }
+}
+
+/// One entry of a feed: a document's new version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedRow {
+    /// The document.
+    pub document: DocumentId,
+    /// Its kind.
+    pub kind: DocumentKind,
+    /// The changes that made the version, each after its dependencies, with their bodies' sizes.
+    pub changes: Vec<(ChangeHash, u32)>,
+    /// The peer they came from; `None` for this device's own.
+    pub origin: Option<PeerId>,
+    /// Running digest after this entry.
+    pub digest: Digest,
+}
+
+impl Record for FeedRow {
+    const NAME: &'static str = "feed entry";
+
+    fn encode(&self) -> Bytes {
+        let row = proto::FeedRow {
+            document: copy(self.document.as_bytes()),
+            changes: self
+                .changes
+                .iter()
+                .map(|(hash, size)| proto::FeedChange {
+                    hash: copy(hash.as_bytes()),
+                    size: *size,
+                })
+                .collect(),
+            origin: self
+                .origin
+                .map_or_else(Bytes::new, |peer| copy(peer.as_bytes())),
+            digest: copy(self.digest.as_bytes()),
+            kind: u32::from(self.kind.0),
+        };
+        row.encode_to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let row: proto::FeedRow = parse(Self::NAME, bytes)?;
+        let origin = if row.origin.is_empty() {
+            None
+        } else {
+            Some(PeerId::from_bytes(fixed(
+                Self::NAME,
+                "origin",
+                &row.origin,
+            )?))
+        };
+        Ok(Self {
+            document: DocumentId::from_bytes(fixed(Self::NAME, "document", &row.document)?),
+            kind: kind(Self::NAME, row.kind)?,
+            changes: row
+                .changes
+                .iter()
+                .map(|change| {
+                    let hash = fixed(Self::NAME, "a change", &change.hash)?;
+                    Ok((ChangeHash::from_bytes(hash), change.size))
+                })
+                .collect::<Result<_, RecordError>>()?,
+            origin,
+            digest: Digest::from_bytes(fixed(Self::NAME, "digest", &row.digest)?),
+        })
+    }
+}
+
+/// What a peer and this store hold of each other in one workspace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerRow {
+    /// Their feed, up to where it is durable here.
+    pub held: Option<FeedPoint>,
+    /// Our feed, up to where it is durable there.
+    pub acknowledged: Option<FeedPoint>,
+    /// Documents of theirs refused here.
+    pub refused_here: BTreeMap<DocumentId, RefusalCode>,
+    /// Documents of ours refused there.
+    pub refused_there: BTreeMap<DocumentId, RefusalCode>,
+    /// When nothing they held durably was missing here; `None` if that never was.
+    pub verified_at: Option<WallTime>,
+}
+
+impl Record for PeerRow {
+    const NAME: &'static str = "peer row";
+
+    fn encode(&self) -> Bytes {
+        let refusals = |map: &BTreeMap<DocumentId, RefusalCode>| {
+            map.iter()
+                .map(|(document, code)| proto::Refusal {
+                    document: copy(document.as_bytes()),
+                    code: code.number(),
+                })
+                .collect()
+        };
+        let row = proto::PeerRow {
+            held: self.held.as_ref().map(point_to),
+            acknowledged: self.acknowledged.as_ref().map(point_to),
+            refused_here: refusals(&self.refused_here),
+            refused_there: refusals(&self.refused_there),
+            verified_at_ms: self.verified_at.map_or(0, WallTime::as_millis),
+        };
+        row.encode_to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let row: proto::PeerRow = parse(Self::NAME, bytes)?;
+        let refusals = |list: &[proto::Refusal]| {
+            list.iter()
+                .map(|refusal| {
+                    let document = fixed(Self::NAME, "a refused document", &refusal.document)?;
+                    let code = RefusalCode::from_number(refusal.code);
+                    Ok((DocumentId::from_bytes(document), code))
+                })
+                .collect::<Result<BTreeMap<_, _>, RecordError>>()
+        };
+        let point = |point: &Option<proto::FeedPoint>| {
+            point
+                .as_ref()
+                .map(|point| point_from(Self::NAME, point))
+                .transpose()
+        };
+        Ok(Self {
+            held: point(&row.held)?,
+            acknowledged: point(&row.acknowledged)?,
+            refused_here: refusals(&row.refused_here)?,
+            refused_there: refusals(&row.refused_there)?,
+            verified_at: (row.verified_at_ms != 0)
+                .then(|| WallTime::from_millis(row.verified_at_ms)),
+        })
+    }
+}
+
+/// A workspace held by this store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkspaceRow {
+    /// What people call it.
+    pub name: String,
+    /// When this store first held it.
+    pub created_at: WallTime,
+    /// The member whose home it is; `None` for a shared workspace.
+    pub home_of: Option<MemberId>,
+}
+
+impl Record for WorkspaceRow {
+    const NAME: &'static str = "workspace row";
+
+    fn encode(&self) -> Bytes {
+        let row = proto::WorkspaceRow {
+            name: self.name.clone(),
+            created_at_ms: self.created_at.as_millis(),
+            home_of: self
+                .home_of
+                .map_or_else(Bytes::new, |member| copy(member.as_bytes())),
+        };
+        row.encode_to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let row: proto::WorkspaceRow = parse(Self::NAME, bytes)?;
+        let home_of = if row.home_of.is_empty() {
+            None
+        } else {
+            Some(MemberId::from_bytes(fixed(
+                Self::NAME,
+                "member",
+                &row.home_of,
+            )?))
+        };
+        Ok(Self {
+            name: row.name,
+            created_at: WallTime::from_millis(row.created_at_ms),
+            home_of,
+        })
+    }
+}
+
+/// That a workspace is shared with a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShareRow {
+    /// On a server, whose device the peer is; on a device, its own member.
+    pub member: MemberId,
+    /// What the peer called itself when it joined.
+    pub device_name: String,
+    /// Since when.
+    pub since: WallTime,
+}
+
+impl Record for ShareRow {
+    const NAME: &'static str = "share row";
+
+    fn encode(&self) -> Bytes {
+        let row = proto::ShareRow {
+            member: copy(self.member.as_bytes()),
+            device_name: self.device_name.clone(),
+            since_ms: self.since.as_millis(),
+        };
+        row.encode_to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let row: proto::ShareRow = parse(Self::NAME, bytes)?;
+        Ok(Self {
+            member: MemberId::from_bytes(fixed(Self::NAME, "member", &row.member)?),
+            device_name: row.device_name,
+            since: WallTime::from_millis(row.since_ms),
+        })
+    }
+}
+
+/// A member known to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberRow {
+    /// The member.
+    pub member: MemberId,
+    /// The name as it was given.
+    pub name: String,
+    /// Their home workspace.
+    pub home: WorkspaceId,
+}
+
+impl Record for MemberRow {
+    const NAME: &'static str = "member row";
+
+    fn encode(&self) -> Bytes {
+        let row = proto::MemberRow {
+            member: copy(self.member.as_bytes()),
+            name: self.name.clone(),
+            home: copy(self.home.as_bytes()),
+        };
+        row.encode_to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let row: proto::MemberRow = parse(Self::NAME, bytes)?;
+        Ok(Self {
+            member: MemberId::from_bytes(fixed(Self::NAME, "member", &row.member)?),
+            name: row.name,
+            home: WorkspaceId::from_bytes(fixed(Self::NAME, "home", &row.home)?),
+        })
+    }
+}
+
+/// A ticket's other half.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InviteRow {
+    /// The workspace the ticket opens.
+    pub workspace: WorkspaceId,
+    /// Its name, told to the joining device.
+    pub workspace_name: String,
+    /// Whose device will join.
+    pub member: MemberId,
+    /// That member's name.
+    pub member_name: String,
+    /// That member's home workspace.
+    pub home: WorkspaceId,
+    /// When the ticket ends.
+    pub expires_at: WallTime,
+    /// The peer that redeemed it.
+    pub redeemed_by: Option<PeerId>,
+}
+
+impl Record for InviteRow {
+    const NAME: &'static str = "invite row";
+
+    fn encode(&self) -> Bytes {
+        let row = proto::InviteRow {
+            workspace: copy(self.workspace.as_bytes()),
+            member: copy(self.member.as_bytes()),
+            home: copy(self.home.as_bytes()),
+            member_name: self.member_name.clone(),
+            expires_at_ms: self.expires_at.as_millis(),
+            redeemed_by: self
+                .redeemed_by
+                .map_or_else(Bytes::new, |peer| copy(peer.as_bytes())),
+            workspace_name: self.workspace_name.clone(),
+        };
+        row.encode_to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let row: proto::InviteRow = parse(Self::NAME, bytes)?;
+        let redeemed_by = if row.redeemed_by.is_empty() {
+            None
+        } else {
+            Some(PeerId::from_bytes(fixed(
+                Self::NAME,
+                "redeemer",
+                &row.redeemed_by,
+            )?))
+        };
+        Ok(Self {
+            workspace: WorkspaceId::from_bytes(fixed(Self::NAME, "workspace", &row.workspace)?),
+            workspace_name: row.workspace_name,
+            member: MemberId::from_bytes(fixed(Self::NAME, "member", &row.member)?),
+            member_name: row.member_name,
+            home: WorkspaceId::from_bytes(fixed(Self::NAME, "home", &row.home)?),
+            expires_at: WallTime::from_millis(row.expires_at_ms),
+            redeemed_by,
+        })
+    }
+}
+
+/// How far a workspace's index follows its feed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IndexStateRow {
+    /// Every entry up to this is in the index.
+    pub seq: FeedSeq,
+    /// The state version the rows were written under.
+    pub state_version: u32,
+}
+
+impl Record for IndexStateRow {
+    const NAME: &'static str = "index state";
+
+    fn encode(&self) -> Bytes {
+        let row = proto::IndexStateRow {
+            seq: self.seq.0,
+            state_version: self.state_version,
+        };
+        row.encode_to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let row: proto::IndexStateRow = parse(Self::NAME, bytes)?;
+        Ok(Self {
+            seq: FeedSeq(row.seq),
+            state_version: row.state_version,
+        })
+    }
+}
+
+/// One document of a journal frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalDocument {
+    /// The document.
+    pub document: DocumentId,
+    /// Its kind.
+    pub kind: DocumentKind,
+    /// Local changes, in order.
+    pub changes: Vec<Bytes>,
+}
+
+/// The body of one journal frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalFrame {
+    /// Workspace of the changes.
+    pub workspace: WorkspaceId,
+    /// History of the feed they were entered in.
+    pub epoch: StoreEpoch,
+    /// Feed entry of the first document; the others follow.
+    pub seq: FeedSeq,
+    /// The documents, one feed entry each.
+    pub documents: Vec<JournalDocument>,
+}
+
+impl Record for JournalFrame {
+    const NAME: &'static str = "journal frame";
+
+    fn encode(&self) -> Bytes {
+        let frame = proto::JournalFrame {
+            workspace: copy(self.workspace.as_bytes()),
+            epoch: copy(self.epoch.as_bytes()),
+            seq: self.seq.0,
+            documents: self
+                .documents
+                .iter()
+                .map(|document| proto::JournalDocument {
+                    document: copy(document.document.as_bytes()),
+                    kind: u32::from(document.kind.0),
+                    changes: document.changes.clone(),
+                })
+                .collect(),
+        };
+        frame.encode_to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let frame: proto::JournalFrame = parse(Self::NAME, bytes)?;
+        Ok(Self {
+            workspace: WorkspaceId::from_bytes(fixed(Self::NAME, "workspace", &frame.workspace)?),
+            epoch: StoreEpoch::from_bytes(fixed(Self::NAME, "epoch", &frame.epoch)?),
+            seq: FeedSeq(frame.seq),
+            documents: frame
+                .documents
+                .into_iter()
+                .map(|document| {
+                    let id = fixed(Self::NAME, "a document", &document.document)?;
+                    Ok(JournalDocument {
+                        document: DocumentId::from_bytes(id),
+                        kind: kind(Self::NAME, document.kind)?,
+                        changes: document.changes,
+                    })
+                })
+                .collect::<Result<_, RecordError>>()?,
+        })
+    }
+}

@@ -1,0 +1,387 @@
+//! The engine: one value that decides everything a replica does, for a device and a server alike.
+//!
+//! One way in, [`Engine::handle`]; one way out, [`Engine::poll`]. After every input the caller
+//! drains `poll` before the next one. The engine holds what is in flight (links, edits, batches,
+//! the documents they touch); everything else it asks the store for. Nothing leaves before its
+//! barrier: no change, own or forwarded, and no acknowledgement.
+//!
+//! The parts: `links` greets peers and keeps them; `ingest` turns edits and received changes into
+//! batches; `follow` sends what a peer's cursor lacks and acknowledges what came; `reconcile` finds
+//! out what differs where no cursor can be trusted.
+
+mod follow;
+mod ingest;
+mod io;
+mod links;
+mod reconcile;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::SeedableRng as _;
+
+use crate::feed::FeedPoint;
+use crate::ids::{BatchId, ChangeHash, DocumentKind, LinkId, PeerId, ReadId, WorkspaceId};
+use crate::keys::Key;
+use crate::records::{FeedHeadRow, PeerRow, Record as _, RecordError};
+use crate::storage::StoreError;
+use crate::time::Tick;
+use crate::wire::Role;
+
+pub use io::{
+    CloseReason, Edit, EditError, EditedDocument, Enrolment, Event, Input, JoinRequest, LinkStats,
+    Moment, Output, ReadQuery, ReadResult, SendStored, WorkspaceStatus, Write,
+};
+
+pub use follow::stored_frames;
+
+use ingest::{Job, PendingBatch, Slots};
+use links::{Dialer, Link};
+
+/// What an engine is, fixed for its life.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This device's own id.
+    pub me: PeerId,
+    /// Device or server.
+    pub role: Role,
+    /// Number for breaking state changes, told to peers.
+    pub state_version: u32,
+    /// The constant genesis changes every document of a kind begins with; never stored or sent.
+    pub roots: BTreeMap<ChangeHash, DocumentKind>,
+}
+
+/// Why the engine wants to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WakeReason {
+    /// A heartbeat is due.
+    Heartbeat(LinkId),
+    /// A peer is to be dialled again.
+    Redial(PeerId),
+}
+
+/// When the engine next wants [`Input::Wake`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// The moment.
+    pub at: Tick,
+    /// What it is for.
+    pub why: WakeReason,
+}
+
+/// One workspace in use.
+#[derive(Debug)]
+struct Workspace {
+    /// The end of the feed as assigned to batches, stored or not.
+    point: FeedPoint,
+    /// The end of the feed that may leave: everything up to here is behind its barrier.
+    released: FeedPoint,
+    documents: u64,
+    /// Whether the feed head was ever written under this epoch.
+    persisted: bool,
+    slots: Slots,
+    peers: BTreeMap<PeerId, Peer>,
+    /// The part of our feed some other peer holds, as last reported to the journal.
+    journal_released: u64,
+}
+
+/// What is known of a peer in one workspace, for as long as this engine lives.
+#[derive(Debug, Default)]
+struct Peer {
+    /// As assigned to batches.
+    row: PeerRow,
+    /// The cursor that is behind its barrier.
+    held_stored: Option<FeedPoint>,
+    /// Whether `row` has something no batch carries yet.
+    dirty: bool,
+}
+
+#[derive(Debug)]
+enum WorkspaceState {
+    Loading,
+    Ready(Box<Workspace>),
+}
+
+/// What a read will be used for.
+#[derive(Debug)]
+enum Reading {
+    Workspace(WorkspaceId),
+    Shares(LinkId),
+    Peers(LinkId, Vec<WorkspaceId>),
+    Invite(LinkId),
+    Slots(WorkspaceId, Vec<crate::ids::DocumentId>),
+    Lookups(WorkspaceId, Vec<(crate::ids::DocumentId, ChangeHash)>),
+    FeedPage(LinkId, WorkspaceId),
+    Catalogue(LinkId, WorkspaceId),
+    WantRows(LinkId, WorkspaceId),
+    Exchange(LinkId, WorkspaceId),
+}
+
+/// The engine. See the module's documentation.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    rng: ChaCha12Rng,
+    now: Moment,
+    outputs: VecDeque<Output>,
+    links: BTreeMap<LinkId, Link>,
+    dialers: BTreeMap<PeerId, Dialer>,
+    workspaces: BTreeMap<WorkspaceId, WorkspaceState>,
+    jobs: VecDeque<Job>,
+    pending: VecDeque<PendingBatch>,
+    /// Invitations whose redemption is on its way to the store.
+    redeeming: BTreeMap<[u8; 32], PeerId>,
+    reads: BTreeMap<ReadId, Reading>,
+    next_read: ReadId,
+    next_batch: BatchId,
+    last_batch: Option<BatchId>,
+    /// A batch failed and the outcome of others is awaited; nothing new is submitted meanwhile.
+    recovering: bool,
+}
+
+impl Engine {
+    /// Makes an engine; it knows nothing until asked. `seed` feeds its only generator.
+    pub fn new(config: Config, seed: [u8; 32], now: Moment) -> Self {
+        Self {
+            config,
+            rng: ChaCha12Rng::from_seed(seed),
+            now,
+            outputs: VecDeque::new(),
+            links: BTreeMap::new(),
+            dialers: BTreeMap::new(),
+            workspaces: BTreeMap::new(),
+            jobs: VecDeque::new(),
+            pending: VecDeque::new(),
+            redeeming: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            next_read: ReadId(1),
+            next_batch: BatchId(1),
+            last_batch: None,
+            recovering: false,
+        }
+    }
+
+    /// Takes an input. Time never runs backwards: an earlier tick counts as the last one.
+    ///
+    /// # Panics
+    /// If the outputs of the input before were not drained.
+    pub fn handle(&mut self, now: Moment, input: Input) {
+        assert!(
+            self.outputs.is_empty(),
+            "the engine's outputs must be drained before its next input"
+        );
+        self.now = Moment {
+            tick: now.tick.max(self.now.tick),
+            wall: now.wall,
+        };
+        match input {
+            Input::LinkUp { link, peer, dialed } => self.on_link_up(link, peer, dialed),
+            Input::LinkDown { link, why } => self.on_link_down(link, &why),
+            Input::FrameArrived { link, frame } => self.on_frame(link, &frame),
+            Input::DialFailed { peer, why } => self.on_dial_failed(peer, &why),
+            Input::SendFailed { link, error } => self.on_send_failed(link, &error),
+            Input::Journaled(batch) => self.on_journaled(batch),
+            Input::Stored(batch) => self.on_stored(batch),
+            Input::BatchFailed { batch, error } | Input::BatchUnknown { batch, error } => {
+                self.on_batch_failed(batch, &error);
+            }
+            Input::ReadDone { read, result } => self.on_read_done(read, result),
+            Input::Edit(edit) => self.on_edit(edit),
+            Input::Write(write) => self.on_write(write),
+            Input::Replay(entries) => self.on_replay(entries),
+            Input::Connect { peer, addresses } => self.on_connect(peer, addresses),
+            Input::Disconnect { peer } => self.on_disconnect(peer),
+            Input::Join(request) => self.on_join_request(request),
+            Input::Wake => self.on_wake(),
+        }
+        self.advance_jobs();
+    }
+
+    /// The next thing to do; `None` when everything was handed out.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Wake`] is wanted next. Ask again after every input.
+    pub fn wake_at(&self) -> Option<Wake> {
+        let heartbeats = self.heartbeats_due();
+        let redials = self.dialers.iter().filter_map(|(peer, dialer)| {
+            let at = dialer.redial_at?;
+            Some((at, WakeReason::Redial(*peer)))
+        });
+        let (at, why) = heartbeats.chain(redials).min()?;
+        Some(Wake { at, why })
+    }
+
+    /// This engine's own id.
+    pub fn me(&self) -> PeerId {
+        self.config.me
+    }
+
+    /// What is known of a workspace; `None` if it was not used since the engine was made.
+    pub fn workspace_status(&self, workspace: &WorkspaceId) -> Option<WorkspaceStatus> {
+        let WorkspaceState::Ready(state) = self.workspaces.get(workspace)? else {
+            return None;
+        };
+        let peers = state
+            .peers
+            .iter()
+            .map(|(peer, known)| (*peer, known.row.clone()));
+        Some(WorkspaceStatus {
+            head: state.point,
+            durable: state.released,
+            documents: state.documents,
+            peers: peers.collect(),
+        })
+    }
+
+    /// The peers there is a greeted link to, with what it moved.
+    pub fn links(&self) -> impl Iterator<Item = (LinkId, PeerId, LinkStats)> + '_ {
+        let up = self.links.iter().filter(|(_, link)| link.is_up());
+        up.map(|(id, link)| (*id, link.peer, link.stats()))
+    }
+
+    fn emit(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn read(&mut self, query: ReadQuery, reading: Reading) -> ReadId {
+        let read = self.next_read;
+        self.next_read = read.next();
+        self.reads.insert(read, reading);
+        self.outputs.push_back(Output::Read { read, query });
+        read
+    }
+
+    fn on_read_done(&mut self, read: ReadId, result: Result<ReadResult, StoreError>) {
+        let Some(reading) = self.reads.remove(&read) else {
+            return; // Asked for before a failure; nobody waits any more.
+        };
+        let result = match result {
+            Ok(result) => result,
+            Err(error) => return self.on_read_failed(&reading, error),
+        };
+        let outcome = match (reading, result) {
+            (Reading::Workspace(workspace), ReadResult::Values(values)) => {
+                self.on_workspace_row(workspace, &values)
+            }
+            (Reading::Slots(workspace, documents), ReadResult::Values(values)) => {
+                self.on_slots(workspace, &documents, &values)
+            }
+            (Reading::Lookups(workspace, lookups), ReadResult::Presence(present)) => {
+                self.on_lookups(workspace, &lookups, &present);
+                Ok(())
+            }
+            (Reading::Shares(link), ReadResult::Rows(rows)) => {
+                self.on_shares(link, &rows);
+                Ok(())
+            }
+            (Reading::Peers(link, workspaces), ReadResult::Values(values)) => {
+                self.on_peer_rows(link, &workspaces, &values)
+            }
+            (Reading::Invite(link), ReadResult::Values(values)) => self.on_invite(link, &values),
+            (Reading::FeedPage(link, workspace), ReadResult::Rows(rows)) => {
+                self.on_feed_page(link, workspace, rows)
+            }
+            (Reading::Catalogue(link, workspace), ReadResult::Rows(rows)) => {
+                self.on_catalogue_page(link, workspace, &rows)
+            }
+            (Reading::WantRows(link, workspace), ReadResult::Values(values)) => {
+                self.on_want_rows(link, workspace, &values)
+            }
+            (Reading::Exchange(link, workspace), ReadResult::Rows(rows)) => {
+                self.on_exchange_rows(link, workspace, &rows)
+            }
+            (reading, result) => {
+                panic!("a read for {reading:?} was answered in another shape: {result:?}")
+            }
+        };
+        if let Err(error) = outcome {
+            self.on_store_damaged(&error);
+        }
+    }
+
+    /// A record read back is not what was written: writing on could only spread the damage.
+    fn on_store_damaged(&mut self, error: &RecordError) {
+        self.fail_store(&StoreError::Damaged {
+            key: String::new(),
+            what: error.to_string(),
+        });
+    }
+
+    fn on_read_failed(&mut self, reading: &Reading, error: StoreError) {
+        match reading {
+            // Only this link needed the answer.
+            Reading::Shares(link)
+            | Reading::Peers(link, _)
+            | Reading::Invite(link)
+            | Reading::FeedPage(link, _)
+            | Reading::Catalogue(link, _)
+            | Reading::WantRows(link, _)
+            | Reading::Exchange(link, _) => {
+                self.close_link(*link, CloseReason::StoreFailed);
+                self.emit(Event::StoreFailed { error });
+            }
+            Reading::Workspace(_) | Reading::Slots(..) | Reading::Lookups(..) => {
+                self.fail_store(&error);
+            }
+        }
+    }
+
+    /// The workspace if it is loaded; otherwise asks for it.
+    fn ensure_workspace(&mut self, workspace: WorkspaceId) -> bool {
+        match self.workspaces.get(&workspace) {
+            Some(WorkspaceState::Ready(_)) => true,
+            Some(WorkspaceState::Loading) => false,
+            None => {
+                self.workspaces.insert(workspace, WorkspaceState::Loading);
+                let query = ReadQuery::Values(vec![Key::feed_head(&workspace)]);
+                self.read(query, Reading::Workspace(workspace));
+                false
+            }
+        }
+    }
+
+    fn on_workspace_row(
+        &mut self,
+        workspace: WorkspaceId,
+        values: &[Option<bytes::Bytes>],
+    ) -> Result<(), RecordError> {
+        let row = match values.first() {
+            Some(Some(value)) => Some(FeedHeadRow::decode(value)?),
+            _ => None,
+        };
+        let persisted = row.is_some();
+        let (point, documents) = match row {
+            Some(row) => (row.point, row.documents),
+            None => (FeedPoint::start_of(self.fresh_epoch()), 0),
+        };
+        let state = Workspace {
+            point,
+            released: point,
+            documents,
+            persisted,
+            slots: Slots::default(),
+            peers: BTreeMap::new(),
+            journal_released: 0,
+        };
+        self.workspaces
+            .insert(workspace, WorkspaceState::Ready(Box::new(state)));
+        self.greet_waiting_links();
+        Ok(())
+    }
+
+    fn fresh_epoch(&mut self) -> crate::ids::StoreEpoch {
+        use rand_chacha::rand_core::RngCore as _;
+        let mut bytes = [0; 16];
+        self.rng.fill_bytes(&mut bytes);
+        crate::ids::StoreEpoch::from_bytes(bytes)
+    }
+
+    fn ready(&mut self, workspace: &WorkspaceId) -> Option<&mut Workspace> {
+        match self.workspaces.get_mut(workspace)? {
+            WorkspaceState::Ready(state) => Some(state),
+            WorkspaceState::Loading => None,
+        }
+    }
+}

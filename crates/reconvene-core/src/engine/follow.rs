@@ -1,0 +1,757 @@
+//! Following feeds: sending what a peer's cursor lacks, pushing what is new, acknowledging what
+//! came, and knowing from that who holds what.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::ingest::{AckDue, CursorMove, Entry};
+use super::reconcile::{Exchange, Reconciliation};
+use super::{Engine, Event, Output, Peer, ReadQuery, Reading, SendStored, WorkspaceState};
+use crate::feed::FeedPoint;
+use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, WorkspaceId};
+use crate::keys::KeyRange;
+use crate::limits;
+use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
+use crate::storage::{Rows, Scan, StoreError};
+use crate::time::WallTime;
+use crate::wire::{self, Ack, Changes, DocumentChanges, Frame};
+
+/// What a feed follower is doing.
+#[derive(Debug, Default, PartialEq)]
+enum Walk {
+    /// Nothing to read, as far as is known.
+    #[default]
+    Idle,
+    /// A page of the feed is being read.
+    Reading,
+}
+
+/// One workspace over one link.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    /// The peer row as stored, until the greeting.
+    pub(super) stored_row: Option<PeerRow>,
+    /// The end of our feed as greeted.
+    pub(super) greeted_head: Option<FeedPoint>,
+    /// What a pass has to reach: the end of their feed and of ours when both greeted.
+    pass: Option<(FeedPoint, FeedPoint)>,
+    /// The end of their feed as last heard, and when.
+    their_head: Option<(FeedPoint, WallTime)>,
+    following: bool,
+    pub(super) reconciling: Option<Reconciliation>,
+    pub(super) exchange: Exchange,
+    /// Our feed up to here was sent, or came from the peer.
+    sent: Option<FeedPoint>,
+    /// The peer was told that it holds our feed up to here.
+    told: FeedSeq,
+    walk: Walk,
+    page: VecDeque<(FeedSeq, FeedRow)>,
+    /// The cursor at which the peer's history has to be confirmed by the first entry read.
+    confirm: Option<FeedPoint>,
+}
+
+impl Flow {
+    pub(super) fn begin(
+        &mut self,
+        their_head: FeedPoint,
+        our_head: FeedPoint,
+        now: WallTime,
+        following_from: Option<FeedPoint>,
+    ) {
+        self.pass = Some((their_head, our_head));
+        self.their_head = Some((their_head, now));
+        if let Some(point) = following_from {
+            self.follow_from(point);
+            self.confirm = (point.seq.0 > 0 && point.seq < our_head.seq).then_some(point);
+        }
+    }
+
+    pub(super) fn follow_from(&mut self, point: FeedPoint) {
+        self.following = true;
+        self.sent = Some(point);
+        self.told = point.seq;
+        self.walk = Walk::Idle;
+        self.page.clear();
+        self.confirm = None;
+    }
+
+    pub(super) fn stop_following(&mut self) {
+        self.following = false;
+        self.page.clear();
+    }
+
+    pub(super) fn is_following(&self) -> bool {
+        self.following
+    }
+
+    pub(super) fn is_caught_up(&self, released: FeedPoint) -> bool {
+        self.following && self.told == released.seq
+    }
+
+    pub(super) fn learn_head(&mut self, head: FeedPoint, now: WallTime) {
+        let newer = self
+            .their_head
+            .is_none_or(|(known, _)| known.epoch != head.epoch || head.seq >= known.seq);
+        if newer {
+            self.their_head = Some((head, now));
+        }
+    }
+
+    pub(super) fn pass_complete(&self, peer: &Peer) -> bool {
+        let reached = |cursor: Option<FeedPoint>, target: FeedPoint| {
+            cursor.is_some_and(|cursor| cursor.epoch == target.epoch && cursor.seq >= target.seq)
+        };
+        self.following
+            && self.pass.is_some_and(|(theirs, ours)| {
+                reached(peer.held_stored, theirs) && reached(peer.row.acknowledged, ours)
+            })
+    }
+}
+
+impl Engine {
+    /// Sends as much of our feed as the window allows to a link that follows it.
+    pub(super) fn walk(&mut self, link: LinkId, workspace: WorkspaceId) {
+        loop {
+            let Some(WorkspaceState::Ready(known)) = self.workspaces.get(&workspace) else {
+                return;
+            };
+            let released = known.released;
+            let Some(state) = self.links.get_mut(&link) else {
+                return;
+            };
+            let window_open = state.in_flight_bytes < limits::WINDOW_BYTES;
+            let Some(flow) = state.flows.get_mut(&workspace) else {
+                return;
+            };
+            let Some(sent) = flow.sent.filter(|_| flow.following) else {
+                return;
+            };
+            if flow.walk == Walk::Reading || !window_open {
+                return;
+            }
+            if flow.page.is_empty() {
+                if sent.seq >= released.seq {
+                    return self.tell_skipped(link, workspace);
+                }
+                flow.walk = Walk::Reading;
+                // The entry at the cursor itself is read too if it has to confirm the cursor.
+                let after = match flow.confirm {
+                    Some(point) => FeedSeq(point.seq.0 - 1),
+                    None => sent.seq,
+                };
+                let range = KeyRange::feed_after(&workspace, after);
+                let scan = Scan::ascending(range, limits::FEED_PAGE_ROWS);
+                self.read(ReadQuery::Scan(scan), Reading::FeedPage(link, workspace));
+                return;
+            }
+            if !self.send_page_part(link, workspace, released) {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn on_feed_page(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+        rows: Rows,
+    ) -> Result<(), RecordError> {
+        let Some(peer) = self.links.get(&link).map(|state| state.peer) else {
+            return Ok(());
+        };
+        let Some(flow) = self.flow(link, &workspace) else {
+            return Ok(());
+        };
+        if flow.walk != Walk::Reading {
+            return Ok(());
+        }
+        flow.walk = Walk::Idle;
+        let mut page = VecDeque::with_capacity(rows.rows.len());
+        for (key, value) in rows.rows {
+            if let Some(seq) = key.feed_seq() {
+                page.push_back((seq, FeedRow::decode(&value)?));
+            }
+        }
+        if let Some(point) = flow.confirm.take() {
+            let confirmed = page
+                .pop_front()
+                .is_some_and(|(seq, row)| seq == point.seq && row.digest == point.digest);
+            if !confirmed {
+                self.on_rolled_back(workspace, peer);
+                return Ok(());
+            }
+        }
+        if page.is_empty() {
+            return Ok(()); // Not applied yet; the next barrier comes back here.
+        }
+        flow.page = page;
+        self.walk(link, workspace);
+        Ok(())
+    }
+
+    /// Sends one frame's worth of the page; false if nothing could be sent.
+    fn send_page_part(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+        released: FeedPoint,
+    ) -> bool {
+        let Some(state) = self.links.get_mut(&link) else {
+            return false;
+        };
+        let peer = state.peer;
+        let Some(flow) = state.flows.get_mut(&workspace) else {
+            return false;
+        };
+        let Some(mut sent) = flow.sent else {
+            return false;
+        };
+        let from = flow.told;
+        let mut documents: Vec<(DocumentId, DocumentKind, Vec<ChangeHash>)> = Vec::new();
+        let mut bytes = 0;
+        let mut split = false;
+        while let Some((seq, row)) = flow.page.front_mut() {
+            if *seq > released.seq {
+                flow.page.clear(); // Visible, but not behind its barrier yet.
+                break;
+            }
+            if *seq != sent.seq.next() {
+                let error = StoreError::Damaged {
+                    key: format!("feed entry {}", sent.seq.next()),
+                    what: "it is missing".to_owned(),
+                };
+                self.on_send_failed(link, &error);
+                return false;
+            }
+            if row.origin != Some(peer) {
+                let (taken, taken_bytes) = take_changes(&mut row.changes, bytes);
+                if !taken.is_empty() {
+                    bytes += taken_bytes;
+                    documents.push((row.document, row.kind, taken));
+                }
+                if !row.changes.is_empty() {
+                    split = true;
+                    break;
+                }
+            }
+            sent = FeedPoint {
+                epoch: sent.epoch,
+                seq: *seq,
+                digest: row.digest,
+            };
+            flow.page.pop_front();
+            if bytes >= limits::FRAME_BODY_BYTES_TARGET
+                || documents.len() >= limits::FRAME_DOCUMENTS_MAX
+            {
+                break;
+            }
+        }
+        flow.sent = Some(sent);
+        if documents.is_empty() {
+            // Only the peer's own changes so far; they are told about with whatever comes next.
+            return true;
+        }
+        // A frame may end within an entry: then it covers the entries before, if any.
+        let feed = (!split || sent.seq > from).then_some((from, sent));
+        flow.told = sent.seq;
+        let number = state.number_frame(bytes);
+        for (document, _, changes) in &documents {
+            state.sent_documents.insert(*document);
+            state.stats.changes_sent += changes.len() as u64;
+        }
+        let stored = SendStored {
+            link,
+            workspace,
+            documents,
+            feed,
+            number,
+        };
+        self.outputs.push_back(Output::SendStored(stored));
+        self.note_sent(link);
+        true
+    }
+
+    /// When the rest of our feed came from the peer itself, it only has to be told so.
+    fn tell_skipped(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let Some(flow) = state.flows.get_mut(&workspace) else {
+            return;
+        };
+        let Some(sent) = flow.sent.filter(|sent| sent.seq > flow.told) else {
+            return;
+        };
+        let feed = Some((flow.told, sent));
+        flow.told = sent.seq;
+        let number = state.number_frame(0);
+        let documents = Vec::new();
+        let frame = Changes {
+            workspace,
+            documents,
+            feed,
+            number,
+            early: false,
+        };
+        self.send(link, &Frame::Changes(frame));
+    }
+
+    /// Pushes newly released entries to every link that is caught up, and advances the others' goal.
+    pub(super) fn push_entries(&mut self, entries: Vec<Entry>) {
+        let mut workspaces: Vec<WorkspaceId> = Vec::new();
+        for entry in &entries {
+            if let Some(state) = self.ready(&entry.workspace) {
+                // An epoch begun since then keeps the numbers.
+                let epoch = state.released.epoch;
+                state.released = FeedPoint {
+                    epoch,
+                    ..entry.point
+                };
+            }
+            if !workspaces.contains(&entry.workspace) {
+                workspaces.push(entry.workspace);
+            }
+            if entry.origin.is_some() {
+                self.emit(Event::DocumentChanged {
+                    workspace: entry.workspace,
+                    document: entry.document,
+                    kind: entry.kind,
+                    changes: entry.changes.iter().map(|(hash, _)| *hash).collect(),
+                });
+            }
+        }
+        for workspace in workspaces {
+            let new: Vec<_> = entries
+                .iter()
+                .filter(|entry| entry.workspace == workspace)
+                .collect();
+            for link in self.links_sharing(&workspace) {
+                self.push_to_link(link, workspace, &new);
+            }
+            if let Some(last) = new.last() {
+                self.emit(Event::FeedAdvanced {
+                    workspace,
+                    seq: last.point.seq,
+                });
+            }
+        }
+    }
+
+    fn push_to_link(&mut self, link: LinkId, workspace: WorkspaceId, entries: &[&Entry]) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let room = state.in_flight_bytes < 2 * limits::WINDOW_BYTES;
+        let Some(flow) = state.flows.get_mut(&workspace) else {
+            return;
+        };
+        let before = entries
+            .first()
+            .map_or(FeedSeq(0), |entry| FeedSeq(entry.point.seq.0 - 1));
+        let caught_up = flow.following
+            && flow.walk == Walk::Idle
+            && flow.page.is_empty()
+            && flow.confirm.is_none()
+            && flow.sent.is_some_and(|sent| sent.seq == before);
+        if caught_up && room {
+            return self.push_in_order(link, workspace, entries);
+        }
+        if room && !caught_up {
+            // Live edits go ahead of bulk, as copies the feed will bring again.
+            let own: Vec<_> = entries
+                .iter()
+                .filter(|entry| entry.origin.is_none())
+                .collect();
+            let small = own
+                .iter()
+                .flat_map(|entry| &entry.changes)
+                .map(|(_, body)| body.len());
+            if !own.is_empty() && small.sum::<usize>() <= limits::FRAME_BODY_BYTES_TARGET {
+                let documents = own.iter().map(|entry| entry.to_frame()).collect();
+                let number = self.number_frame(link, 0);
+                let frame = Changes {
+                    workspace,
+                    documents,
+                    feed: None,
+                    number,
+                    early: true,
+                };
+                self.send(link, &Frame::Changes(frame));
+            }
+        }
+        self.walk(link, workspace);
+    }
+
+    fn push_in_order(&mut self, link: LinkId, workspace: WorkspaceId, entries: &[&Entry]) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let peer = state.peer;
+        let mut frame_documents: Vec<DocumentChanges> = Vec::new();
+        let mut bytes = 0;
+        for (place, entry) in entries.iter().enumerate() {
+            let entry_bytes: usize = entry.changes.iter().map(|(_, body)| body.len()).sum();
+            if entry.origin != Some(peer) && entry_bytes > limits::FRAME_BODY_BYTES_TARGET {
+                // Too large to send from memory in one frame: let it be read back in pieces.
+                self.send_pushed(link, workspace, std::mem::take(&mut frame_documents), bytes);
+                return self.walk(link, workspace);
+            }
+            if entry.origin != Some(peer) {
+                if bytes + entry_bytes > limits::FRAME_BODY_BYTES_TARGET
+                    || frame_documents.len() >= limits::FRAME_DOCUMENTS_MAX
+                {
+                    self.send_pushed(link, workspace, std::mem::take(&mut frame_documents), bytes);
+                    bytes = 0;
+                }
+                frame_documents.push(entry.to_frame());
+                bytes += entry_bytes;
+            }
+            if let Some(flow) = self.flow(link, &workspace) {
+                let epoch = flow.sent.map_or(entry.point.epoch, |sent| sent.epoch);
+                flow.sent = Some(FeedPoint {
+                    epoch,
+                    ..entry.point
+                });
+            }
+            if place + 1 == entries.len() {
+                self.send_pushed(link, workspace, std::mem::take(&mut frame_documents), bytes);
+            }
+        }
+    }
+
+    fn send_pushed(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+        documents: Vec<DocumentChanges>,
+        bytes: usize,
+    ) {
+        if documents.is_empty() {
+            return;
+        }
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let number = state.number_frame(bytes);
+        for document in &documents {
+            state.sent_documents.insert(document.document);
+            state.stats.changes_sent += document.changes.len() as u64;
+        }
+        let Some(flow) = state.flows.get_mut(&workspace) else {
+            return;
+        };
+        let Some(sent) = flow.sent else {
+            return;
+        };
+        let feed = Some((flow.told, sent));
+        flow.told = sent.seq;
+        let frame = Changes {
+            workspace,
+            documents,
+            feed,
+            number,
+            early: false,
+        };
+        self.send(link, &Frame::Changes(frame));
+    }
+
+    pub(super) fn number_frame(&mut self, link: LinkId, bytes: usize) -> u64 {
+        self.links
+            .get_mut(&link)
+            .map_or(0, |state| state.number_frame(bytes))
+    }
+
+    pub(super) fn on_changes(&mut self, link: LinkId, changes: Changes) {
+        let now = self.now.wall;
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let peer = state.peer;
+        let bytes = changes.body_bytes();
+        state.ingest_bytes += bytes;
+        if state.ingest_bytes > limits::LINK_INGEST_BYTES_MAX {
+            return self.fault(link, "more changes than the window allows".to_owned());
+        }
+        let Some(flow) = state.flows.get_mut(&changes.workspace) else {
+            return self.fault(link, "changes of a workspace that is not shared".to_owned());
+        };
+        if let Some((_, through)) = changes.feed {
+            flow.learn_head(through, now);
+        }
+        self.enqueue_received(link, peer, changes);
+    }
+
+    pub(super) fn count_received(&mut self, link: LinkId, documents: u64, changes: u64) {
+        if changes == 0 {
+            return;
+        }
+        if let Some(state) = self.links.get_mut(&link) {
+            state.stats.documents_received += documents;
+            state.stats.changes_received += changes;
+            let stats = state.stats();
+            self.emit(Event::Progress { link, stats });
+        }
+    }
+
+    /// Sends the acknowledgements of stored batches, one frame per link and workspace.
+    pub(super) fn acknowledge(&mut self, acks: Vec<AckDue>) {
+        let mut merged: Vec<AckDue> = Vec::new();
+        for ack in acks {
+            let same = merged
+                .iter_mut()
+                .find(|other| other.link == ack.link && other.workspace == ack.workspace);
+            match same {
+                Some(other) => {
+                    other.number = other.number.max(ack.number);
+                    other.bytes += ack.bytes;
+                    other.held = ack.held;
+                    other.refused.extend(ack.refused);
+                }
+                None => merged.push(ack),
+            }
+        }
+        for ack in merged {
+            self.acknowledge_one(ack);
+        }
+    }
+
+    fn acknowledge_one(&mut self, due: AckDue) {
+        let AckDue {
+            link,
+            peer,
+            workspace,
+            number,
+            bytes,
+            held,
+            refused,
+        } = due;
+        if let Some(state) = self.ready(&workspace)
+            && let Some(known) = state.peers.get_mut(&peer)
+        {
+            known.held_stored = held;
+        }
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        state.ingest_bytes = state.ingest_bytes.saturating_sub(bytes);
+        let Some(WorkspaceState::Ready(known)) = self.workspaces.get(&workspace) else {
+            return;
+        };
+        let released = known.released;
+        let Some(flow) = state.flows.get_mut(&workspace) else {
+            return;
+        };
+        // Most of what a device sends comes back as nothing but a moved cursor.
+        let mut head = None;
+        let caught_up = flow.following && flow.walk == Walk::Idle && flow.page.is_empty();
+        let skipped = flow
+            .sent
+            .filter(|sent| sent.seq > flow.told && sent.seq == released.seq);
+        if let Some(sent) = skipped.filter(|_| caught_up) {
+            head = Some((flow.told, sent));
+            flow.told = sent.seq;
+        }
+        let through = held.filter(|_| flow.following || flow.reconciling.is_some());
+        self.send(
+            link,
+            &Frame::Ack(Ack {
+                workspace,
+                through,
+                number,
+                refused,
+                head,
+            }),
+        );
+        self.note_held(link, workspace);
+    }
+
+    /// After our stored cursor moved, or the end of their feed became known: is it all here?
+    pub(super) fn note_held(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let Some(state) = self.links.get(&link) else {
+            return;
+        };
+        let peer = state.peer;
+        let Some(flow) = state.flows.get(&workspace) else {
+            return;
+        };
+        let (their_head, following) = (flow.their_head, flow.following);
+        if let Some((head, as_of)) = their_head
+            && following
+            && let Some(known) = self.ready(&workspace)
+            && let Some(record) = known.peers.get_mut(&peer)
+            && record
+                .held_stored
+                .is_some_and(|held| held.epoch == head.epoch && held.seq >= head.seq)
+            && record.row.verified_at != Some(as_of)
+        {
+            record.row.verified_at = Some(as_of);
+            record.dirty = true;
+            self.emit(Event::Verified {
+                peer,
+                workspace,
+                as_of,
+            });
+        }
+        self.report_pass(link);
+    }
+
+    pub(super) fn on_ack(&mut self, link: LinkId, ack: Ack) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        if ack.number > state.last_number {
+            return self.fault(link, "an acknowledgement of what was never sent".to_owned());
+        }
+        let peer = state.peer;
+        while state
+            .in_flight
+            .front()
+            .is_some_and(|(number, _)| *number <= ack.number)
+        {
+            if let Some((_, bytes)) = state.in_flight.pop_front() {
+                state.in_flight_bytes -= bytes;
+            }
+        }
+        if !state.flows.contains_key(&ack.workspace) {
+            return self.fault(
+                link,
+                "an acknowledgement for a workspace that is not shared".to_owned(),
+            );
+        }
+        let workspace = ack.workspace;
+        let stats = state.stats();
+        let flow_sent = self.flow(link, &workspace).and_then(|flow| flow.sent);
+        if let Some(known) = self.ready(&workspace) {
+            let epoch = known.point.epoch;
+            let record = known.peers.entry(peer).or_default();
+            if let Some(through) = ack.through.filter(|through| {
+                through.epoch == epoch && flow_sent.is_none_or(|sent| through.seq <= sent.seq)
+            }) && record.row.acknowledged != Some(through)
+            {
+                record.row.acknowledged = Some(through);
+                record.dirty = true;
+            }
+            for (document, code) in &ack.refused {
+                record.dirty |= record.row.refused_there.insert(*document, *code) != Some(*code);
+            }
+            if record.row.refused_there.len() > limits::REFUSALS_MAX {
+                return self.fault(link, "the peer refused too many documents".to_owned());
+            }
+        }
+        if !ack.refused.is_empty() {
+            self.emit(Event::DocumentsRefused {
+                peer,
+                workspace,
+                here: false,
+                documents: ack.refused,
+            });
+        }
+        self.emit(Event::Progress { link, stats });
+        if let Some((from, head)) = ack.head {
+            let now = self.now.wall;
+            if let Some(flow) = self.flow(link, &workspace) {
+                flow.learn_head(head, now);
+            }
+            self.enqueue_cursor(link, peer, workspace, CursorMove::Follow(from, head));
+        }
+        self.release_journal(workspace);
+        self.report_pass(link);
+        let workspaces: Vec<_> = match self.links.get(&link) {
+            Some(state) => state.flows.keys().copied().collect(),
+            None => return,
+        };
+        // The window is the link's: whoever waited for it may go on.
+        for workspace in workspaces {
+            self.send_exchange(link, workspace);
+            self.walk(link, workspace);
+        }
+    }
+
+    /// A barrier passed: what was read too early may be complete, or leave, now.
+    pub(super) fn walk_all(&mut self) {
+        let mut behind = Vec::new();
+        let mut ready = Vec::new();
+        for (link, state) in self.links.iter().filter(|(_, state)| state.is_up()) {
+            for (workspace, flow) in &state.flows {
+                let Some(WorkspaceState::Ready(known)) = self.workspaces.get(workspace) else {
+                    continue;
+                };
+                let unsent = flow.sent.is_some_and(|sent| sent.seq < known.released.seq);
+                if flow.following && flow.walk == Walk::Idle && unsent {
+                    behind.push((*link, *workspace));
+                }
+                if flow.exchange.has_ready() {
+                    ready.push((*link, *workspace));
+                }
+            }
+        }
+        for (link, workspace) in ready {
+            self.send_exchange(link, workspace);
+        }
+        for (link, workspace) in behind {
+            self.walk(link, workspace);
+        }
+    }
+}
+
+impl super::links::Link {
+    /// Numbers a change frame and counts it against the window.
+    fn number_frame(&mut self, bytes: usize) -> u64 {
+        self.last_number += 1;
+        self.in_flight.push_back((self.last_number, bytes));
+        self.in_flight_bytes += bytes;
+        self.last_number
+    }
+}
+
+impl Entry {
+    fn to_frame(&self) -> DocumentChanges {
+        DocumentChanges {
+            document: self.document,
+            kind: self.kind,
+            changes: self.changes.iter().map(|(_, body)| body.clone()).collect(),
+        }
+    }
+}
+
+/// Takes changes from the front until a frame is full; at least one if the frame is empty.
+fn take_changes(changes: &mut Vec<(ChangeHash, u32)>, used: usize) -> (Vec<ChangeHash>, usize) {
+    let mut bytes = 0;
+    let mut count = 0;
+    for (_, size) in changes.iter() {
+        let size = *size as usize;
+        if used + bytes + size > limits::FRAME_BODY_BYTES_TARGET && used + bytes > 0 {
+            break;
+        }
+        bytes += size;
+        count += 1;
+    }
+    (
+        changes.drain(..count).map(|(hash, _)| hash).collect(),
+        bytes,
+    )
+}
+
+/// The frame a [`SendStored`] asks for, from the bodies that were read in its order; as one or
+/// several frame bodies.
+pub fn stored_frames(stored: &SendStored, bodies: Vec<Vec<Bytes>>) -> Vec<Bytes> {
+    let documents = stored
+        .documents
+        .iter()
+        .zip(bodies)
+        .map(|((document, kind, _), changes)| DocumentChanges {
+            document: *document,
+            kind: *kind,
+            changes,
+        })
+        .collect();
+    wire::Frame::Changes(Changes {
+        workspace: stored.workspace,
+        documents,
+        feed: stored.feed,
+        number: stored.number,
+        early: false,
+    })
+    .encode()
+}

@@ -1,0 +1,1426 @@
+//! Edits and received changes on their way into the store: checked, placed in the graph, entered
+//! in the feed, batched, and released in feed order once they are behind their barrier.
+//!
+//! Work is a queue of jobs, carried out strictly in order; only the reads they need run ahead. A
+//! document touched by a job or an unstored batch has a slot here, which is always newer than the
+//! store.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use super::{
+    Edit, EditError, Engine, Event, Output, ReadQuery, Reading, Workspace, WorkspaceState, Write,
+};
+use crate::feed::FeedPoint;
+use crate::guard::{ChangeHeader, parse_change};
+use crate::ids::{
+    BatchId, ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, PeerId, RequestId, StoreEpoch,
+    WorkspaceId,
+};
+use crate::keys::Key;
+use crate::limits;
+use crate::records::{
+    ChangeRow, FeedHeadRow, FeedRow, HeadRow, InviteRow, JournalDocument, JournalFrame, Record,
+    RecordError,
+};
+use crate::refusal::RefusalCode;
+use crate::storage::{Batch, Durability, JournalEntry, JournalReleases, StoreError};
+use crate::wire;
+
+/// A change that passed the guard, with its bytes as received.
+#[derive(Clone, Debug)]
+struct CheckedChange {
+    header: ChangeHeader,
+    body: Bytes,
+}
+
+#[derive(Debug)]
+struct JobDocument {
+    document: DocumentId,
+    kind: DocumentKind,
+    changes: Vec<CheckedChange>,
+    refused: Option<RefusalCode>,
+}
+
+/// Who wants the job done, and what they are owed.
+#[derive(Debug)]
+enum Author {
+    Host {
+        request: RequestId,
+        rows: Vec<(Key, Bytes)>,
+    },
+    /// A journal frame; done at once if the feed already covers it.
+    Journal { epoch: StoreEpoch, through: FeedSeq },
+    Peer {
+        link: LinkId,
+        peer: PeerId,
+        number: u64,
+        bytes: usize,
+        early: bool,
+    },
+}
+
+/// How a peer's cursor moves with a job.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum CursorMove {
+    /// The changes continue the feed from the first place to the second.
+    Follow(FeedSeq, FeedPoint),
+    /// Reconciliation proved that everything up to here is held.
+    Set(FeedPoint),
+}
+
+#[derive(Debug)]
+enum Work {
+    Changes {
+        workspace: WorkspaceId,
+        documents: Vec<JobDocument>,
+        author: Author,
+        cursor: Option<CursorMove>,
+    },
+    Write(Write),
+    Redeem {
+        link: LinkId,
+        peer: PeerId,
+        secret_hash: [u8; 32],
+        invite: Box<InviteRow>,
+        device_name: String,
+    },
+    /// Writes what is known of a peer, when nothing else carries it.
+    PeerRow {
+        workspace: WorkspaceId,
+        peer: PeerId,
+    },
+    /// Writes the end of the feed, when its epoch changed.
+    FeedHead {
+        workspace: WorkspaceId,
+    },
+}
+
+/// One unit of ordered work.
+#[derive(Debug)]
+pub(super) struct Job {
+    work: Work,
+    /// Whether the job holds references on its documents' slots.
+    pinned: bool,
+    /// Whether lookups were asked for and not answered yet.
+    looking_up: bool,
+}
+
+impl Job {
+    fn new(work: Work) -> Self {
+        Self {
+            work,
+            pinned: false,
+            looking_up: false,
+        }
+    }
+
+    /// For a journal frame: its workspace and the last feed entry it was given.
+    fn journaled_through(&self) -> Option<(WorkspaceId, StoreEpoch, FeedSeq)> {
+        match &self.work {
+            Work::Changes {
+                workspace,
+                author: Author::Journal { epoch, through },
+                ..
+            } => Some((*workspace, *epoch, *through)),
+            _ => None,
+        }
+    }
+}
+
+/// A document that is newer here than in the store, or about to be.
+#[derive(Debug, Default)]
+struct Slot {
+    /// `None` while its head row is being read.
+    row: Option<HeadRow>,
+    loaded: bool,
+    /// Hashes stored by batches since the slot was made.
+    fresh: BTreeSet<ChangeHash>,
+    /// What lookups found.
+    looked_up: BTreeMap<ChangeHash, bool>,
+    /// Jobs and unstored batches that need the slot.
+    pins: usize,
+}
+
+/// The documents of one workspace that have slots.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    slots: BTreeMap<DocumentId, Slot>,
+    /// Unpinned slots, least recently used first; an entry may be out of date.
+    idle: VecDeque<DocumentId>,
+}
+
+impl Slots {
+    fn unpin(&mut self, document: &DocumentId) {
+        let Some(slot) = self.slots.get_mut(document) else {
+            return;
+        };
+        slot.pins -= 1;
+        if slot.pins > 0 {
+            return;
+        }
+        // The store now knows everything; only the head row is worth keeping.
+        slot.fresh.clear();
+        slot.looked_up.clear();
+        self.idle.push_back(*document);
+        while self.idle.len() > limits::IDLE_DOCUMENTS_MAX {
+            let Some(oldest) = self.idle.pop_front() else {
+                break;
+            };
+            if self.slots.get(&oldest).is_some_and(|slot| slot.pins == 0) {
+                self.slots.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// One feed entry of a batch, kept until it was pushed.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) workspace: WorkspaceId,
+    pub(super) document: DocumentId,
+    pub(super) kind: DocumentKind,
+    pub(super) changes: Vec<(ChangeHash, Bytes)>,
+    pub(super) origin: Option<PeerId>,
+    pub(super) point: FeedPoint,
+}
+
+/// An acknowledgement owed once its batch is stored.
+#[derive(Clone, Debug)]
+pub(super) struct AckDue {
+    pub(super) link: LinkId,
+    pub(super) peer: PeerId,
+    pub(super) workspace: WorkspaceId,
+    pub(super) number: u64,
+    pub(super) bytes: usize,
+    pub(super) held: Option<FeedPoint>,
+    pub(super) refused: Vec<(DocumentId, RefusalCode)>,
+}
+
+/// A batch on its way.
+#[derive(Debug)]
+pub(super) struct PendingBatch {
+    id: BatchId,
+    journaled: bool,
+    has_journal: bool,
+    stored: bool,
+    released: bool,
+    entries: Vec<Entry>,
+    acks: Vec<AckDue>,
+    edit: Option<RequestId>,
+    write: Option<RequestId>,
+    replayed: Option<u64>,
+    redeemed: Option<Redeemed>,
+    pinned: Vec<(WorkspaceId, DocumentId)>,
+}
+
+#[derive(Debug)]
+struct Redeemed {
+    link: LinkId,
+    peer: PeerId,
+    secret_hash: [u8; 32],
+    invite: Box<InviteRow>,
+    device_name: String,
+}
+
+impl Engine {
+    pub(super) fn on_edit(&mut self, edit: Edit) {
+        let Edit {
+            request,
+            workspace,
+            documents,
+            rows,
+        } = edit;
+        match check_edit(&documents, &rows, self.jobs.len()) {
+            Ok(documents) => {
+                let author = Author::Host { request, rows };
+                self.enqueue(Work::Changes {
+                    workspace,
+                    documents,
+                    author,
+                    cursor: None,
+                });
+            }
+            Err(error) => self.emit(Event::EditRefused { request, error }),
+        }
+    }
+
+    pub(super) fn on_write(&mut self, write: Write) {
+        self.enqueue(Work::Write(write));
+    }
+
+    pub(super) fn on_replay(&mut self, entries: Vec<JournalEntry>) {
+        for entry in entries {
+            // A frame passed the journal's checksum, so one that does not decode was written so.
+            let decoded = JournalFrame::decode(&entry.frame);
+            let Some(frame) = decoded.ok().filter(|frame| !frame.documents.is_empty()) else {
+                self.emit(Event::StoreFailed {
+                    error: StoreError::Damaged {
+                        key: format!("journal frame through {}", entry.through),
+                        what: "it does not decode; it is left in the journal".to_owned(),
+                    },
+                });
+                continue;
+            };
+            let through = FeedSeq(frame.seq.0 + frame.documents.len() as u64 - 1);
+            let author = Author::Journal {
+                epoch: frame.epoch,
+                through,
+            };
+            let documents = frame
+                .documents
+                .into_iter()
+                .map(|document| {
+                    let (changes, refused) = check_changes(document.changes);
+                    JobDocument {
+                        document: document.document,
+                        kind: document.kind,
+                        changes,
+                        refused,
+                    }
+                })
+                .collect();
+            self.enqueue(Work::Changes {
+                workspace: frame.workspace,
+                documents,
+                author,
+                cursor: None,
+            });
+        }
+    }
+
+    pub(super) fn enqueue_received(&mut self, link: LinkId, peer: PeerId, changes: wire::Changes) {
+        let bytes = changes.body_bytes();
+        let mut documents: Vec<JobDocument> = Vec::with_capacity(changes.documents.len());
+        let mut places: BTreeMap<DocumentId, usize> = BTreeMap::new();
+        for received in changes.documents {
+            let (checked, refused) = check_changes(received.changes);
+            // One entry in our feed per document and frame, in the order of first mention.
+            if let Some(place) = places.get(&received.document) {
+                let known = &mut documents[*place];
+                known.changes.extend(checked);
+                known.refused = known.refused.or(refused);
+                continue;
+            }
+            places.insert(received.document, documents.len());
+            documents.push(JobDocument {
+                document: received.document,
+                kind: received.kind,
+                changes: checked,
+                refused,
+            });
+        }
+        let author = Author::Peer {
+            link,
+            peer,
+            number: changes.number,
+            bytes,
+            early: changes.early,
+        };
+        let cursor = changes
+            .feed
+            .map(|(from, through)| CursorMove::Follow(from, through));
+        self.enqueue(Work::Changes {
+            workspace: changes.workspace,
+            documents,
+            author,
+            cursor,
+        });
+    }
+
+    /// Moves the cursor we hold of a peer's feed, after everything received before.
+    pub(super) fn enqueue_cursor(
+        &mut self,
+        link: LinkId,
+        peer: PeerId,
+        workspace: WorkspaceId,
+        cursor: CursorMove,
+    ) {
+        let author = Author::Peer {
+            link,
+            peer,
+            number: 0,
+            bytes: 0,
+            early: false,
+        };
+        self.enqueue(Work::Changes {
+            workspace,
+            documents: Vec::new(),
+            author,
+            cursor: Some(cursor),
+        });
+    }
+
+    pub(super) fn enqueue_redeem(
+        &mut self,
+        link: LinkId,
+        peer: PeerId,
+        secret_hash: [u8; 32],
+        invite: InviteRow,
+        device_name: String,
+    ) {
+        self.redeeming.insert(secret_hash, peer);
+        let invite = Box::new(invite);
+        self.enqueue(Work::Redeem {
+            link,
+            peer,
+            secret_hash,
+            invite,
+            device_name,
+        });
+    }
+
+    pub(super) fn enqueue_peer_row(&mut self, workspace: WorkspaceId, peer: PeerId) {
+        self.enqueue(Work::PeerRow { workspace, peer });
+    }
+
+    pub(super) fn enqueue_feed_head(&mut self, workspace: WorkspaceId) {
+        self.enqueue(Work::FeedHead { workspace });
+    }
+
+    fn enqueue(&mut self, work: Work) {
+        let mut job = Job::new(work);
+        // A journal frame usually needs nothing: it is looked at when its turn comes.
+        if job.journaled_through().is_none() {
+            self.pin(&mut job);
+        }
+        self.jobs.push_back(job);
+    }
+
+    /// Takes references on the slots a job needs and asks for those that are not loaded. A
+    /// workspace that is not loaded yet is asked for first; the job is pinned when it comes up.
+    fn pin(&mut self, job: &mut Job) {
+        let Work::Changes {
+            workspace,
+            documents,
+            ..
+        } = &job.work
+        else {
+            return;
+        };
+        if job.pinned || !self.ensure_workspace(*workspace) {
+            return;
+        }
+        let workspace = *workspace;
+        let Some(state) = self.ready(&workspace) else {
+            return;
+        };
+        let mut absent = Vec::new();
+        for document in documents {
+            let slot = state
+                .slots
+                .slots
+                .entry(document.document)
+                .or_insert_with(|| {
+                    absent.push(document.document);
+                    Slot::default()
+                });
+            slot.pins += 1;
+        }
+        job.pinned = true;
+        if !absent.is_empty() {
+            let keys = absent
+                .iter()
+                .map(|document| Key::head(&workspace, document))
+                .collect();
+            self.read(ReadQuery::Values(keys), Reading::Slots(workspace, absent));
+        }
+    }
+
+    pub(super) fn on_slots(
+        &mut self,
+        workspace: WorkspaceId,
+        documents: &[DocumentId],
+        values: &[Option<Bytes>],
+    ) -> Result<(), RecordError> {
+        let Some(state) = self.ready(&workspace) else {
+            return Ok(());
+        };
+        for (document, value) in documents.iter().zip(values) {
+            let row = value
+                .as_ref()
+                .map(|value| HeadRow::decode(value))
+                .transpose()?;
+            if let Some(slot) = state.slots.slots.get_mut(document) {
+                slot.row = row;
+                slot.loaded = true;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_lookups(
+        &mut self,
+        workspace: WorkspaceId,
+        lookups: &[(DocumentId, ChangeHash)],
+        present: &[bool],
+    ) {
+        if let Some(state) = self.ready(&workspace) {
+            for ((document, hash), present) in lookups.iter().zip(present) {
+                if let Some(slot) = state.slots.slots.get_mut(document) {
+                    slot.looked_up.insert(*hash, *present);
+                }
+            }
+        }
+        if let Some(job) = self.jobs.front_mut() {
+            job.looking_up = false;
+        }
+    }
+
+    /// Carries out jobs from the front of the queue until one has to wait.
+    pub(super) fn advance_jobs(&mut self) {
+        while !self.recovering {
+            let Some(mut job) = self.jobs.pop_front() else {
+                return;
+            };
+            if let Some((workspace, epoch, through)) = job.journaled_through()
+                && self.feed_covers(workspace, epoch, through)
+            {
+                self.emit(Event::ReplayDone { changes: 0 });
+                continue;
+            }
+            self.pin(&mut job);
+            if !self.is_prepared(&mut job) {
+                self.jobs.push_front(job);
+                return;
+            }
+            self.carry_out(job);
+        }
+    }
+
+    /// Whether the store's feed, in the same history, reaches at least this far.
+    fn feed_covers(&mut self, workspace: WorkspaceId, epoch: StoreEpoch, through: FeedSeq) -> bool {
+        self.ready(&workspace)
+            .is_some_and(|state| state.point.epoch == epoch && state.point.seq >= through)
+    }
+
+    /// Whether everything the job needs was read; asks for what was not.
+    fn is_prepared(&mut self, job: &mut Job) -> bool {
+        let (workspace, documents) = match &job.work {
+            Work::Changes {
+                workspace,
+                documents,
+                ..
+            } => (*workspace, documents),
+            Work::Write(_) | Work::Redeem { .. } => return true,
+            Work::PeerRow { workspace, .. } | Work::FeedHead { workspace } => {
+                return self.ensure_workspace(*workspace);
+            }
+        };
+        if !job.pinned || job.looking_up {
+            return false;
+        }
+        let roots = &self.config.roots;
+        let Some(WorkspaceState::Ready(state)) = self.workspaces.get(&workspace) else {
+            return false;
+        };
+        let mut lookups = Vec::new();
+        for document in documents {
+            let Some(slot) = state.slots.slots.get(&document.document) else {
+                panic!("a pinned document has no slot");
+            };
+            if !slot.loaded {
+                return false;
+            }
+            let Some(row) = &slot.row else {
+                continue; // Nothing of it is stored, so there is nothing to look up.
+            };
+            let mut earlier = BTreeSet::new();
+            let mut ask = |hash: ChangeHash| {
+                let known = roots.contains_key(&hash)
+                    || slot.fresh.contains(&hash)
+                    || row.heads.contains(&hash)
+                    || slot.looked_up.contains_key(&hash);
+                if !known {
+                    lookups.push((document.document, hash));
+                }
+            };
+            for change in &document.changes {
+                let header = &change.header;
+                let progress = row.actors.get(&header.actor);
+                if progress.is_some_and(|progress| progress.holds(header.seq)) {
+                    ask(header.hash);
+                }
+                for dependency in &header.dependencies {
+                    if !earlier.contains(dependency) && !row.missing.contains(dependency) {
+                        ask(*dependency);
+                    }
+                }
+                earlier.insert(header.hash);
+            }
+        }
+        if lookups.is_empty() {
+            return true;
+        }
+        lookups.sort_unstable();
+        lookups.dedup();
+        let keys = lookups
+            .iter()
+            .map(|(document, hash)| Key::change(&workspace, document, hash))
+            .collect();
+        job.looking_up = true;
+        self.read(
+            ReadQuery::Presence(keys),
+            Reading::Lookups(workspace, lookups),
+        );
+        false
+    }
+
+    fn carry_out(&mut self, job: Job) {
+        match job.work {
+            Work::Changes {
+                workspace,
+                documents,
+                author,
+                cursor,
+            } => {
+                self.carry_out_changes(workspace, documents, author, cursor);
+            }
+            Work::Write(write) => {
+                let mut pending = PendingBatch::new();
+                pending.write = Some(write.request);
+                self.submit(pending, write.puts, write.deletes, None);
+            }
+            Work::Redeem {
+                link,
+                peer,
+                secret_hash,
+                mut invite,
+                device_name,
+            } => {
+                invite.redeemed_by = Some(peer);
+                let share = crate::records::ShareRow {
+                    member: invite.member,
+                    device_name: device_name.clone(),
+                    since: self.now.wall,
+                }
+                .encode();
+                let puts = vec![
+                    (Key::invite(&secret_hash), invite.encode()),
+                    (Key::share(&peer, &invite.workspace), share.clone()),
+                    (Key::share(&peer, &invite.home), share),
+                ];
+                let mut pending = PendingBatch::new();
+                pending.redeemed = Some(Redeemed {
+                    link,
+                    peer,
+                    secret_hash,
+                    invite,
+                    device_name,
+                });
+                self.submit(pending, puts, Vec::new(), None);
+            }
+            Work::FeedHead { workspace } => {
+                let Some(state) = self.ready(&workspace) else {
+                    return;
+                };
+                state.persisted = true;
+                let row = FeedHeadRow {
+                    point: state.point,
+                    documents: state.documents,
+                };
+                let put = (Key::feed_head(&workspace), row.encode());
+                self.submit(PendingBatch::new(), vec![put], Vec::new(), None);
+            }
+            Work::PeerRow { workspace, peer } => {
+                let Some(state) = self.ready(&workspace) else {
+                    return;
+                };
+                let Some(known) = state.peers.get_mut(&peer).filter(|known| known.dirty) else {
+                    return;
+                };
+                known.dirty = false;
+                let put = (Key::peer(&workspace, &peer), known.row.encode());
+                self.submit(PendingBatch::new(), vec![put], Vec::new(), None);
+            }
+        }
+    }
+
+    fn carry_out_changes(
+        &mut self,
+        workspace: WorkspaceId,
+        documents: Vec<JobDocument>,
+        author: Author,
+        cursor: Option<CursorMove>,
+    ) {
+        let roots = std::mem::take(&mut self.config.roots);
+        let placed = match self.ready(&workspace) {
+            Some(state) => place(state, &roots, &documents, &author),
+            None => panic!("a prepared job's workspace is loaded"),
+        };
+        self.config.roots = roots;
+        let ids: Vec<_> = documents.iter().map(|document| document.document).collect();
+        match author {
+            Author::Host { request, rows } => {
+                if let Some((_, code)) = placed.refused.first() {
+                    let error = EditError::Stale { code: *code };
+                    self.unpin(&workspace, &ids);
+                    self.emit(Event::EditRefused { request, error });
+                    return;
+                }
+                self.commit_local(workspace, placed, ids, Some(request), rows, None);
+            }
+            Author::Journal { .. } => {
+                let replayed = placed.change_count();
+                self.commit_local(workspace, placed, ids, None, Vec::new(), Some(replayed));
+            }
+            Author::Peer {
+                link,
+                peer,
+                number,
+                bytes,
+                early,
+            } => {
+                let due = AckDue {
+                    link,
+                    peer,
+                    workspace,
+                    number,
+                    bytes,
+                    held: None,
+                    refused: if early {
+                        Vec::new()
+                    } else {
+                        placed.refused.clone()
+                    },
+                };
+                self.commit_received(workspace, placed, ids, due, cursor, early);
+            }
+        }
+    }
+
+    fn commit_local(
+        &mut self,
+        workspace: WorkspaceId,
+        placed: Placed,
+        pinned: Vec<DocumentId>,
+        request: Option<RequestId>,
+        rows: Vec<(Key, Bytes)>,
+        replayed: Option<u64>,
+    ) {
+        let mut pending = PendingBatch::new();
+        pending.edit = request;
+        pending.replayed = replayed;
+        pending.pinned = pinned
+            .into_iter()
+            .map(|document| (workspace, document))
+            .collect();
+        let Some(state) = self.ready(&workspace) else {
+            panic!("a prepared job's workspace is loaded");
+        };
+        let first = state.point;
+        let mut puts = rows;
+        enter(
+            state,
+            workspace,
+            placed,
+            None,
+            &mut puts,
+            &mut pending.entries,
+        );
+        let journal = (!pending.entries.is_empty()).then(|| {
+            let frame = JournalFrame {
+                workspace,
+                epoch: first.epoch,
+                seq: first.seq.next(),
+                documents: pending
+                    .entries
+                    .iter()
+                    .map(|entry| JournalDocument {
+                        document: entry.document,
+                        kind: entry.kind,
+                        changes: entry.changes.iter().map(|(_, body)| body.clone()).collect(),
+                    })
+                    .collect(),
+            };
+            JournalEntry {
+                workspace,
+                through: state.point.seq,
+                frame: frame.encode(),
+            }
+        });
+        self.submit(pending, puts, Vec::new(), journal);
+    }
+
+    fn commit_received(
+        &mut self,
+        workspace: WorkspaceId,
+        placed: Placed,
+        pinned: Vec<DocumentId>,
+        mut due: AckDue,
+        cursor: Option<CursorMove>,
+        early: bool,
+    ) {
+        let peer = due.peer;
+        let mut pending = PendingBatch::new();
+        pending.pinned = pinned
+            .into_iter()
+            .map(|document| (workspace, document))
+            .collect();
+        let refused = due.refused.clone();
+        let healed: Vec<_> = placed
+            .documents
+            .iter()
+            .map(|(document, _)| document.document)
+            .collect();
+        let missing: Vec<_> = placed
+            .refused
+            .iter()
+            .filter(|(_, code)| !early && *code == RefusalCode::MissingDependencies)
+            .map(|(document, _)| *document)
+            .collect();
+        let received = (healed.len() as u64, placed.change_count());
+        let Some(state) = self.ready(&workspace) else {
+            panic!("a prepared job's workspace is loaded");
+        };
+        let mut puts = Vec::new();
+        enter(
+            state,
+            workspace,
+            placed,
+            Some(peer),
+            &mut puts,
+            &mut pending.entries,
+        );
+        let known = state.peers.entry(peer).or_default();
+        let moved = match cursor {
+            Some(CursorMove::Set(point)) => {
+                known.row.held = Some(point);
+                Ok(true)
+            }
+            Some(CursorMove::Follow(from, through)) => {
+                follow_cursor(&mut known.row.held, from, through)
+            }
+            None => Ok(false),
+        };
+        let fresh_wants: Vec<_> = missing
+            .into_iter()
+            .filter(|document| !known.row.refused_here.contains_key(document))
+            .collect();
+        for (document, code) in &refused {
+            known.dirty |= known.row.refused_here.insert(*document, *code) != Some(*code);
+        }
+        for document in &healed {
+            if !refused.iter().any(|(other, _)| other == document) {
+                known.dirty |= known.row.refused_here.remove(document).is_some();
+            }
+        }
+        let too_many = known.row.refused_here.len() > limits::REFUSALS_MAX;
+        if moved == Ok(true) || (known.dirty && !pending.entries.is_empty()) || !refused.is_empty()
+        {
+            known.dirty = false;
+            puts.push((Key::peer(&workspace, &peer), known.row.encode()));
+        }
+        due.held = known.row.held;
+        if let Err(why) = moved {
+            // What came is stored all the same; the cursor is not moved and the link starts anew.
+            self.fault(due.link, why);
+        } else if too_many {
+            self.fault(due.link, "too many documents were refused".to_owned());
+        }
+        let link = due.link;
+        self.count_received(link, received.0, received.1);
+        if !refused.is_empty() {
+            self.emit(Event::DocumentsRefused {
+                peer,
+                workspace,
+                here: true,
+                documents: refused,
+            });
+        }
+        pending.acks.push(due);
+        if puts.is_empty() {
+            // Nothing to store; what was received is covered by the batches before this.
+            let pinned = std::mem::take(&mut pending.pinned);
+            let documents: Vec<_> = pinned.into_iter().map(|(_, document)| document).collect();
+            self.unpin(&workspace, &documents);
+            match self.pending.back_mut().filter(|batch| !batch.released) {
+                Some(last) => last.acks.append(&mut pending.acks),
+                None => self.acknowledge(pending.acks),
+            }
+        } else {
+            self.submit(pending, puts, Vec::new(), None);
+        }
+        if !fresh_wants.is_empty() {
+            self.want_documents(link, workspace, fresh_wants);
+        }
+    }
+
+    fn unpin(&mut self, workspace: &WorkspaceId, documents: &[DocumentId]) {
+        if let Some(state) = self.ready(workspace) {
+            for document in documents {
+                state.slots.unpin(document);
+            }
+        }
+    }
+
+    fn submit(
+        &mut self,
+        mut pending: PendingBatch,
+        puts: Vec<(Key, Bytes)>,
+        deletes: Vec<Key>,
+        journal: Option<JournalEntry>,
+    ) {
+        let id = self.next_batch;
+        self.next_batch = id.next();
+        pending.id = id;
+        pending.has_journal = journal.is_some();
+        let batch = Batch {
+            id,
+            after: self.last_batch.replace(id),
+            puts,
+            deletes,
+            journal,
+            durability: Durability::Barrier,
+        };
+        self.pending.push_back(pending);
+        self.outputs.push_back(Output::StoreBatch(batch));
+    }
+
+    pub(super) fn on_journaled(&mut self, id: BatchId) {
+        let Some(batch) = self.pending.iter_mut().find(|batch| batch.id == id) else {
+            return;
+        };
+        batch.journaled = true;
+        let edit = batch.edit.take();
+        if let Some(request) = edit {
+            self.emit(Event::EditDurable { request });
+        }
+        self.release();
+    }
+
+    pub(super) fn on_stored(&mut self, id: BatchId) {
+        let mut edits = Vec::new();
+        for batch in self.pending.iter_mut().take_while(|batch| batch.id <= id) {
+            batch.stored = true;
+            edits.extend(batch.edit.take());
+        }
+        for request in edits {
+            self.emit(Event::EditDurable { request });
+        }
+        self.release();
+        while self.pending.front().is_some_and(|batch| batch.stored) {
+            let Some(batch) = self.pending.pop_front() else {
+                break;
+            };
+            for (workspace, document) in batch.pinned {
+                self.unpin(&workspace, &[document]);
+            }
+        }
+        self.walk_all();
+        self.finish_recovery();
+    }
+
+    /// Lets out, in order, whatever is behind its barrier.
+    fn release(&mut self) {
+        if self.recovering {
+            return;
+        }
+        let mut entries = Vec::new();
+        let mut acks = Vec::new();
+        let mut events = Vec::new();
+        let mut redeemed = Vec::new();
+        for batch in &mut self.pending {
+            if batch.released {
+                continue;
+            }
+            let behind_barrier = batch.stored || (batch.has_journal && batch.journaled);
+            if !behind_barrier {
+                break;
+            }
+            batch.released = true;
+            entries.append(&mut batch.entries);
+            acks.append(&mut batch.acks);
+            if let Some(request) = batch.write.take() {
+                events.push(Event::WriteDone { request });
+            }
+            if let Some(changes) = batch.replayed.take() {
+                events.push(Event::ReplayDone { changes });
+            }
+            redeemed.extend(batch.redeemed.take());
+        }
+        for event in events {
+            self.emit(event);
+        }
+        self.push_entries(entries);
+        self.acknowledge(acks);
+        for redeemed in redeemed {
+            self.redeeming.remove(&redeemed.secret_hash);
+            let Redeemed {
+                link,
+                peer,
+                invite,
+                device_name,
+                ..
+            } = redeemed;
+            self.emit(Event::DeviceEnrolled {
+                peer,
+                workspace: invite.workspace,
+                member: invite.member,
+                device_name,
+            });
+            self.answer_join(link, &invite);
+        }
+    }
+
+    pub(super) fn on_batch_failed(&mut self, id: BatchId, error: &StoreError) {
+        let Some(place) = self.pending.iter().position(|batch| batch.id == id) else {
+            return;
+        };
+        let Some(batch) = self.pending.remove(place) else {
+            return;
+        };
+        self.fail_batch(batch, error);
+        self.fail_store(error);
+        self.finish_recovery();
+    }
+
+    fn fail_batch(&mut self, batch: PendingBatch, error: &StoreError) {
+        if let Some(request) = batch.edit {
+            let error = EditError::Store(error.clone());
+            self.emit(Event::EditRefused { request, error });
+        }
+        if let Some(request) = batch.write {
+            self.emit(Event::WriteFailed {
+                request,
+                error: error.clone(),
+            });
+        }
+        if let Some(redeemed) = batch.redeemed {
+            self.redeeming.remove(&redeemed.secret_hash);
+        }
+    }
+
+    /// The store refused or lost something: forget everything it was assumed to hold, close every
+    /// link, and start again from what it says once all outcomes are in.
+    pub(super) fn fail_store(&mut self, error: &StoreError) {
+        let jobs = std::mem::take(&mut self.jobs);
+        for job in jobs {
+            match job.work {
+                Work::Changes {
+                    author: Author::Host { request, .. },
+                    ..
+                } => {
+                    let error = EditError::Store(error.clone());
+                    self.emit(Event::EditRefused { request, error });
+                }
+                Work::Write(write) => {
+                    let error = error.clone();
+                    self.emit(Event::WriteFailed {
+                        request: write.request,
+                        error,
+                    });
+                }
+                Work::Redeem { secret_hash, .. } => {
+                    self.redeeming.remove(&secret_hash);
+                }
+                Work::Changes { .. } | Work::PeerRow { .. } | Work::FeedHead { .. } => {}
+            }
+        }
+        self.close_all_links(error);
+        self.workspaces.clear();
+        self.reads.clear();
+        if !self.recovering {
+            self.emit(Event::StoreFailed {
+                error: error.clone(),
+            });
+        }
+        self.recovering = true;
+        self.finish_recovery();
+    }
+
+    fn finish_recovery(&mut self) {
+        if self.recovering && self.pending.is_empty() {
+            self.recovering = false;
+            self.last_batch = None;
+        }
+    }
+
+    /// Tells the journal what other peers hold by now.
+    pub(super) fn release_journal(&mut self, workspace: WorkspaceId) {
+        let Some(state) = self.ready(&workspace) else {
+            return;
+        };
+        let epoch = state.point.epoch;
+        let held = state
+            .peers
+            .values()
+            .filter_map(|peer| peer.row.acknowledged)
+            .filter(|point| point.epoch == epoch)
+            .map(|point| point.seq.0)
+            .max()
+            .unwrap_or(0);
+        if held > state.journal_released {
+            state.journal_released = held;
+            let releases = JournalReleases::from([(workspace, FeedSeq(held))]);
+            self.outputs.push_back(Output::ReleaseJournal(releases));
+        }
+    }
+
+    /// The oldest batch whose barrier has not passed.
+    pub(super) fn first_unstored(&self) -> Option<BatchId> {
+        self.pending
+            .iter()
+            .find(|batch| !batch.stored)
+            .map(|batch| batch.id)
+    }
+
+    pub(super) fn links_sharing(&self, workspace: &WorkspaceId) -> Vec<LinkId> {
+        let links = self.links.iter().filter(|(_, link)| link.shares(workspace));
+        links.map(|(id, _)| *id).collect()
+    }
+}
+
+impl PendingBatch {
+    fn new() -> Self {
+        Self {
+            id: BatchId(0),
+            journaled: false,
+            has_journal: false,
+            stored: false,
+            released: false,
+            entries: Vec::new(),
+            acks: Vec::new(),
+            edit: None,
+            write: None,
+            replayed: None,
+            redeemed: None,
+            pinned: Vec::new(),
+        }
+    }
+}
+
+/// What placing a job's changes in their graphs came to. Slots are already updated.
+struct Placed {
+    documents: Vec<(PlacedDocument, Vec<CheckedChange>)>,
+    refused: Vec<(DocumentId, RefusalCode)>,
+}
+
+impl Placed {
+    fn change_count(&self) -> u64 {
+        self.documents
+            .iter()
+            .map(|(_, changes)| changes.len() as u64)
+            .sum()
+    }
+}
+
+struct PlacedDocument {
+    document: DocumentId,
+    kind: DocumentKind,
+    is_new: bool,
+}
+
+impl std::ops::Deref for PlacedDocument {
+    type Target = DocumentId;
+
+    fn deref(&self) -> &DocumentId {
+        &self.document
+    }
+}
+
+/// Places changes: duplicates fall out, the rest updates heads and sequences, or is refused. An
+/// edit of the host is placed whole or, on the first refusal, not at all.
+fn place(
+    state: &mut Workspace,
+    roots: &BTreeMap<ChangeHash, DocumentKind>,
+    documents: &[JobDocument],
+    author: &Author,
+) -> Placed {
+    let mut placed = Placed {
+        documents: Vec::new(),
+        refused: Vec::new(),
+    };
+    let mut staged = Vec::new();
+    for document in documents {
+        let Some(slot) = state.slots.slots.get(&document.document) else {
+            panic!("a pinned document has no slot");
+        };
+        let is_new = slot.row.is_none();
+        let mut row = slot
+            .row
+            .clone()
+            .unwrap_or_else(|| HeadRow::empty(document.kind));
+        let mut added = Vec::new();
+        let mut hashes = BTreeSet::new();
+        let mut refused = None;
+        for change in &document.changes {
+            let present = |hash: &ChangeHash| {
+                hashes.contains(hash)
+                    || slot.fresh.contains(hash)
+                    || (!row.missing.contains(hash)
+                        && (row.heads.contains(hash)
+                            || slot.looked_up.get(hash).copied().unwrap_or(false)))
+            };
+            let orphans = matches!(author, Author::Journal { .. });
+            match judge(
+                &change.header,
+                &row,
+                document.kind,
+                roots,
+                &present,
+                orphans,
+            ) {
+                Judgement::Duplicate => {}
+                Judgement::Refuse(code) => {
+                    refused = Some(code);
+                    break;
+                }
+                Judgement::Add => {
+                    let absent: Vec<_> = change
+                        .header
+                        .dependencies
+                        .iter()
+                        .filter(|hash| !roots.contains_key(*hash) && !present(hash))
+                        .copied()
+                        .collect();
+                    add(&mut row, change, absent);
+                    hashes.insert(change.header.hash);
+                    added.push(change.clone());
+                }
+            }
+        }
+        if let Some(code) = refused.or(document.refused) {
+            placed.refused.push((document.document, code));
+        }
+        if !added.is_empty() {
+            staged.push((document, row, hashes, is_new, added));
+        }
+    }
+    if matches!(author, Author::Host { .. }) && !placed.refused.is_empty() {
+        return placed;
+    }
+    for (document, row, hashes, is_new, added) in staged {
+        if let Some(slot) = state.slots.slots.get_mut(&document.document) {
+            let kind = row.kind;
+            slot.row = Some(row);
+            slot.fresh.extend(hashes);
+            let document = PlacedDocument {
+                document: document.document,
+                kind,
+                is_new,
+            };
+            placed.documents.push((document, added));
+        }
+    }
+    placed
+}
+
+enum Judgement {
+    Add,
+    Duplicate,
+    Refuse(RefusalCode),
+}
+
+fn judge(
+    header: &ChangeHeader,
+    row: &HeadRow,
+    kind: DocumentKind,
+    roots: &BTreeMap<ChangeHash, DocumentKind>,
+    present: &dyn Fn(&ChangeHash) -> bool,
+    orphans: bool,
+) -> Judgement {
+    if present(&header.hash) {
+        return Judgement::Duplicate;
+    }
+    if row.kind != kind || header.dependencies.is_empty() {
+        return Judgement::Refuse(RefusalCode::Damaged);
+    }
+    for dependency in &header.dependencies {
+        match roots.get(dependency) {
+            Some(root) if *root != row.kind => return Judgement::Refuse(RefusalCode::Damaged),
+            Some(_) => {}
+            None if present(dependency) || orphans => {}
+            None => return Judgement::Refuse(RefusalCode::MissingDependencies),
+        }
+    }
+    let progress = row.actors.get(&header.actor);
+    if progress.is_some_and(|progress| progress.holds(header.seq)) {
+        return Judgement::Refuse(RefusalCode::Equivocation);
+    }
+    let last_seq = progress.map_or(0, |progress| progress.last_seq);
+    let gaps = orphans || progress.is_some_and(|progress| !progress.beyond.is_empty());
+    if header.seq != last_seq + 1 && !gaps {
+        // A change follows its actor's last one, so with its dependencies here the last one is too.
+        return Judgement::Refuse(RefusalCode::Damaged);
+    }
+    if progress.is_none() && row.actors.len() >= limits::ACTORS_PER_DOCUMENT_MAX {
+        return Judgement::Refuse(RefusalCode::TooLarge);
+    }
+    Judgement::Add
+}
+
+fn add(row: &mut HeadRow, change: &CheckedChange, absent_dependencies: Vec<ChangeHash>) {
+    let header = &change.header;
+    for dependency in &header.dependencies {
+        row.heads.remove(dependency);
+    }
+    row.missing.extend(absent_dependencies);
+    if !row.missing.remove(&header.hash) {
+        row.heads.insert(header.hash);
+    }
+    row.actors
+        .entry(header.actor.clone())
+        .or_default()
+        .add(header.seq);
+    row.change_count += 1;
+    row.change_bytes += change.body.len() as u64;
+}
+
+/// Enters placed documents in the feed and writes their rows.
+fn enter(
+    state: &mut Workspace,
+    workspace: WorkspaceId,
+    placed: Placed,
+    origin: Option<PeerId>,
+    puts: &mut Vec<(Key, Bytes)>,
+    entries: &mut Vec<Entry>,
+) {
+    for (document, changes) in placed.documents {
+        let PlacedDocument {
+            document,
+            kind,
+            is_new,
+        } = document;
+        state.point = state
+            .point
+            .advance(&document, changes.iter().map(|change| change.header.hash));
+        state.documents += u64::from(is_new);
+        let row = FeedRow {
+            document,
+            kind,
+            changes: changes
+                .iter()
+                .map(|change| {
+                    let size = u32::try_from(change.body.len())
+                        .expect("a checked change is far smaller than 4 GiB");
+                    (change.header.hash, size)
+                })
+                .collect(),
+            origin,
+            digest: state.point.digest,
+        };
+        puts.push((Key::feed(&workspace, state.point.seq), row.encode()));
+        if let Some(row) = state
+            .slots
+            .slots
+            .get_mut(&document)
+            .and_then(|slot| slot.row.as_mut())
+        {
+            row.feed_seq = state.point.seq;
+            puts.push((Key::head(&workspace, &document), row.encode()));
+        }
+        for change in &changes {
+            let row = ChangeRow {
+                body: change.body.clone(),
+                envelope: Bytes::new(),
+            };
+            puts.push((
+                Key::change(&workspace, &document, &change.header.hash),
+                row.encode(),
+            ));
+        }
+        entries.push(Entry {
+            workspace,
+            document,
+            kind,
+            changes: changes
+                .into_iter()
+                .map(|change| (change.header.hash, change.body))
+                .collect(),
+            origin,
+            point: state.point,
+        });
+    }
+    if !entries.is_empty() || (!puts.is_empty() && !state.persisted) {
+        state.persisted = true;
+        let row = FeedHeadRow {
+            point: state.point,
+            documents: state.documents,
+        };
+        puts.push((Key::feed_head(&workspace), row.encode()));
+    }
+}
+
+/// Moves a cursor along a feed; whether it moved, or why that cannot be.
+fn follow_cursor(
+    held: &mut Option<FeedPoint>,
+    from: FeedSeq,
+    through: FeedPoint,
+) -> Result<bool, String> {
+    let Some(point) = held else {
+        return Err("changes in feed order before any cursor was agreed".to_owned());
+    };
+    if point.epoch != through.epoch {
+        return Err("the feed changed its epoch while it was followed".to_owned());
+    }
+    if from > point.seq {
+        return Err(format!(
+            "the feed was held up to {} and continued after {from}",
+            point.seq
+        ));
+    }
+    if through.seq <= point.seq {
+        return Ok(false);
+    }
+    *held = Some(through);
+    Ok(true)
+}
+
+/// Checks each change; the first that fails ends the list and gives its reason.
+fn check_changes(bodies: Vec<Bytes>) -> (Vec<CheckedChange>, Option<RefusalCode>) {
+    let mut checked = Vec::with_capacity(bodies.len());
+    for body in bodies {
+        match parse_change(&body) {
+            Ok(header) => checked.push(CheckedChange { header, body }),
+            Err(error) if error.is_too_large() => return (checked, Some(RefusalCode::TooLarge)),
+            Err(_) => return (checked, Some(RefusalCode::Damaged)),
+        }
+    }
+    (checked, None)
+}
+
+fn check_edit(
+    edited: &[super::EditedDocument],
+    rows: &[(Key, Bytes)],
+    queued: usize,
+) -> Result<Vec<JobDocument>, EditError> {
+    if queued >= limits::LOCAL_EDITS_QUEUED_MAX {
+        return Err(EditError::Busy);
+    }
+    let rows = rows
+        .iter()
+        .map(|(key, value)| key.as_bytes().len() + value.len());
+    let bodies = edited
+        .iter()
+        .flat_map(|document| &document.changes)
+        .map(Bytes::len);
+    let bytes = rows.chain(bodies).sum();
+    if bytes > limits::BATCH_BYTES_MAX {
+        return Err(EditError::TooLarge {
+            bytes,
+            max: limits::BATCH_BYTES_MAX,
+        });
+    }
+    let mut documents = Vec::with_capacity(edited.len());
+    for document in edited {
+        let mut changes = Vec::with_capacity(document.changes.len());
+        for body in &document.changes {
+            let header = parse_change(body).map_err(|error| EditError::Guard {
+                what: error.to_string(),
+            })?;
+            changes.push(CheckedChange {
+                header,
+                body: body.clone(),
+            });
+        }
+        documents.push(JobDocument {
+            document: document.document,
+            kind: document.kind,
+            changes,
+            refused: None,
+        });
+    }
+    Ok(documents)
+}

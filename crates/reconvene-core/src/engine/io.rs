@@ -1,0 +1,512 @@
+//! What goes into the engine and what comes out: everything that happened, everything to do.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::feed::FeedPoint;
+use crate::ids::{
+    BatchId, ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, MemberId, PeerId, ReadId,
+    RequestId, WorkspaceId,
+};
+use crate::keys::Key;
+use crate::refusal::RefusalCode;
+use crate::storage::{Batch, JournalEntry, JournalReleases, Rows, Scan, StoreError};
+use crate::time::{Tick, WallTime};
+
+/// The two clocks at the moment of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// For deadlines.
+    pub tick: Tick,
+    /// For what is stored and shown, and for the expiry printed on a ticket.
+    pub wall: WallTime,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A link to a peer is up; the peer's identity is proven.
+    LinkUp {
+        /// The new link.
+        link: LinkId,
+        /// Who is at the other end.
+        peer: PeerId,
+        /// Whether this side dialled.
+        dialed: bool,
+    },
+    /// A link is gone. No frame of it follows.
+    LinkDown {
+        /// The link.
+        link: LinkId,
+        /// Why, for people.
+        why: String,
+    },
+    /// A frame arrived, without its length prefix.
+    FrameArrived {
+        /// The link.
+        link: LinkId,
+        /// The frame's body.
+        frame: Bytes,
+    },
+    /// A dial did not lead to a link.
+    DialFailed {
+        /// Who was dialled.
+        peer: PeerId,
+        /// Why, for people.
+        why: String,
+    },
+    /// The bodies of an [`Output::SendStored`] could not be read; nothing of it was sent.
+    SendFailed {
+        /// The link.
+        link: LinkId,
+        /// What the store said.
+        error: StoreError,
+    },
+    /// A batch's journal entry is durable.
+    Journaled(BatchId),
+    /// This batch and all before it are durable in the store.
+    Stored(BatchId),
+    /// A batch was not applied and never will be.
+    BatchFailed {
+        /// The batch.
+        batch: BatchId,
+        /// Why.
+        error: StoreError,
+    },
+    /// Whether a batch was applied is not known.
+    BatchUnknown {
+        /// The batch.
+        batch: BatchId,
+        /// Why.
+        error: StoreError,
+    },
+    /// A read finished.
+    ReadDone {
+        /// The read.
+        read: ReadId,
+        /// What it found, in the shape that was asked for.
+        result: Result<ReadResult, StoreError>,
+    },
+    /// The host edited documents.
+    Edit(Edit),
+    /// The host wants records of its own written.
+    Write(Write),
+    /// Journal frames found at open. To be given before any edit.
+    Replay(Vec<JournalEntry>),
+    /// Keep a link to this peer, from now on.
+    Connect {
+        /// The peer.
+        peer: PeerId,
+        /// Where it may be reached; opaque to the engine.
+        addresses: Vec<String>,
+    },
+    /// Keep no link to this peer any more, and close those there are.
+    Disconnect {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// Redeem a ticket at this peer.
+    Join(JoinRequest),
+    /// The moment asked for by `wake_at` came.
+    Wake,
+}
+
+/// Changes made by this device, to be stored whole or not at all.
+#[derive(Clone, Debug)]
+pub struct Edit {
+    /// Comes back in [`Event::EditDurable`] or [`Event::EditRefused`].
+    pub request: RequestId,
+    /// Where.
+    pub workspace: WorkspaceId,
+    /// The documents, each at most once.
+    pub documents: Vec<EditedDocument>,
+    /// Index rows that follow from the edit.
+    pub rows: Vec<(Key, Bytes)>,
+}
+
+/// The new changes of one edited document.
+#[derive(Clone, Debug)]
+pub struct EditedDocument {
+    /// The document.
+    pub document: DocumentId,
+    /// Its kind.
+    pub kind: DocumentKind,
+    /// Change chunks, each after its dependencies.
+    pub changes: Vec<Bytes>,
+}
+
+/// Records that are the host's business: workspaces, shares, members, invitations, index rows.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Comes back in [`Event::WriteDone`] or [`Event::WriteFailed`].
+    pub request: RequestId,
+    /// Records to write.
+    pub puts: Vec<(Key, Bytes)>,
+    /// Records to remove.
+    pub deletes: Vec<Key>,
+}
+
+/// A ticket to redeem.
+#[derive(Clone, Debug)]
+pub struct JoinRequest {
+    /// Comes back in [`Event::Joined`] or [`Event::JoinFailed`].
+    pub request: RequestId,
+    /// Who issued the ticket.
+    pub peer: PeerId,
+    /// Where to reach them.
+    pub addresses: Vec<String>,
+    /// The ticket's secret.
+    pub secret: [u8; 32],
+    /// What this device calls itself.
+    pub device_name: String,
+}
+
+/// What a read is for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReadQuery {
+    /// The values of these keys.
+    Values(Vec<Key>),
+    /// Whether these keys exist.
+    Presence(Vec<Key>),
+    /// Consecutive records.
+    Scan(Scan),
+}
+
+/// The answer to a [`ReadQuery`], in its shape and order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReadResult {
+    /// Answers [`ReadQuery::Values`].
+    Values(Vec<Option<Bytes>>),
+    /// Answers [`ReadQuery::Presence`].
+    Presence(Vec<bool>),
+    /// Answers [`ReadQuery::Scan`].
+    Rows(Rows),
+}
+
+/// Something to do. Frames of one link keep their order, stored or not; otherwise outputs may be
+/// carried out in any order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Hand this batch to the store, in the order of ids.
+    StoreBatch(Batch),
+    /// Read from the store.
+    Read {
+        /// Comes back in [`Input::ReadDone`].
+        read: ReadId,
+        /// What to read.
+        query: ReadQuery,
+    },
+    /// These journal entries are no longer needed.
+    ReleaseJournal(JournalReleases),
+    /// Send a frame.
+    SendFrame {
+        /// The link.
+        link: LinkId,
+        /// The frame's body.
+        frame: Bytes,
+    },
+    /// Read the bodies of these changes, put them into a change frame and send it.
+    SendStored(SendStored),
+    /// The peer of this link is one of ours: lift the limits for strangers.
+    AdmitLink {
+        /// The link.
+        link: LinkId,
+    },
+    /// Close a link; no frame may follow.
+    CloseLink {
+        /// The link.
+        link: LinkId,
+        /// Why.
+        why: CloseReason,
+    },
+    /// Dial a peer; a link or a failure must follow.
+    Dial {
+        /// The peer.
+        peer: PeerId,
+        /// Where it may be reached.
+        addresses: Vec<String>,
+    },
+    /// Tell the host.
+    Event(Event),
+}
+
+/// A change frame whose bodies never pass through the engine. See `wire::Changes` for the fields.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SendStored {
+    /// The link.
+    pub link: LinkId,
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// Documents, with the changes to read, in order.
+    pub documents: Vec<(DocumentId, DocumentKind, Vec<ChangeHash>)>,
+    /// The part of the feed covered.
+    pub feed: Option<(FeedSeq, FeedPoint)>,
+    /// The frame's number.
+    pub number: u64,
+}
+
+/// Why the engine closes a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The peer was refused; the refusal was sent and should be flushed.
+    Refused(RefusalCode),
+    /// The peer refused us.
+    RefusedByPeer(RefusalCode),
+    /// The peer broke the protocol.
+    Fault(String),
+    /// A newer link to the same peer is up.
+    Replaced,
+    /// The host asked for it, or its purpose is fulfilled.
+    Finished,
+    /// The store refuses writes.
+    StoreFailed,
+    /// The peer showed that this store was rolled back; cursors start anew.
+    RolledBack,
+}
+
+/// Why a local edit was refused; nothing of it was stored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EditError {
+    /// A change does not pass the guard that every peer applies.
+    #[error("the edit makes a change no peer would accept: {what}")]
+    Guard {
+        /// What is wrong.
+        what: String,
+    },
+    /// The edit's changes do not follow from what is stored; the document must be loaded again.
+    #[error("the edit does not follow from the stored document: {code}")]
+    Stale {
+        /// What does not follow.
+        code: RefusalCode,
+    },
+    /// The edit is larger than one batch.
+    #[error("the edit has {bytes} bytes, at most {max} fit in one; split it")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Too many edits wait for the store.
+    #[error("too many edits are waiting for the disk; try again later")]
+    Busy,
+    /// The store failed.
+    #[error("the edit could not be stored")]
+    Store(#[source] StoreError),
+}
+
+/// What one link moved, from hello on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkStats {
+    /// Documents whose versions were compared one by one after reconciliation.
+    pub documents_compared: u64,
+    /// Documents of which changes were sent.
+    pub documents_sent: u64,
+    /// Documents of which new changes were received.
+    pub documents_received: u64,
+    /// Changes sent.
+    pub changes_sent: u64,
+    /// New changes received.
+    pub changes_received: u64,
+    /// Times this side had sent and then waited for an answer.
+    pub round_trips: u64,
+}
+
+/// Something the host may want to know.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// An edit survives the loss of the store.
+    EditDurable {
+        /// The edit.
+        request: RequestId,
+    },
+    /// An edit was refused or failed.
+    EditRefused {
+        /// The edit.
+        request: RequestId,
+        /// Why.
+        error: EditError,
+    },
+    /// A write is durable.
+    WriteDone {
+        /// The write.
+        request: RequestId,
+    },
+    /// A write failed.
+    WriteFailed {
+        /// The write.
+        request: RequestId,
+        /// Why.
+        error: StoreError,
+    },
+    /// The journal's frames are in the store.
+    ReplayDone {
+        /// Changes the store had lost.
+        changes: u64,
+    },
+    /// Changes of a peer are durable here.
+    DocumentChanged {
+        /// Where.
+        workspace: WorkspaceId,
+        /// What.
+        document: DocumentId,
+        /// Its kind.
+        kind: DocumentKind,
+        /// The new changes, in order.
+        changes: Vec<ChangeHash>,
+    },
+    /// A workspace's feed has new durable entries.
+    FeedAdvanced {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The end of the feed.
+        seq: FeedSeq,
+    },
+    /// Both sides of a link have greeted each other.
+    LinkReady {
+        /// The link.
+        link: LinkId,
+        /// The peer.
+        peer: PeerId,
+        /// Workspaces both sides share.
+        workspaces: Vec<WorkspaceId>,
+        /// Workspaces we share with the peer and the peer does not share with us.
+        not_shared: Vec<WorkspaceId>,
+    },
+    /// Each side durably holds what the other held when the link came up, in every workspace.
+    PassComplete {
+        /// The link.
+        link: LinkId,
+        /// The peer.
+        peer: PeerId,
+        /// What it took.
+        stats: LinkStats,
+    },
+    /// Nothing the peer held is missing here.
+    Verified {
+        /// The peer.
+        peer: PeerId,
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// As of when.
+        as_of: WallTime,
+    },
+    /// Something moved on a link: for progress and time-outs.
+    Progress {
+        /// The link.
+        link: LinkId,
+        /// What it moved so far.
+        stats: LinkStats,
+    },
+    /// Documents of a peer were refused here, or ours there.
+    DocumentsRefused {
+        /// The peer.
+        peer: PeerId,
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// Whether the refusal was ours.
+        here: bool,
+        /// The documents and why.
+        documents: Vec<(DocumentId, RefusalCode)>,
+    },
+    /// Reconciliation ended with differences left over.
+    ReconcileUnsettled {
+        /// The peer.
+        peer: PeerId,
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// How many documents still differed.
+        documents: usize,
+    },
+    /// This store was found rolled back: a peer remembers more than it holds.
+    RolledBack {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The peer that remembers.
+        peer: PeerId,
+    },
+    /// The other side refused the link, for good until something changes.
+    RefusedByPeer {
+        /// The peer.
+        peer: PeerId,
+        /// Why.
+        code: RefusalCode,
+        /// The same for people.
+        message: String,
+    },
+    /// A link is gone or could not be made.
+    Unreachable {
+        /// The peer.
+        peer: PeerId,
+        /// Why, for people.
+        why: String,
+        /// When it will be dialled again, if it will.
+        retry_at: Option<Tick>,
+    },
+    /// A ticket was redeemed.
+    Joined {
+        /// The request.
+        request: RequestId,
+        /// What it opened.
+        enrolment: Enrolment,
+    },
+    /// A ticket was not redeemed.
+    JoinFailed {
+        /// The request.
+        request: RequestId,
+        /// The issuer's code, or `None` if it could not be reached.
+        code: Option<RefusalCode>,
+        /// Why, for people.
+        why: String,
+    },
+    /// A device was enrolled here.
+    DeviceEnrolled {
+        /// The device.
+        peer: PeerId,
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// Its member.
+        member: MemberId,
+        /// Its name.
+        device_name: String,
+    },
+    /// The store failed; edits and links fail until it is opened again.
+    StoreFailed {
+        /// Why.
+        error: StoreError,
+    },
+}
+
+/// What a redeemed ticket opens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Enrolment {
+    /// Who issued it.
+    pub peer: PeerId,
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// Its name.
+    pub workspace_name: String,
+    /// Whose device this is.
+    pub member: MemberId,
+    /// Their name.
+    pub member_name: String,
+    /// Their home workspace.
+    pub home: WorkspaceId,
+}
+
+/// What the engine knows of one workspace, for the host's status.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkspaceStatus {
+    /// The end of the feed as assigned, durable or not.
+    pub head: FeedPoint,
+    /// The end of the durable feed.
+    pub durable: FeedPoint,
+    /// Number of documents.
+    pub documents: u64,
+    /// What each known peer holds.
+    pub peers: BTreeMap<PeerId, crate::records::PeerRow>,
+}

@@ -1,0 +1,908 @@
+//! Links: who may come in, the greeting, redeeming tickets, heartbeats, and dialling again.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use rand_chacha::rand_core::RngCore as _;
+use sha2::{Digest as _, Sha256};
+
+use super::follow::Flow;
+use super::reconcile::Reconciliation;
+use super::{
+    CloseReason, Engine, Enrolment, Event, JoinRequest, LinkStats, Output, ReadQuery, Reading,
+    WakeReason, WorkspaceState,
+};
+use crate::feed::FeedPoint;
+use crate::ids::{LinkId, PeerId, RequestId, WorkspaceId};
+use crate::keys::{Key, KeyRange};
+use crate::limits;
+use crate::records::{InviteRow, PeerRow, Record as _, RecordError};
+use crate::refusal::RefusalCode;
+use crate::storage::{Rows, Scan, StoreError};
+use crate::time::Tick;
+use crate::wire::{self, Assembler, Frame, Hello, Join, Joined, Refused, WorkspaceHello};
+
+/// Where a link is in its life.
+#[derive(Debug, PartialEq)]
+enum Phase {
+    /// Which workspaces are shared is being read.
+    Arriving,
+    /// The peer is a stranger: only a join is taken.
+    Stranger,
+    /// A join was sent.
+    Joining(RequestId),
+    /// A ticket is being looked at.
+    Redeeming {
+        secret_hash: [u8; 32],
+        device_name: String,
+    },
+    /// Feed heads and cursors are being read.
+    Loading,
+    /// Our hello is sent, theirs awaited.
+    Greeting,
+    /// Both sides have greeted.
+    Up,
+}
+
+/// One link.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) peer: PeerId,
+    pub(super) dialed: bool,
+    phase: Phase,
+    pub(super) flows: BTreeMap<WorkspaceId, Flow>,
+    /// A frame that came before we were ready for it.
+    early_frame: Option<Bytes>,
+    assembler: Assembler,
+    /// Workspaces of their hellos so far.
+    greeted: BTreeMap<WorkspaceId, WorkspaceHello>,
+    last_sent: Tick,
+    pub(super) last_number: u64,
+    pub(super) in_flight: VecDeque<(u64, usize)>,
+    pub(super) in_flight_bytes: usize,
+    pub(super) ingest_bytes: usize,
+    pub(super) stats: LinkStats,
+    awaiting_answer: bool,
+    pub(super) sent_documents: BTreeSet<crate::ids::DocumentId>,
+    pass_reported: bool,
+}
+
+impl Link {
+    fn new(peer: PeerId, dialed: bool, now: Tick) -> Self {
+        Self {
+            peer,
+            dialed,
+            phase: Phase::Arriving,
+            flows: BTreeMap::new(),
+            early_frame: None,
+            assembler: Assembler::default(),
+            greeted: BTreeMap::new(),
+            last_sent: now,
+            last_number: 0,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            ingest_bytes: 0,
+            stats: LinkStats::default(),
+            awaiting_answer: false,
+            sent_documents: BTreeSet::new(),
+            pass_reported: false,
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.phase == Phase::Up
+    }
+
+    pub(super) fn stats(&self) -> LinkStats {
+        LinkStats {
+            documents_sent: self.sent_documents.len() as u64,
+            ..self.stats
+        }
+    }
+
+    pub(super) fn shares(&self, workspace: &WorkspaceId) -> bool {
+        self.is_up() && self.flows.contains_key(workspace)
+    }
+}
+
+/// A peer to keep a link to.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    addresses: Vec<String>,
+    /// Whether a link is wanted for good, or only for a join.
+    keep: bool,
+    dialing: bool,
+    attempts: u32,
+    pub(super) redial_at: Option<Tick>,
+    join: Option<JoinRequest>,
+}
+
+impl Engine {
+    pub(super) fn on_connect(&mut self, peer: PeerId, addresses: Vec<String>) {
+        let dialer = self.dialers.entry(peer).or_insert_with(Dialer::idle);
+        dialer.addresses = addresses;
+        dialer.keep = true;
+        self.dial_if_needed(peer);
+    }
+
+    pub(super) fn on_disconnect(&mut self, peer: PeerId) {
+        self.dialers.remove(&peer);
+        for link in self.links_to(peer) {
+            self.close_link(link, CloseReason::Finished);
+        }
+    }
+
+    pub(super) fn on_join_request(&mut self, request: JoinRequest) {
+        let peer = request.peer;
+        for link in self.links_to(peer) {
+            self.close_link(link, CloseReason::Replaced);
+        }
+        let dialer = self.dialers.entry(peer).or_insert_with(Dialer::idle);
+        dialer.addresses.clone_from(&request.addresses);
+        if let Some(superseded) = dialer.join.replace(request) {
+            self.emit(Event::JoinFailed {
+                request: superseded.request,
+                code: None,
+                why: "another ticket of the same server was redeemed instead".to_owned(),
+            });
+        }
+        self.dial_if_needed(peer);
+    }
+
+    fn links_to(&self, peer: PeerId) -> Vec<LinkId> {
+        let links = self.links.iter().filter(|(_, link)| link.peer == peer);
+        links.map(|(id, _)| *id).collect()
+    }
+
+    fn dial_if_needed(&mut self, peer: PeerId) {
+        let linked = self.links.values().any(|link| link.peer == peer);
+        let Some(dialer) = self.dialers.get_mut(&peer) else {
+            return;
+        };
+        if linked || dialer.dialing {
+            return;
+        }
+        dialer.dialing = true;
+        dialer.redial_at = None;
+        let addresses = dialer.addresses.clone();
+        self.outputs.push_back(Output::Dial { peer, addresses });
+    }
+
+    pub(super) fn on_dial_failed(&mut self, peer: PeerId, why: &str) {
+        let Some(dialer) = self.dialers.get_mut(&peer) else {
+            return;
+        };
+        dialer.dialing = false;
+        if let Some(join) = dialer.join.take() {
+            let why = why.to_owned();
+            self.emit(Event::JoinFailed {
+                request: join.request,
+                code: None,
+                why,
+            });
+        }
+        self.schedule_redial(peer, why);
+    }
+
+    /// Backoff with full jitter: a uniform delay up to a bound that doubles with each attempt.
+    fn schedule_redial(&mut self, peer: PeerId, why: &str) {
+        let mut retry_at = None;
+        if let Some(dialer) = self.dialers.get_mut(&peer) {
+            if dialer.keep {
+                let bound = limits::BACKOFF_FIRST
+                    .saturating_mul(1 << dialer.attempts.min(16))
+                    .min(limits::BACKOFF_MAX);
+                let bound_ms = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX).max(1);
+                let delay = std::time::Duration::from_millis(self.rng.next_u64() % bound_ms);
+                dialer.attempts = dialer.attempts.saturating_add(1);
+                dialer.redial_at = Some(self.now.tick + delay);
+                retry_at = dialer.redial_at;
+            } else {
+                self.dialers.remove(&peer);
+            }
+        }
+        self.emit(Event::Unreachable {
+            peer,
+            why: why.to_owned(),
+            retry_at,
+        });
+    }
+
+    pub(super) fn on_link_up(&mut self, link: LinkId, peer: PeerId, dialed: bool) {
+        if let Some(dialer) = self.dialers.get_mut(&peer) {
+            dialer.dialing = false;
+            dialer.redial_at = None;
+        }
+        for other in self.links_to(peer) {
+            self.close_link(other, CloseReason::Replaced);
+        }
+        self.links
+            .insert(link, Link::new(peer, dialed, self.now.tick));
+        let join = self
+            .dialers
+            .get_mut(&peer)
+            .and_then(|dialer| dialer.join.take());
+        if let Some(join) = join.filter(|_| dialed) {
+            self.set_phase(link, Phase::Joining(join.request));
+            self.send(
+                link,
+                &Frame::Join(Join {
+                    protocol_min: wire::PROTOCOL_MIN,
+                    protocol_max: wire::PROTOCOL_MAX,
+                    secret: join.secret,
+                    device_name: join.device_name,
+                }),
+            );
+            return;
+        }
+        let scan = Scan::ascending(KeyRange::shares_of(&peer), limits::LINK_WORKSPACES_MAX);
+        self.read(ReadQuery::Scan(scan), Reading::Shares(link));
+    }
+
+    fn set_phase(&mut self, link: LinkId, phase: Phase) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.phase = phase;
+        }
+    }
+
+    pub(super) fn on_link_down(&mut self, link: LinkId, why: &str) {
+        let Some(gone) = self.links.get(&link) else {
+            return;
+        };
+        let peer = gone.peer;
+        if let Phase::Joining(request) = gone.phase {
+            let why = why.to_owned();
+            self.emit(Event::JoinFailed {
+                request,
+                code: None,
+                why,
+            });
+        }
+        self.forget_link(link);
+        self.schedule_redial(peer, why);
+    }
+
+    /// Drops a link's state; what is known of the peer and not stored yet goes to the store.
+    fn forget_link(&mut self, link: LinkId) {
+        let Some(gone) = self.links.remove(&link) else {
+            return;
+        };
+        for workspace in gone.flows.keys() {
+            let known = self
+                .ready(workspace)
+                .and_then(|state| state.peers.get(&gone.peer));
+            if known.is_some_and(|known| known.dirty) {
+                self.enqueue_peer_row(*workspace, gone.peer);
+            }
+        }
+    }
+
+    pub(super) fn close_link(&mut self, link: LinkId, why: CloseReason) {
+        let Some(closing) = self.links.get(&link) else {
+            return;
+        };
+        let peer = closing.peer;
+        if let Phase::Joining(request) = closing.phase {
+            self.emit(Event::JoinFailed {
+                request,
+                code: None,
+                why: format!("{why:?}"),
+            });
+        }
+        self.forget_link(link);
+        let text = format!("closed here: {why:?}");
+        let replaced = why == CloseReason::Replaced;
+        self.outputs.push_back(Output::CloseLink { link, why });
+        if !replaced {
+            self.schedule_redial(peer, &text);
+        }
+    }
+
+    pub(super) fn close_all_links(&mut self, _error: &StoreError) {
+        let links: Vec<_> = self.links.keys().copied().collect();
+        for link in links {
+            self.close_link(link, CloseReason::StoreFailed);
+        }
+    }
+
+    pub(super) fn fault(&mut self, link: LinkId, what: String) {
+        self.close_link(link, CloseReason::Fault(what));
+    }
+
+    pub(super) fn on_send_failed(&mut self, link: LinkId, error: &StoreError) {
+        self.close_link(link, CloseReason::StoreFailed);
+        self.emit(Event::StoreFailed {
+            error: error.clone(),
+        });
+    }
+
+    fn refuse(&mut self, link: LinkId, code: RefusalCode) {
+        self.send(
+            link,
+            &Frame::Refused(Refused {
+                code,
+                message: code.to_string(),
+                protocol: (wire::PROTOCOL_MIN, wire::PROTOCOL_MAX),
+            }),
+        );
+        self.close_link(link, CloseReason::Refused(code));
+    }
+
+    pub(super) fn send(&mut self, link: LinkId, frame: &Frame) {
+        for frame in frame.encode() {
+            self.outputs.push_back(Output::SendFrame { link, frame });
+        }
+        self.note_sent(link);
+    }
+
+    pub(super) fn note_sent(&mut self, link: LinkId) {
+        let now = self.now.tick;
+        if let Some(link) = self.links.get_mut(&link) {
+            link.last_sent = now;
+            link.awaiting_answer = true;
+        }
+    }
+
+    pub(super) fn on_shares(&mut self, link: LinkId, rows: &Rows) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let workspaces: Vec<_> = rows
+            .rows
+            .iter()
+            .filter_map(|(key, _)| key.workspace_id())
+            .collect();
+        if workspaces.is_empty() {
+            state.phase = Phase::Stranger;
+            if state.dialed {
+                // We share nothing with a peer we dialled ourselves: there is nothing to say.
+                return self.close_link(link, CloseReason::Finished);
+            }
+            if let Some(frame) = state.early_frame.take() {
+                self.on_frame(link, &frame);
+            }
+            return;
+        }
+        state.phase = Phase::Loading;
+        for workspace in &workspaces {
+            state.flows.insert(*workspace, Flow::default());
+        }
+        let peer = state.peer;
+        self.outputs.push_back(Output::AdmitLink { link });
+        let keys = workspaces
+            .iter()
+            .map(|workspace| Key::peer(workspace, &peer))
+            .collect();
+        for workspace in &workspaces {
+            self.ensure_workspace(*workspace);
+        }
+        self.read(ReadQuery::Values(keys), Reading::Peers(link, workspaces));
+    }
+
+    pub(super) fn on_peer_rows(
+        &mut self,
+        link: LinkId,
+        workspaces: &[WorkspaceId],
+        values: &[Option<Bytes>],
+    ) -> Result<(), RecordError> {
+        let Some(state) = self.links.get_mut(&link) else {
+            return Ok(());
+        };
+        for (workspace, value) in workspaces.iter().zip(values) {
+            let row = value
+                .as_ref()
+                .map(|value| PeerRow::decode(value))
+                .transpose()?;
+            if let Some(flow) = state.flows.get_mut(workspace) {
+                flow.stored_row = Some(row.unwrap_or_default());
+            }
+        }
+        self.greet_waiting_links();
+        Ok(())
+    }
+
+    /// Sends hellos on links for which everything was read.
+    pub(super) fn greet_waiting_links(&mut self) {
+        let loading = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.phase == Phase::Loading);
+        let loading: Vec<_> = loading.map(|(id, _)| *id).collect();
+        for link in loading {
+            self.greet_if_loaded(link);
+        }
+    }
+
+    fn greet_if_loaded(&mut self, link: LinkId) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let peer = state.peer;
+        let mut hellos = Vec::with_capacity(state.flows.len());
+        let loaded = state.flows.iter().all(|(workspace, flow)| {
+            flow.stored_row.is_some()
+                && matches!(
+                    self.workspaces.get(workspace),
+                    Some(WorkspaceState::Ready(_))
+                )
+        });
+        if !loaded {
+            return;
+        }
+        for (workspace, flow) in &mut state.flows {
+            let Some(WorkspaceState::Ready(known)) = self.workspaces.get_mut(workspace) else {
+                continue;
+            };
+            let row = flow.stored_row.take().unwrap_or_default();
+            // What this engine learned since is newer than what was read.
+            let record = known.peers.entry(peer).or_insert_with(|| super::Peer {
+                held_stored: row.held,
+                row,
+                dirty: false,
+            });
+            flow.greeted_head = Some(known.released);
+            hellos.push(WorkspaceHello {
+                workspace: *workspace,
+                head: known.released,
+                held: record.held_stored,
+            });
+        }
+        state.phase = Phase::Greeting;
+        let early = state.early_frame.take();
+        let role = self.config.role;
+        let state_version = self.config.state_version;
+        let chunks: Vec<_> = hellos
+            .chunks(limits::HELLO_WORKSPACES_MAX)
+            .map(<[_]>::to_vec)
+            .collect();
+        let last = chunks.len() - 1;
+        for (place, workspaces) in chunks.into_iter().enumerate() {
+            self.send(
+                link,
+                &Frame::Hello(Hello {
+                    protocol_min: wire::PROTOCOL_MIN,
+                    protocol_max: wire::PROTOCOL_MAX,
+                    role,
+                    state_version,
+                    workspaces,
+                    more: place < last,
+                }),
+            );
+        }
+        if let Some(frame) = early {
+            self.on_frame(link, &frame);
+        }
+    }
+
+    pub(super) fn on_frame(&mut self, link: LinkId, frame: &Bytes) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return; // Closed here; what was on its way no longer counts.
+        };
+        if matches!(state.phase, Phase::Arriving | Phase::Loading) {
+            if state.early_frame.replace(frame.clone()).is_some() {
+                self.fault(
+                    link,
+                    "a second frame before the first was answered".to_owned(),
+                );
+            }
+            return;
+        }
+        if frame.len() > limits::FRAME_BYTES_MAX {
+            return self.fault(link, format!("a frame of {} bytes", frame.len()));
+        }
+        if std::mem::take(&mut state.awaiting_answer) {
+            state.stats.round_trips += 1;
+        }
+        match state.assembler.accept(frame) {
+            Ok(Some(frame)) => self.on_whole_frame(link, frame),
+            Ok(None) => {}
+            Err(error) => self.fault(link, error.to_string()),
+        }
+    }
+
+    fn on_whole_frame(&mut self, link: LinkId, frame: Frame) {
+        let Some(state) = self.links.get(&link) else {
+            return;
+        };
+        match (&state.phase, frame) {
+            (_, Frame::Unknown) => {}
+            (_, Frame::Refused(refused)) => self.on_refused(link, refused),
+            (Phase::Stranger, Frame::Join(join)) => self.on_join(link, join),
+            (Phase::Stranger, Frame::Hello(hello))
+                if !speaks(hello.protocol_min, hello.protocol_max) =>
+            {
+                self.refuse(link, RefusalCode::IncompatibleProtocol);
+            }
+            (Phase::Stranger, _) => self.refuse(link, RefusalCode::NotEnrolled),
+            // A device that joined before may lose the answer and ask again.
+            (Phase::Greeting, Frame::Join(join)) => self.on_join(link, join),
+            (Phase::Joining(request), Frame::Joined(joined)) => {
+                let request = *request;
+                self.on_joined(link, request, joined);
+            }
+            // It greets us as a device it knows, before it has read the join.
+            (Phase::Joining(_), Frame::Hello(_)) => {}
+            (Phase::Greeting, Frame::Hello(hello)) => self.on_hello(link, hello),
+            (Phase::Up, Frame::Changes(changes)) => self.on_changes(link, changes),
+            (Phase::Up, Frame::Ack(ack)) => self.on_ack(link, ack),
+            (Phase::Up, Frame::Reconcile(message)) => self.on_reconcile(link, &message),
+            (Phase::Up, Frame::Want(want)) => self.on_want(link, want),
+            (Phase::Up, Frame::Done(done)) => self.on_done(link, &done),
+            (Phase::Up, Frame::Heartbeat(points)) => self.on_heartbeat(link, &points),
+            (phase, frame) => {
+                let what = format!("an unexpected {} while {phase:?}", frame.name());
+                self.fault(link, what);
+            }
+        }
+    }
+
+    fn on_refused(&mut self, link: LinkId, refused: Refused) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let peer = state.peer;
+        let code = refused.code;
+        if let Phase::Joining(request) = state.phase {
+            state.phase = Phase::Stranger;
+            let why = refused.message.clone();
+            self.emit(Event::JoinFailed {
+                request,
+                code: Some(code),
+                why,
+            });
+        }
+        self.emit(Event::RefusedByPeer {
+            peer,
+            code,
+            message: refused.message,
+        });
+        self.close_link(link, CloseReason::RefusedByPeer(code));
+    }
+
+    fn on_join(&mut self, link: LinkId, join: Join) {
+        if !speaks(join.protocol_min, join.protocol_max) {
+            return self.refuse(link, RefusalCode::IncompatibleProtocol);
+        }
+        let secret_hash: [u8; 32] = Sha256::digest(join.secret).into();
+        self.set_phase(
+            link,
+            Phase::Redeeming {
+                secret_hash,
+                device_name: join.device_name,
+            },
+        );
+        let query = ReadQuery::Values(vec![Key::invite(&secret_hash)]);
+        self.read(query, Reading::Invite(link));
+    }
+
+    pub(super) fn on_invite(
+        &mut self,
+        link: LinkId,
+        values: &[Option<Bytes>],
+    ) -> Result<(), RecordError> {
+        let Some(state) = self.links.get(&link) else {
+            return Ok(());
+        };
+        let peer = state.peer;
+        let Phase::Redeeming {
+            secret_hash,
+            device_name,
+        } = &state.phase
+        else {
+            return Ok(());
+        };
+        let (secret_hash, device_name) = (*secret_hash, device_name.clone());
+        let Some(Some(value)) = values.first() else {
+            self.refuse(link, RefusalCode::TicketUnknown);
+            return Ok(());
+        };
+        let invite = InviteRow::decode(value)?;
+        let redeemer = invite
+            .redeemed_by
+            .or(self.redeeming.get(&secret_hash).copied());
+        match redeemer {
+            Some(other) if other != peer => self.refuse(link, RefusalCode::TicketUsed),
+            // The same device may ask again, also later: it may not have heard the answer.
+            None if invite.expires_at < self.now.wall => {
+                self.refuse(link, RefusalCode::TicketExpired);
+            }
+            _ => self.enqueue_redeem(link, peer, secret_hash, invite, device_name),
+        }
+        Ok(())
+    }
+
+    /// The enrolment is stored: tell the device, and let it come back as one of ours.
+    pub(super) fn answer_join(&mut self, link: LinkId, invite: &InviteRow) {
+        if !self.links.contains_key(&link) {
+            return;
+        }
+        self.send(
+            link,
+            &Frame::Joined(Joined {
+                workspace: invite.workspace,
+                workspace_name: invite.workspace_name.clone(),
+                member: invite.member,
+                member_name: invite.member_name.clone(),
+                home: invite.home,
+            }),
+        );
+        self.set_phase(link, Phase::Stranger);
+    }
+
+    fn on_joined(&mut self, link: LinkId, request: RequestId, joined: Joined) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let peer = state.peer;
+        state.phase = Phase::Stranger;
+        self.emit(Event::Joined {
+            request,
+            enrolment: Enrolment {
+                peer,
+                workspace: joined.workspace,
+                workspace_name: joined.workspace_name,
+                member: joined.member,
+                member_name: joined.member_name,
+                home: joined.home,
+            },
+        });
+        self.close_link(link, CloseReason::Finished);
+    }
+
+    fn on_hello(&mut self, link: LinkId, hello: Hello) {
+        if !speaks(hello.protocol_min, hello.protocol_max) {
+            return self.refuse(link, RefusalCode::IncompatibleProtocol);
+        }
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        for workspace in hello.workspaces {
+            state.greeted.insert(workspace.workspace, workspace);
+        }
+        if state.greeted.len() > limits::LINK_WORKSPACES_MAX {
+            return self.fault(link, "too many workspaces in a greeting".to_owned());
+        }
+        if hello.more {
+            return;
+        }
+        state.phase = Phase::Up;
+        let peer = state.peer;
+        let greeted = std::mem::take(&mut state.greeted);
+        let ours: Vec<_> = state.flows.keys().copied().collect();
+        let (shared, not_shared): (Vec<_>, Vec<_>) = ours
+            .into_iter()
+            .partition(|workspace| greeted.contains_key(workspace));
+        for workspace in &not_shared {
+            state.flows.remove(workspace);
+        }
+        if shared.is_empty() {
+            return self.refuse(link, RefusalCode::NotEnrolled);
+        }
+        if let Some(dialer) = self.dialers.get_mut(&peer) {
+            dialer.attempts = 0;
+        }
+        self.emit(Event::LinkReady {
+            link,
+            peer,
+            workspaces: shared.clone(),
+            not_shared,
+        });
+        for workspace in shared {
+            if let Some(theirs) = greeted.get(&workspace) {
+                self.begin_flow(link, workspace, theirs);
+            }
+        }
+        self.report_pass(link);
+    }
+
+    /// Decides, from both greetings, whether each side's cursor can be trusted.
+    fn begin_flow(&mut self, link: LinkId, workspace: WorkspaceId, theirs: &WorkspaceHello) {
+        let Some(state) = self.links.get(&link) else {
+            return;
+        };
+        let (peer, dialed) = (state.peer, state.dialed);
+        let Some(greeted_head) = state
+            .flows
+            .get(&workspace)
+            .and_then(|flow| flow.greeted_head)
+        else {
+            return;
+        };
+        let Some(known) = self.ready(&workspace) else {
+            return;
+        };
+        let record = known.peers.entry(peer).or_default();
+        let mine = record.held_stored;
+        let either_empty = greeted_head.seq.0 == 0 || theirs.head.seq.0 == 0;
+        let our_cursor = trust(mine, theirs.head, either_empty);
+        let their_cursor = trust(theirs.held, greeted_head, either_empty);
+        let rolled_back = matches!(their_cursor, Trust::Ahead);
+        if let Trust::At(point) = our_cursor
+            && record.row.held != Some(point)
+        {
+            record.row.held = Some(point);
+            record.held_stored = Some(point);
+            record.dirty = true;
+        }
+        if let Trust::At(point) = their_cursor
+            && record.row.acknowledged != Some(point)
+        {
+            record.row.acknowledged = Some(point);
+            record.dirty = true;
+        }
+        if rolled_back {
+            return self.on_rolled_back(workspace, peer);
+        }
+        let now = self.now.wall;
+        let following = match (our_cursor, their_cursor) {
+            (Trust::At(_), Trust::At(point)) => Some(point),
+            _ => None,
+        };
+        if let Some(flow) = self.flow(link, &workspace) {
+            flow.begin(theirs.head, greeted_head, now, following);
+        }
+        if following.is_some() {
+            self.release_journal(workspace);
+            self.note_held(link, workspace);
+            self.walk(link, workspace);
+        } else {
+            if let Some(flow) = self.flow(link, &workspace) {
+                flow.reconciling = Some(Reconciliation::awaiting());
+            }
+            if dialed {
+                self.start_reconcile(link, workspace, 1);
+            }
+        }
+    }
+
+    /// A peer remembers entries of our feed that we do not hold: a new history begins, and every
+    /// cursor with it.
+    pub(super) fn on_rolled_back(&mut self, workspace: WorkspaceId, peer: PeerId) {
+        let epoch = self.fresh_epoch();
+        if let Some(state) = self.ready(&workspace) {
+            state.point.epoch = epoch;
+            state.released.epoch = epoch;
+            state.persisted = false;
+            state.journal_released = 0;
+        }
+        self.emit(Event::RolledBack { workspace, peer });
+        self.enqueue_feed_head(workspace);
+        for link in self.links_sharing(&workspace) {
+            self.close_link(link, CloseReason::RolledBack);
+        }
+    }
+
+    pub(super) fn flow(&mut self, link: LinkId, workspace: &WorkspaceId) -> Option<&mut Flow> {
+        self.links.get_mut(&link)?.flows.get_mut(workspace)
+    }
+
+    /// Reports a finished pass once.
+    pub(super) fn report_pass(&mut self, link: LinkId) {
+        let Some(state) = self.links.get(&link) else {
+            return;
+        };
+        let peer = state.peer;
+        if !state.is_up() || state.pass_reported {
+            return;
+        }
+        let complete = state.flows.iter().all(|(workspace, flow)| {
+            let Some(WorkspaceState::Ready(known)) = self.workspaces.get(workspace) else {
+                return false;
+            };
+            known
+                .peers
+                .get(&peer)
+                .is_some_and(|record| flow.pass_complete(record))
+        });
+        if !complete {
+            return;
+        }
+        if let Some(state) = self.links.get_mut(&link) {
+            state.pass_reported = true;
+            let stats = state.stats();
+            self.emit(Event::PassComplete { link, peer, stats });
+        }
+    }
+
+    pub(super) fn heartbeats_due(&self) -> impl Iterator<Item = (Tick, WakeReason)> + '_ {
+        let up = self.links.iter().filter(|(_, link)| link.is_up());
+        up.map(|(id, link)| {
+            (
+                link.last_sent + limits::HEARTBEAT_EVERY,
+                WakeReason::Heartbeat(*id),
+            )
+        })
+    }
+
+    pub(super) fn on_wake(&mut self) {
+        let now = self.now.tick;
+        let due = self.heartbeats_due().filter(|(at, _)| *at <= now);
+        let due: Vec<_> = due
+            .filter_map(|(_, why)| match why {
+                WakeReason::Heartbeat(link) => Some(link),
+                WakeReason::Redial(_) => None,
+            })
+            .collect();
+        for link in due {
+            self.send_heartbeat(link);
+        }
+        let redials = self
+            .dialers
+            .iter()
+            .filter(|(_, dialer)| dialer.redial_at.is_some_and(|at| at <= now));
+        let redials: Vec<_> = redials.map(|(peer, _)| *peer).collect();
+        for peer in redials {
+            self.dial_if_needed(peer);
+        }
+    }
+
+    fn send_heartbeat(&mut self, link: LinkId) {
+        let Some(state) = self.links.get(&link) else {
+            return;
+        };
+        let points = state.flows.iter().filter_map(|(workspace, flow)| {
+            let Some(WorkspaceState::Ready(known)) = self.workspaces.get(workspace) else {
+                return None;
+            };
+            flow.is_caught_up(known.released)
+                .then_some((*workspace, known.released))
+        });
+        let points = points.collect();
+        self.send(link, &Frame::Heartbeat(points));
+    }
+
+    fn on_heartbeat(&mut self, link: LinkId, points: &[(WorkspaceId, FeedPoint)]) {
+        let now = self.now.wall;
+        for (workspace, head) in points {
+            if let Some(flow) = self.flow(link, workspace) {
+                flow.learn_head(*head, now);
+                self.note_held(link, *workspace);
+            }
+        }
+    }
+}
+
+impl Dialer {
+    fn idle() -> Self {
+        Self {
+            addresses: Vec::new(),
+            keep: false,
+            dialing: false,
+            attempts: 0,
+            redial_at: None,
+            join: None,
+        }
+    }
+}
+
+/// Whether a cursor still means what it says.
+#[derive(Clone, Copy, Debug)]
+enum Trust {
+    /// Yes: everything up to here is held.
+    At(FeedPoint),
+    /// It is further than the feed it points into: that feed was rolled back.
+    Ahead,
+    /// It belongs to another history, or there is none.
+    No,
+}
+
+/// Judges the cursor a holder keeps of a feed that ends at `head`.
+fn trust(cursor: Option<FeedPoint>, head: FeedPoint, either_empty: bool) -> Trust {
+    match cursor {
+        Some(cursor) if cursor.epoch == head.epoch => {
+            let forked = cursor.seq == head.seq && cursor.digest != head.digest;
+            if cursor.seq > head.seq || forked {
+                Trust::Ahead
+            } else {
+                Trust::At(cursor)
+            }
+        }
+        // Where one side has nothing, the beginning is exact: all of the other's feed is missing.
+        _ if either_empty => Trust::At(FeedPoint::start_of(head.epoch)),
+        _ => Trust::No,
+    }
+}
+
+fn speaks(min: u32, max: u32) -> bool {
+    min <= wire::PROTOCOL_MAX && max >= wire::PROTOCOL_MIN
+}

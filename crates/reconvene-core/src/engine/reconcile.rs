@@ -1,0 +1,736 @@
+//! Finding out what differs where no cursor can be trusted, and exchanging exactly that.
+//!
+//! A run: both sides freeze their catalogue (document and digest of its stored heads, 32 bytes
+//! each); the dialling side drives range-based set reconciliation (negentropy, protocol version 1)
+//! over it; each side asks for the documents it lacks something of, saying what it has; each answers
+//! with exactly what is missing and ends with the point of its feed at which the catalogue was
+//! frozen, which is then where the other's cursor stands. Runs repeat until one finds nothing.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use negentropy::{Id, Negentropy, NegentropyStorageVector};
+
+use super::ingest::CursorMove;
+use super::{Engine, Event, ReadQuery, Reading, WorkspaceState};
+use crate::feed::{FeedPoint, heads_digest};
+use crate::guard::parse_change;
+use crate::ids::{BatchId, DocumentId, DocumentKind, LinkId, WorkspaceId};
+use crate::keys::{Key, KeyRange};
+use crate::limits;
+use crate::records::{ActorProgress, ChangeRow, HeadRow, Record as _, RecordError};
+use crate::storage::{Direction, Rows, Scan};
+use crate::wire::{
+    Changes, DocumentChanges, Done, Frame, KnownActor, Reconcile, Want, WantDocument,
+};
+
+/// One run as far as this side has come.
+pub(super) struct Reconciliation {
+    run: u32,
+    /// Our feed when the catalogue was frozen.
+    point: Option<FeedPoint>,
+    building: Option<(NegentropyStorageVector, usize)>,
+    session: Option<Negentropy<'static, NegentropyStorageVector>>,
+    /// A message that came while the catalogue was being read.
+    waiting: Option<Bytes>,
+    rounds: u32,
+    /// Catalogue items only one side has; the document is their first half.
+    here: BTreeSet<DocumentId>,
+    there: BTreeSet<DocumentId>,
+    their_last_want: bool,
+    our_last_want: bool,
+    sent_done: bool,
+    got_done: bool,
+}
+
+impl std::fmt::Debug for Reconciliation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reconciliation")
+            .field("run", &self.run)
+            .field("point", &self.point)
+            .field("rounds", &self.rounds)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Reconciliation {
+    /// Cursors are not trusted; the dialling side has yet to begin.
+    pub(super) fn awaiting() -> Self {
+        Self {
+            run: 0,
+            point: None,
+            building: None,
+            session: None,
+            waiting: None,
+            rounds: 0,
+            here: BTreeSet::new(),
+            there: BTreeSet::new(),
+            their_last_want: false,
+            our_last_want: false,
+            sent_done: false,
+            got_done: false,
+        }
+    }
+}
+
+/// Documents asked for and to be answered, on one link for one workspace.
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    /// Documents to ask for, and whether the peer should ask back.
+    wants: VecDeque<(DocumentId, bool)>,
+    asking: Option<Vec<(DocumentId, bool)>>,
+    /// Documents the peer lacks something of, and what it has.
+    answers: VecDeque<(DocumentId, Vec<KnownActor>)>,
+    answering: Option<(DocumentId, Vec<KnownActor>)>,
+    /// Bodies ready to be sent.
+    ready: VecDeque<(DocumentId, DocumentKind, Bytes)>,
+    ready_bytes: usize,
+    /// The last batch that may have been visible when `ready` was read; nothing leaves before it.
+    barrier: Option<BatchId>,
+}
+
+impl Exchange {
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    fn is_drained(&self) -> bool {
+        self.answers.is_empty() && self.answering.is_none() && self.ready.is_empty()
+    }
+}
+
+impl Engine {
+    /// Begins a run: reads the catalogue, then says the first word.
+    pub(super) fn start_reconcile(&mut self, link: LinkId, workspace: WorkspaceId, run: u32) {
+        let Some(point) = self.ready(&workspace).map(|state| state.released) else {
+            return;
+        };
+        let Some(flow) = self.flow(link, &workspace) else {
+            return;
+        };
+        flow.stop_following();
+        flow.reconciling = Some(Reconciliation {
+            run,
+            point: Some(point),
+            building: Some((NegentropyStorageVector::new(), 0)),
+            ..Reconciliation::awaiting()
+        });
+        self.read_catalogue(link, workspace, KeyRange::heads(&workspace));
+    }
+
+    fn read_catalogue(&mut self, link: LinkId, workspace: WorkspaceId, range: KeyRange) {
+        let scan = Scan::ascending(range, limits::CATALOGUE_PAGE_ROWS);
+        self.read(ReadQuery::Scan(scan), Reading::Catalogue(link, workspace));
+    }
+
+    pub(super) fn on_catalogue_page(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+        rows: &Rows,
+    ) -> Result<(), RecordError> {
+        let Some(dialed) = self.links.get(&link).map(|state| state.dialed) else {
+            return Ok(());
+        };
+        let Some(flow) = self.flow(link, &workspace) else {
+            return Ok(());
+        };
+        let Some(session) = flow.reconciling.as_mut() else {
+            return Ok(());
+        };
+        let Some((catalogue, _)) = session.building.as_mut() else {
+            return Ok(());
+        };
+        for (key, value) in &rows.rows {
+            let Some(document) = key.document() else {
+                continue;
+            };
+            let row = HeadRow::decode(value)?;
+            let mut item = [0; 32];
+            item[..16].copy_from_slice(document.as_bytes());
+            item[16..].copy_from_slice(heads_digest(&row.heads).as_bytes());
+            if catalogue.insert(0, Id::from_byte_array(item)).is_err() {
+                panic!("an unsealed catalogue takes items");
+            }
+        }
+        if let (true, Some((last, _))) = (rows.more, rows.rows.last()) {
+            let range = KeyRange::heads(&workspace).after(last);
+            self.read_catalogue(link, workspace, range);
+            return Ok(());
+        }
+        let Some((mut catalogue, _)) = session.building.take() else {
+            return Ok(());
+        };
+        let limit = limits::RECONCILE_MESSAGE_BYTES_MAX as u64;
+        let ready = catalogue
+            .seal()
+            .and_then(|()| Negentropy::owned(catalogue, limit));
+        let mut negentropy = match ready {
+            Ok(negentropy) => negentropy,
+            Err(error) => panic!("a fresh catalogue can be sealed: {error}"),
+        };
+        let run = session.run;
+        if dialed {
+            let first = negentropy.initiate();
+            session.session = Some(negentropy);
+            match first {
+                Ok(message) => self.send_reconcile(link, workspace, run, message),
+                Err(error) => self.fault(link, format!("reconciliation cannot begin: {error}")),
+            }
+        } else {
+            session.session = Some(negentropy);
+            if let Some(message) = session.waiting.take() {
+                self.answer_reconcile(link, workspace, &message);
+            }
+        }
+        Ok(())
+    }
+
+    fn send_reconcile(&mut self, link: LinkId, workspace: WorkspaceId, run: u32, message: Vec<u8>) {
+        self.send(
+            link,
+            &Frame::Reconcile(Reconcile {
+                workspace,
+                run,
+                message: message.into(),
+            }),
+        );
+    }
+
+    pub(super) fn on_reconcile(&mut self, link: LinkId, frame: &Reconcile) {
+        let workspace = frame.workspace;
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let dialed = state.dialed;
+        let Some(flow) = state.flows.get_mut(&workspace) else {
+            return self.fault(
+                link,
+                "reconciliation of a workspace that is not shared".to_owned(),
+            );
+        };
+        if frame.message.len() > limits::RECONCILE_MESSAGE_BYTES_MAX {
+            return self.fault(link, "a reconciliation message that is too long".to_owned());
+        }
+        if dialed {
+            if frame.message.is_empty() {
+                if flow
+                    .reconciling
+                    .as_ref()
+                    .is_none_or(|session| session.run == 0)
+                {
+                    self.start_reconcile(link, workspace, 1);
+                }
+                return;
+            }
+            return self.continue_reconcile(link, workspace, frame);
+        }
+        let current = flow.reconciling.as_ref().map_or(0, |session| session.run);
+        if frame.run > current || flow.reconciling.is_none() {
+            if frame.run > limits::RECONCILE_RUNS_MAX {
+                return self.fault(link, "too many runs of reconciliation".to_owned());
+            }
+            self.start_reconcile(link, workspace, frame.run);
+            if let Some(session) = self.session(link, &workspace) {
+                session.waiting = Some(frame.message.clone());
+            }
+            return;
+        }
+        let Some(session) = self.session(link, &workspace) else {
+            return;
+        };
+        if frame.run != session.run {
+            return self.fault(link, "a reconciliation message of another run".to_owned());
+        }
+        session.rounds += 1;
+        if session.rounds > limits::RECONCILE_ROUNDS_MAX || session.waiting.is_some() {
+            return self.fault(link, "too many rounds of reconciliation".to_owned());
+        }
+        if session.session.is_none() {
+            session.waiting = Some(frame.message.clone());
+            return;
+        }
+        self.answer_reconcile(link, workspace, &frame.message.clone());
+    }
+
+    fn session(&mut self, link: LinkId, workspace: &WorkspaceId) -> Option<&mut Reconciliation> {
+        self.flow(link, workspace)?.reconciling.as_mut()
+    }
+
+    fn answer_reconcile(&mut self, link: LinkId, workspace: WorkspaceId, message: &Bytes) {
+        let Some(session) = self.session(link, &workspace) else {
+            return;
+        };
+        let run = session.run;
+        let Some(negentropy) = session.session.as_mut() else {
+            return;
+        };
+        match negentropy.reconcile(message) {
+            Ok(answer) => self.send_reconcile(link, workspace, run, answer),
+            Err(error) => self.fault(link, format!("a malformed reconciliation message: {error}")),
+        }
+    }
+
+    fn continue_reconcile(&mut self, link: LinkId, workspace: WorkspaceId, frame: &Reconcile) {
+        let Some(session) = self.session(link, &workspace) else {
+            return self.fault(link, "a reconciliation message out of turn".to_owned());
+        };
+        let run = session.run;
+        session.rounds += 1;
+        if frame.run != run || session.rounds > limits::RECONCILE_ROUNDS_MAX {
+            return self.fault(link, "a reconciliation message out of turn".to_owned());
+        }
+        let Some(negentropy) = session.session.as_mut() else {
+            return self.fault(link, "a reconciliation message out of turn".to_owned());
+        };
+        let (mut have, mut need) = (Vec::new(), Vec::new());
+        match negentropy.reconcile_with_ids(&frame.message, &mut have, &mut need) {
+            Ok(next) => {
+                session.here.extend(have.iter().map(document_of));
+                session.there.extend(need.iter().map(document_of));
+                match next {
+                    Some(message) => self.send_reconcile(link, workspace, run, message),
+                    None => self.exchange_differences(link, workspace),
+                }
+            }
+            Err(error) => self.fault(link, format!("a malformed reconciliation message: {error}")),
+        }
+    }
+
+    /// The dialling side knows every document that differs: asks for what it may lack, and answers
+    /// unasked where the other side has nothing.
+    fn exchange_differences(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let Some(flow) = state.flows.get_mut(&workspace) else {
+            return;
+        };
+        let Some(session) = flow.reconciling.as_mut() else {
+            return;
+        };
+        session.session = None;
+        for document in &session.there {
+            let mutual = session.here.contains(document);
+            state.stats.documents_compared += u64::from(mutual);
+            flow.exchange.wants.push_back((*document, mutual));
+        }
+        for document in session.here.difference(&session.there) {
+            flow.exchange.answers.push_back((*document, Vec::new()));
+        }
+        self.send_wants(link, workspace);
+        self.send_exchange(link, workspace);
+    }
+
+    /// Asks for documents whose changes arrived without what they depend on.
+    pub(super) fn want_documents(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+        documents: Vec<DocumentId>,
+    ) {
+        if let Some(flow) = self.flow(link, &workspace) {
+            let wants = documents.into_iter().map(|document| (document, false));
+            flow.exchange.wants.extend(wants);
+            self.send_wants(link, workspace);
+        }
+    }
+
+    fn send_wants(&mut self, link: LinkId, workspace: WorkspaceId) {
+        const WANTS_PER_READ: usize = 256;
+        let Some(flow) = self.flow(link, &workspace) else {
+            return;
+        };
+        if flow.exchange.asking.is_some() {
+            return;
+        }
+        let count = flow.exchange.wants.len().min(WANTS_PER_READ);
+        if count == 0 {
+            return self.finish_wants(link, workspace);
+        }
+        let batch: Vec<_> = flow.exchange.wants.drain(..count).collect();
+        let keys = batch
+            .iter()
+            .map(|(document, _)| Key::head(&workspace, document))
+            .collect();
+        flow.exchange.asking = Some(batch);
+        self.read(ReadQuery::Values(keys), Reading::WantRows(link, workspace));
+    }
+
+    pub(super) fn on_want_rows(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+        values: &[Option<Bytes>],
+    ) -> Result<(), RecordError> {
+        const KNOWN_PER_FRAME: usize = 1024;
+        let Some(flow) = self.flow(link, &workspace) else {
+            return Ok(());
+        };
+        let Some(batch) = flow.exchange.asking.take() else {
+            return Ok(());
+        };
+        let run = flow.reconciling.as_ref().map_or(0, |session| session.run);
+        let mut frames = Vec::new();
+        let mut documents = Vec::new();
+        let mut known_count = 0;
+        for ((document, mutual), value) in batch.into_iter().zip(values) {
+            let row = value
+                .as_ref()
+                .map(|value| HeadRow::decode(value))
+                .transpose()?;
+            let known = row.map_or_else(Vec::new, |row| known_of(&row.actors));
+            known_count += known.len() + 1;
+            documents.push(WantDocument {
+                document,
+                known,
+                mutual,
+            });
+            if known_count >= KNOWN_PER_FRAME {
+                frames.push(std::mem::take(&mut documents));
+                known_count = 0;
+            }
+        }
+        if !documents.is_empty() {
+            frames.push(documents);
+        }
+        for documents in frames {
+            self.send(
+                link,
+                &Frame::Want(Want {
+                    workspace,
+                    run,
+                    documents,
+                    last: false,
+                }),
+            );
+        }
+        self.send_wants(link, workspace);
+        Ok(())
+    }
+
+    /// All our wants of the run are out: say so, once the other side cannot cause more.
+    fn finish_wants(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let Some(state) = self.links.get(&link) else {
+            return;
+        };
+        let dialed = state.dialed;
+        let Some(session) = self.session(link, &workspace) else {
+            return;
+        };
+        let (run, decided) = (
+            session.run,
+            if dialed {
+                true
+            } else {
+                session.their_last_want
+            },
+        );
+        if session.our_last_want || !decided || run == 0 || session.session.is_some() && dialed {
+            return;
+        }
+        session.our_last_want = true;
+        let documents = Vec::new();
+        self.send(
+            link,
+            &Frame::Want(Want {
+                workspace,
+                run,
+                documents,
+                last: true,
+            }),
+        );
+        self.finish_run(link, workspace);
+    }
+
+    pub(super) fn on_want(&mut self, link: LinkId, want: Want) {
+        let workspace = want.workspace;
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let Some(flow) = state.flows.get_mut(&workspace) else {
+            return self.fault(link, "wants of a workspace that is not shared".to_owned());
+        };
+        for document in want.documents {
+            if document.mutual {
+                flow.exchange.wants.push_back((document.document, false));
+                state.stats.documents_compared += 1;
+            }
+            flow.exchange
+                .answers
+                .push_back((document.document, document.known));
+        }
+        if want.last {
+            match flow
+                .reconciling
+                .as_mut()
+                .filter(|session| session.run == want.run)
+            {
+                Some(session) => session.their_last_want = true,
+                None => return self.fault(link, "the last want of another run".to_owned()),
+            }
+        }
+        self.send_wants(link, workspace);
+        self.send_exchange(link, workspace);
+    }
+
+    /// Reads the next document to answer with, and sends bodies as the window allows.
+    pub(super) fn send_exchange(&mut self, link: LinkId, workspace: WorkspaceId) {
+        while self.send_exchange_frame(link, workspace) {}
+        let Some(flow) = self.flow(link, &workspace) else {
+            return;
+        };
+        let exchange = &mut flow.exchange;
+        let may_read = exchange.answering.is_none() && exchange.ready_bytes < limits::WINDOW_BYTES;
+        let next = if may_read {
+            exchange.answers.pop_front()
+        } else {
+            None
+        };
+        let Some((document, known)) = next else {
+            return self.finish_run(link, workspace);
+        };
+        exchange.answering = Some((document, known));
+        let scan = Scan {
+            range: KeyRange::changes(&workspace, &document),
+            direction: Direction::Ascending,
+            rows_max: limits::CHANGES_PER_DOCUMENT_MAX,
+            bytes_max: usize::MAX,
+        };
+        self.read(ReadQuery::Scan(scan), Reading::Exchange(link, workspace));
+    }
+
+    pub(super) fn on_exchange_rows(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+        rows: &Rows,
+    ) -> Result<(), RecordError> {
+        let roots = self.config.roots.clone();
+        let barrier = self.last_batch;
+        let Some(flow) = self.flow(link, &workspace) else {
+            return Ok(());
+        };
+        flow.exchange.barrier = barrier;
+        let Some((document, known)) = flow.exchange.answering.take() else {
+            return Ok(());
+        };
+        let known: BTreeMap<_, _> = known
+            .into_iter()
+            .map(|known| {
+                let progress = ActorProgress {
+                    last_seq: known.seq,
+                    beyond: known.beyond.into_iter().collect(),
+                };
+                (known.actor, progress)
+            })
+            .collect();
+        let mut missing = Vec::new();
+        let mut kind = None;
+        for (_, value) in &rows.rows {
+            let row = ChangeRow::decode(value)?;
+            // Stored bytes passed the guard once and their record's checksum now.
+            let Ok(header) = parse_change(&row.body) else {
+                continue;
+            };
+            let root = header
+                .dependencies
+                .iter()
+                .find_map(|dependency| roots.get(dependency));
+            kind = kind.or(root.copied());
+            let held = known
+                .get(&header.actor)
+                .is_some_and(|progress| progress.holds(header.seq));
+            if !held {
+                missing.push((header.start_op, header.hash, row.body));
+            }
+        }
+        // A change starts after all operations it depends on: this order puts it after them.
+        missing.sort_by_key(|(start_op, hash, _)| (*start_op, *hash));
+        if let Some(kind) = kind {
+            for (_, _, body) in missing {
+                flow.exchange.ready_bytes += body.len();
+                flow.exchange.ready.push_back((document, kind, body));
+            }
+        }
+        self.send_exchange(link, workspace);
+        Ok(())
+    }
+
+    /// Sends one frame of ready bodies; false if there are none or the window is full.
+    fn send_exchange_frame(&mut self, link: LinkId, workspace: WorkspaceId) -> bool {
+        let unstored = self.first_unstored();
+        let Some(state) = self.links.get_mut(&link) else {
+            return false;
+        };
+        if state.in_flight_bytes >= limits::WINDOW_BYTES {
+            return false;
+        }
+        let Some(flow) = state.flows.get_mut(&workspace) else {
+            return false;
+        };
+        let exchange = &mut flow.exchange;
+        if exchange
+            .barrier
+            .zip(unstored)
+            .is_some_and(|(barrier, unstored)| unstored <= barrier)
+        {
+            return false;
+        }
+        // A full frame, unless nothing more is coming to fill it.
+        let more_coming = exchange.answering.is_some() || !exchange.answers.is_empty();
+        if exchange.ready.is_empty()
+            || (more_coming && exchange.ready_bytes < limits::FRAME_BODY_BYTES_TARGET)
+        {
+            return false;
+        }
+        let mut documents: Vec<DocumentChanges> = Vec::new();
+        let mut bytes = 0;
+        let mut count = 0;
+        while let Some((document, kind, body)) = exchange.ready.front() {
+            if bytes > 0 && bytes + body.len() > limits::FRAME_BODY_BYTES_TARGET {
+                break;
+            }
+            if documents
+                .last()
+                .is_none_or(|last| last.document != *document)
+            {
+                if documents.len() >= limits::FRAME_DOCUMENTS_MAX {
+                    break;
+                }
+                let changes = Vec::new();
+                documents.push(DocumentChanges {
+                    document: *document,
+                    kind: *kind,
+                    changes,
+                });
+            }
+            if let Some(last) = documents.last_mut() {
+                last.changes.push(body.clone());
+            }
+            bytes += body.len();
+            count += 1;
+            exchange.ready_bytes -= body.len();
+            exchange.ready.pop_front();
+        }
+        for document in &documents {
+            state.sent_documents.insert(document.document);
+        }
+        state.stats.changes_sent += count;
+        let number = self.number_frame(link, bytes);
+        let frame = Changes {
+            workspace,
+            documents,
+            feed: None,
+            number,
+            early: false,
+        };
+        self.send(link, &Frame::Changes(frame));
+        true
+    }
+
+    /// When nothing of the run is left to ask or send on this side, says so.
+    fn finish_run(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let Some(flow) = self.flow(link, &workspace) else {
+            return;
+        };
+        let drained = flow.exchange.is_drained()
+            && flow.exchange.wants.is_empty()
+            && flow.exchange.asking.is_none();
+        let Some(session) = flow.reconciling.as_mut() else {
+            return;
+        };
+        if !drained || session.sent_done || !session.their_last_want || !session.our_last_want {
+            return;
+        }
+        let Some(point) = session.point else {
+            return;
+        };
+        session.sent_done = true;
+        let run = session.run;
+        self.send(
+            link,
+            &Frame::Done(Done {
+                workspace,
+                run,
+                point,
+            }),
+        );
+        self.settle(link, workspace);
+    }
+
+    pub(super) fn on_done(&mut self, link: LinkId, done: &Done) {
+        let workspace = done.workspace;
+        let Some(state) = self.links.get(&link) else {
+            return;
+        };
+        let peer = state.peer;
+        let now = self.now.wall;
+        let Some(session) = self
+            .session(link, &workspace)
+            .filter(|session| session.run == done.run)
+        else {
+            return self.fault(link, "the end of another run".to_owned());
+        };
+        session.got_done = true;
+        if let Some(flow) = self.flow(link, &workspace) {
+            flow.learn_head(done.point, now);
+        }
+        self.enqueue_cursor(link, peer, workspace, CursorMove::Set(done.point));
+        self.settle(link, workspace);
+    }
+
+    /// Both sides have ended the run: follow the feeds from there, and look once more if this run
+    /// found something.
+    fn settle(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let (dialed, peer) = (state.dialed, state.peer);
+        let Some(flow) = state.flows.get_mut(&workspace) else {
+            return;
+        };
+        let Some(session) = flow
+            .reconciling
+            .take_if(|session| session.sent_done && session.got_done)
+        else {
+            return;
+        };
+        let Some(point) = session.point else {
+            return;
+        };
+        let differed = session.here.union(&session.there).count();
+        if dialed && differed > 0 && session.run < limits::RECONCILE_RUNS_MAX {
+            return self.start_reconcile(link, workspace, session.run + 1);
+        }
+        flow.follow_from(point);
+        if dialed && differed > 0 {
+            self.emit(Event::ReconcileUnsettled {
+                peer,
+                workspace,
+                documents: differed,
+            });
+        }
+        if let Some(WorkspaceState::Ready(_)) = self.workspaces.get(&workspace) {
+            self.note_held(link, workspace);
+            self.walk(link, workspace);
+        }
+    }
+}
+
+fn document_of(id: &Id) -> DocumentId {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&id.as_bytes()[..16]);
+    DocumentId::from_bytes(bytes)
+}
+
+fn known_of(actors: &BTreeMap<crate::guard::ActorId, ActorProgress>) -> Vec<KnownActor> {
+    actors
+        .iter()
+        .map(|(actor, progress)| KnownActor {
+            actor: actor.clone(),
+            seq: progress.last_seq,
+            beyond: progress.beyond.iter().copied().collect(),
+        })
+        .collect()
+}
