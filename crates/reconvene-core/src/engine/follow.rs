@@ -81,10 +81,6 @@ impl Flow {
         self.page.clear();
     }
 
-    pub(super) fn is_following(&self) -> bool {
-        self.following
-    }
-
     pub(super) fn is_caught_up(&self, released: FeedPoint) -> bool {
         self.following && self.told == released.seq
     }
