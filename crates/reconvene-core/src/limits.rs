@@ -85,6 +85,10 @@ pub const HELLO_WORKSPACES_MAX: usize = 8;
 /// Workspaces shared over one link. Further ones are not offered and reported as an event.
 pub const LINK_WORKSPACES_MAX: usize = 256;
 
+/// Frames of a peer that are kept while we are not ready to greet it: as many hellos as all shared
+/// workspaces take. One more is a fault.
+pub const EARLY_FRAMES_MAX: usize = LINK_WORKSPACES_MAX / HELLO_WORKSPACES_MAX;
+
 /// Feed entries read at a time when following the feed.
 pub const FEED_PAGE_ROWS: usize = 512;
 
