@@ -114,7 +114,7 @@ pub const IDLE_DOCUMENTS_MAX: usize = 1024;
 /// refused (`TooLarge`).
 pub const CHANGES_PER_DOCUMENT_MAX: usize = 1_000_000;
 
-/// Longest silence in stream order before a heartbeat is sent.
+/// Time between heartbeats, however much else is sent: only they say where a busy feed ends.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 
 /// Bound on staleness while a link is up and idle: three heartbeats.

@@ -58,7 +58,8 @@ pub(super) struct Link {
     assembler: Assembler,
     /// Workspaces of their hellos so far.
     greeted: BTreeMap<WorkspaceId, WorkspaceHello>,
-    last_sent: Tick,
+    /// When we last said where our feeds end.
+    last_stated: Tick,
     pub(super) last_number: u64,
     pub(super) in_flight: VecDeque<(u64, usize)>,
     pub(super) in_flight_bytes: usize,
@@ -80,7 +81,7 @@ impl Link {
             heard_at: now.wall,
             assembler: Assembler::default(),
             greeted: BTreeMap::new(),
-            last_sent: now.tick,
+            last_stated: now.tick,
             last_number: 0,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -338,9 +339,7 @@ impl Engine {
     }
 
     pub(super) fn note_sent(&mut self, link: LinkId) {
-        let now = self.now.tick;
         if let Some(link) = self.links.get_mut(&link) {
-            link.last_sent = now;
             link.awaiting_answer = true;
         }
     }
@@ -820,7 +819,7 @@ impl Engine {
         let up = self.links.iter().filter(|(_, link)| link.is_up());
         up.map(|(id, link)| {
             (
-                link.last_sent + limits::HEARTBEAT_EVERY,
+                link.last_stated + limits::HEARTBEAT_EVERY,
                 WakeReason::Heartbeat(*id),
             )
         })
@@ -861,6 +860,10 @@ impl Engine {
         });
         let points = points.collect();
         self.send(link, &Frame::Heartbeat(points));
+        let now = self.now.tick;
+        if let Some(state) = self.links.get_mut(&link) {
+            state.last_stated = now;
+        }
     }
 
     fn on_heartbeat(&mut self, link: LinkId, points: &[(WorkspaceId, FeedPoint)]) {
