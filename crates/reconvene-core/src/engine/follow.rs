@@ -49,6 +49,8 @@ pub(super) struct Flow {
     page: VecDeque<(FeedSeq, FeedRow)>,
     /// The cursor at which the peer's history has to be confirmed by the first entry read.
     confirm: Option<FeedPoint>,
+    /// Up to here the peer gets its own changes back, too: it lost what it once sent us.
+    echo_through: FeedSeq,
 }
 
 impl Flow {
@@ -63,6 +65,9 @@ impl Flow {
         self.their_head = Some((their_head, now));
         if let Some(point) = following_from {
             self.follow_from(point);
+            if point.seq.0 == 0 {
+                self.echo_through = our_head.seq;
+            }
             self.confirm = (point.seq.0 > 0 && point.seq < our_head.seq).then_some(point);
         }
     }
@@ -96,11 +101,17 @@ impl Flow {
         }
     }
 
+    /// Whether what this link says of the peer's feed may be relied on: the peer has not yet shown
+    /// that ours was rolled back, and can not do so any more.
+    fn is_sound(&self) -> bool {
+        self.following && self.confirm.is_none()
+    }
+
     pub(super) fn pass_complete(&self, peer: &Peer) -> bool {
         let reached = |cursor: Option<FeedPoint>, target: FeedPoint| {
             cursor.is_some_and(|cursor| cursor.epoch == target.epoch && cursor.seq >= target.seq)
         };
-        self.following
+        self.is_sound()
             && self.pass.is_some_and(|(theirs, ours)| {
                 reached(peer.held_stored, theirs) && reached(peer.row.acknowledged, ours)
             })
@@ -158,6 +169,7 @@ impl Engine {
         let Some(peer) = self.links.get(&link).map(|state| state.peer) else {
             return Ok(());
         };
+        let waiting = self.first_unstored().is_some();
         let Some(flow) = self.flow(link, &workspace) else {
             return Ok(());
         };
@@ -172,6 +184,11 @@ impl Engine {
             }
         }
         if let Some(point) = flow.confirm.take() {
+            // The entry may be journalled and not applied yet; the next barrier comes back here.
+            if page.is_empty() && waiting {
+                flow.confirm = Some(point);
+                return Ok(());
+            }
             let confirmed = page
                 .pop_front()
                 .is_some_and(|(seq, row)| seq == point.seq && row.digest == point.digest);
@@ -180,11 +197,15 @@ impl Engine {
                 return Ok(());
             }
         }
-        if page.is_empty() {
-            return Ok(()); // Not applied yet; the next barrier comes back here.
-        }
         flow.page = page;
-        self.walk(link, workspace);
+        self.note_held(link, workspace);
+        let Some(flow) = self.flow(link, &workspace) else {
+            return Ok(());
+        };
+        // What is not applied yet is read after the next barrier.
+        if !flow.page.is_empty() {
+            self.walk(link, workspace);
+        }
         Ok(())
     }
 
@@ -222,7 +243,7 @@ impl Engine {
                 self.on_send_failed(link, &error);
                 return false;
             }
-            if row.origin != Some(peer) {
+            if row.origin != Some(peer) || *seq <= flow.echo_through {
                 let (taken, taken_bytes) = take_changes(&mut row.changes, bytes);
                 if !taken.is_empty() {
                     bytes += taken_bytes;
@@ -569,9 +590,9 @@ impl Engine {
         let Some(flow) = state.flows.get(&workspace) else {
             return;
         };
-        let (their_head, following) = (flow.their_head, flow.following);
+        let (their_head, is_sound) = (flow.their_head, flow.is_sound());
         if let Some((head, as_of)) = their_head
-            && following
+            && is_sound
             && let Some(known) = self.ready(&workspace)
             && let Some(record) = known.peers.get_mut(&peer)
             && record
