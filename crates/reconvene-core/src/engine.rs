@@ -15,7 +15,7 @@ mod io;
 mod links;
 mod reconcile;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng as _;
@@ -58,6 +58,8 @@ pub enum WakeReason {
     Heartbeat(LinkId),
     /// A peer is to be dialled again.
     Redial(PeerId),
+    /// Edits that are in the journal and that the store refused are to be tried again.
+    Replay,
 }
 
 /// When the engine next wants [`Input::Wake`].
@@ -137,6 +139,15 @@ pub struct Engine {
     last_batch: Option<BatchId>,
     /// A batch failed and the outcome of others is awaited; nothing new is submitted meanwhile.
     recovering: bool,
+    /// The outcome of a batch is unknown: what can be read may not be durable, so nothing is
+    /// stored, sent or believed until the store is opened again, with a new engine.
+    failed: Option<StoreError>,
+    /// Edits whose authors were told that they are safe, in the journal and refused by the store.
+    owed: Vec<Job>,
+    /// When those are tried again.
+    replay_at: Option<Tick>,
+    /// Workspaces in which the journal numbers entries that the feed does not have.
+    forked: BTreeSet<WorkspaceId>,
 }
 
 impl Engine {
@@ -158,6 +169,10 @@ impl Engine {
             next_batch: BatchId(1),
             last_batch: None,
             recovering: false,
+            failed: None,
+            owed: Vec::new(),
+            replay_at: None,
+            forked: BTreeSet::new(),
         }
     }
 
@@ -182,7 +197,9 @@ impl Engine {
             Input::SendFailed { link, error } => self.on_send_failed(link, &error),
             Input::Journaled(batch) => self.on_journaled(batch),
             Input::Stored(batch) => self.on_stored(batch),
-            Input::BatchFailed { batch, error } | Input::BatchUnknown { batch, error } => {
+            Input::BatchFailed { batch, error } => self.on_batch_failed(batch, &error),
+            Input::BatchUnknown { batch, error } => {
+                self.failed.get_or_insert_with(|| error.clone());
                 self.on_batch_failed(batch, &error);
             }
             Input::ReadDone { read, result } => self.on_read_done(read, result),
@@ -209,7 +226,8 @@ impl Engine {
             let at = dialer.redial_at?;
             Some((at, WakeReason::Redial(*peer)))
         });
-        let (at, why) = heartbeats.chain(redials).min()?;
+        let replay = self.replay_at.map(|at| (at, WakeReason::Replay));
+        let (at, why) = heartbeats.chain(redials).chain(replay).min()?;
         Some(Wake { at, why })
     }
 
@@ -351,11 +369,15 @@ impl Engine {
             Some(Some(value)) => Some(FeedHeadRow::decode(value)?),
             _ => None,
         };
-        let persisted = row.is_some();
-        let (point, documents) = match row {
+        let forked = self.forked.remove(&workspace) && row.is_some();
+        let persisted = row.is_some() && !forked;
+        let (mut point, documents) = match row {
             Some(row) => (row.point, row.documents),
             None => (FeedPoint::start_of(self.fresh_epoch()), 0),
         };
+        if forked {
+            point.epoch = self.fresh_epoch();
+        }
         let state = Workspace {
             point,
             released: point,
@@ -367,6 +389,9 @@ impl Engine {
         };
         self.workspaces
             .insert(workspace, WorkspaceState::Ready(Box::new(state)));
+        if forked {
+            self.enqueue_feed_head(workspace);
+        }
         self.greet_waiting_links();
         Ok(())
     }

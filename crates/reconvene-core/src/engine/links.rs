@@ -221,6 +221,9 @@ impl Engine {
             self.close_link(other, CloseReason::Replaced);
         }
         self.links.insert(link, Link::new(peer, dialed, self.now));
+        if self.recovering {
+            return self.refuse(link, RefusalCode::Unavailable);
+        }
         let join = self
             .dialers
             .get_mut(&peer)
@@ -270,6 +273,9 @@ impl Engine {
         let Some(gone) = self.links.remove(&link) else {
             return;
         };
+        if self.recovering {
+            return; // What was known is no longer.
+        }
         for workspace in gone.flows.keys() {
             let known = self
                 .ready(workspace)
@@ -831,7 +837,7 @@ impl Engine {
         let due: Vec<_> = due
             .filter_map(|(_, why)| match why {
                 WakeReason::Heartbeat(link) => Some(link),
-                WakeReason::Redial(_) => None,
+                WakeReason::Redial(_) | WakeReason::Replay => None,
             })
             .collect();
         for link in due {
@@ -844,6 +850,9 @@ impl Engine {
         let redials: Vec<_> = redials.map(|(peer, _)| *peer).collect();
         for peer in redials {
             self.dial_if_needed(peer);
+        }
+        if self.replay_at.is_some_and(|at| at <= now) {
+            self.replay_owed();
         }
     }
 
