@@ -299,10 +299,10 @@ impl Engine {
             }
             (Reading::Invite(link), ReadResult::Values(values)) => self.on_invite(link, &values),
             (Reading::FeedPage(link, workspace), ReadResult::Rows(rows)) => {
-                self.on_feed_page(link, workspace, rows)
+                self.on_feed_page(read, link, workspace, rows)
             }
             (Reading::Catalogue(link, workspace), ReadResult::Rows(rows)) => {
-                self.on_catalogue_page(link, workspace, &rows)
+                self.on_catalogue_page(read, link, workspace, &rows)
             }
             (Reading::WantRows(link, workspace), ReadResult::Values(values)) => {
                 self.on_want_rows(link, workspace, &values)

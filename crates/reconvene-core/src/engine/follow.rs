@@ -9,7 +9,7 @@ use super::ingest::{AckDue, CursorMove, Entry};
 use super::reconcile::{Exchange, Reconciliation};
 use super::{Engine, Event, Output, Peer, ReadQuery, Reading, SendStored, WorkspaceState};
 use crate::feed::FeedPoint;
-use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, WorkspaceId};
+use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, ReadId, WorkspaceId};
 use crate::keys::KeyRange;
 use crate::limits;
 use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
@@ -23,8 +23,8 @@ enum Walk {
     /// Nothing to read, as far as is known.
     #[default]
     Idle,
-    /// A page of the feed is being read.
-    Reading,
+    /// A page of the feed is being read; the answer to an earlier read no longer counts.
+    Reading(ReadId),
 }
 
 /// One workspace over one link.
@@ -83,6 +83,7 @@ impl Flow {
 
     pub(super) fn stop_following(&mut self) {
         self.following = false;
+        self.walk = Walk::Idle;
         self.page.clear();
     }
 
@@ -136,14 +137,13 @@ impl Engine {
             let Some(sent) = flow.sent.filter(|_| flow.following) else {
                 return;
             };
-            if flow.walk == Walk::Reading || !window_open {
+            if flow.walk != Walk::Idle || !window_open {
                 return;
             }
             if flow.page.is_empty() {
                 if sent.seq >= released.seq {
                     return self.tell_skipped(link, workspace);
                 }
-                flow.walk = Walk::Reading;
                 // The entry at the cursor itself is read too if it has to confirm the cursor.
                 let after = match flow.confirm {
                     Some(point) => FeedSeq(point.seq.0 - 1),
@@ -151,7 +151,10 @@ impl Engine {
                 };
                 let range = KeyRange::feed_after(&workspace, after);
                 let scan = Scan::ascending(range, limits::FEED_PAGE_ROWS);
-                self.read(ReadQuery::Scan(scan), Reading::FeedPage(link, workspace));
+                let read = self.read(ReadQuery::Scan(scan), Reading::FeedPage(link, workspace));
+                if let Some(flow) = self.flow(link, &workspace) {
+                    flow.walk = Walk::Reading(read);
+                }
                 return;
             }
             if !self.send_page_part(link, workspace, released) {
@@ -162,6 +165,7 @@ impl Engine {
 
     pub(super) fn on_feed_page(
         &mut self,
+        read: ReadId,
         link: LinkId,
         workspace: WorkspaceId,
         rows: Rows,
@@ -173,7 +177,7 @@ impl Engine {
         let Some(flow) = self.flow(link, &workspace) else {
             return Ok(());
         };
-        if flow.walk != Walk::Reading {
+        if flow.walk != Walk::Reading(read) {
             return Ok(());
         }
         flow.walk = Walk::Idle;

@@ -15,7 +15,7 @@ use super::ingest::CursorMove;
 use super::{Engine, Event, ReadQuery, Reading, WorkspaceState};
 use crate::feed::{FeedPoint, heads_digest};
 use crate::guard::parse_change;
-use crate::ids::{BatchId, DocumentId, DocumentKind, LinkId, WorkspaceId};
+use crate::ids::{BatchId, DocumentId, DocumentKind, LinkId, ReadId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
 use crate::records::{ActorProgress, ChangeRow, HeadRow, Record as _, RecordError};
@@ -29,7 +29,8 @@ pub(super) struct Reconciliation {
     run: u32,
     /// Our feed when the catalogue was frozen.
     point: Option<FeedPoint>,
-    building: Option<(NegentropyStorageVector, usize)>,
+    /// The catalogue so far, and the read of its next page.
+    building: Option<(NegentropyStorageVector, ReadId)>,
     session: Option<Negentropy<'static, NegentropyStorageVector>>,
     /// A message that came while the catalogue was being read.
     waiting: Option<Bytes>,
@@ -105,26 +106,27 @@ impl Engine {
         let Some(point) = self.ready(&workspace).map(|state| state.released) else {
             return;
         };
-        let Some(flow) = self.flow(link, &workspace) else {
-            return;
-        };
-        flow.stop_following();
-        flow.reconciling = Some(Reconciliation {
-            run,
-            point: Some(point),
-            building: Some((NegentropyStorageVector::new(), 0)),
-            ..Reconciliation::awaiting()
-        });
-        self.read_catalogue(link, workspace, KeyRange::heads(&workspace));
+        let range = KeyRange::heads(&workspace);
+        let read = self.read_catalogue(link, workspace, range);
+        if let Some(flow) = self.flow(link, &workspace) {
+            flow.stop_following();
+            flow.reconciling = Some(Reconciliation {
+                run,
+                point: Some(point),
+                building: Some((NegentropyStorageVector::new(), read)),
+                ..Reconciliation::awaiting()
+            });
+        }
     }
 
-    fn read_catalogue(&mut self, link: LinkId, workspace: WorkspaceId, range: KeyRange) {
+    fn read_catalogue(&mut self, link: LinkId, workspace: WorkspaceId, range: KeyRange) -> ReadId {
         let scan = Scan::ascending(range, limits::CATALOGUE_PAGE_ROWS);
-        self.read(ReadQuery::Scan(scan), Reading::Catalogue(link, workspace));
+        self.read(ReadQuery::Scan(scan), Reading::Catalogue(link, workspace))
     }
 
     pub(super) fn on_catalogue_page(
         &mut self,
+        read: ReadId,
         link: LinkId,
         workspace: WorkspaceId,
         rows: &Rows,
@@ -138,9 +140,12 @@ impl Engine {
         let Some(session) = flow.reconciling.as_mut() else {
             return Ok(());
         };
-        let Some((catalogue, _)) = session.building.as_mut() else {
+        let Some((catalogue, awaited)) = session.building.as_mut() else {
             return Ok(());
         };
+        if *awaited != read {
+            return Ok(()); // Asked for by a run that is over.
+        }
         for (key, value) in &rows.rows {
             let Some(document) = key.document() else {
                 continue;
@@ -155,7 +160,12 @@ impl Engine {
         }
         if let (true, Some((last, _))) = (rows.more, rows.rows.last()) {
             let range = KeyRange::heads(&workspace).after(last);
-            self.read_catalogue(link, workspace, range);
+            let next = self.read_catalogue(link, workspace, range);
+            if let Some(session) = self.session(link, &workspace)
+                && let Some((_, awaited)) = session.building.as_mut()
+            {
+                *awaited = next;
+            }
             return Ok(());
         }
         let Some((mut catalogue, _)) = session.building.take() else {
