@@ -78,6 +78,8 @@ struct Workspace {
     point: FeedPoint,
     /// The end of the feed that may leave: everything up to here is behind its barrier.
     released: FeedPoint,
+    /// The end of the feed that the store holds: what is only journalled may not be readable yet.
+    stored: FeedPoint,
     documents: u64,
     /// Whether the feed head was ever written under this epoch.
     persisted: bool,
@@ -381,6 +383,7 @@ impl Engine {
         let state = Workspace {
             point,
             released: point,
+            stored: point,
             documents,
             persisted,
             slots: Slots::default(),

@@ -32,8 +32,8 @@ enum Walk {
 pub(super) struct Flow {
     /// The peer row as stored, until the greeting.
     pub(super) stored_row: Option<PeerRow>,
-    /// The end of our feed as greeted.
-    pub(super) greeted_head: Option<FeedPoint>,
+    /// What our greeting said: the end of our feed, and how far we hold theirs.
+    pub(super) greeted: Option<(FeedPoint, Option<FeedPoint>)>,
     /// What a pass has to reach: the end of their feed and of ours when both greeted.
     pass: Option<(FeedPoint, FeedPoint)>,
     /// The end of their feed as last heard, and when.
@@ -640,13 +640,14 @@ impl Engine {
         }
         let workspace = ack.workspace;
         let stats = state.stats();
-        let flow_sent = self.flow(link, &workspace).and_then(|flow| flow.sent);
         if let Some(known) = self.ready(&workspace) {
-            let epoch = known.point.epoch;
+            let released = known.released;
             let record = known.peers.entry(peer).or_default();
-            if let Some(through) = ack.through.filter(|through| {
-                through.epoch == epoch && flow_sent.is_none_or(|sent| through.seq <= sent.seq)
-            }) && record.row.acknowledged != Some(through)
+            // More than ever left here nobody can hold.
+            if let Some(through) = ack
+                .through
+                .filter(|through| through.epoch == released.epoch && through.seq <= released.seq)
+                && record.row.acknowledged != Some(through)
             {
                 record.row.acknowledged = Some(through);
                 record.dirty = true;

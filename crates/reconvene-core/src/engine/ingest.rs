@@ -205,6 +205,8 @@ pub(super) struct PendingBatch {
     journaled: bool,
     stored: bool,
     released: bool,
+    /// Where the batch takes a feed.
+    reaches: Option<(WorkspaceId, FeedPoint)>,
     /// What the journal keeps of the batch.
     journal: Option<JournalEntry>,
     entries: Vec<Entry>,
@@ -892,6 +894,10 @@ impl Engine {
         let id = self.next_batch;
         self.next_batch = id.next();
         pending.id = id;
+        pending.reaches = pending
+            .entries
+            .last()
+            .map(|entry| (entry.workspace, entry.point));
         pending.journal.clone_from(&journal);
         let batch = Batch {
             id,
@@ -931,6 +937,12 @@ impl Engine {
             let Some(batch) = self.pending.pop_front() else {
                 break;
             };
+            if let Some((workspace, point)) = batch.reaches
+                && let Some(state) = self.ready(&workspace)
+            {
+                let epoch = state.stored.epoch;
+                state.stored = FeedPoint { epoch, ..point };
+            }
             for (workspace, document) in batch.pinned {
                 self.unpin(&workspace, &[document]);
             }
@@ -1063,7 +1075,9 @@ impl Engine {
         self.workspaces.clear();
         self.reads.clear();
         for batch in &mut self.pending {
-            batch.pinned.clear(); // Their slots are gone.
+            // Their slots are gone, and the feed is read anew.
+            batch.pinned.clear();
+            batch.reaches = None;
         }
         if first {
             self.emit(Event::StoreFailed {
@@ -1148,6 +1162,7 @@ impl PendingBatch {
             journaled: false,
             stored: false,
             released: false,
+            reaches: None,
             journal: None,
             entries: Vec::new(),
             acks: Vec::new(),

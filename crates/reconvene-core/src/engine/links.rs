@@ -444,7 +444,7 @@ impl Engine {
                 row,
                 dirty: false,
             });
-            flow.greeted_head = Some(known.released);
+            flow.greeted = Some((known.released, record.held_stored));
             hellos.push(WorkspaceHello {
                 workspace: *workspace,
                 head: known.released,
@@ -719,28 +719,23 @@ impl Engine {
             return;
         };
         let (peer, dialed, heard_at) = (state.peer, state.dialed, state.heard_at);
-        let Some(greeted_head) = state
-            .flows
-            .get(&workspace)
-            .and_then(|flow| flow.greeted_head)
-        else {
+        // Both sides have to judge the same two greetings, whatever was stored since.
+        let greeted = state.flows.get(&workspace).and_then(|flow| flow.greeted);
+        let Some((greeted_head, mine)) = greeted else {
             return;
         };
         let Some(known) = self.ready(&workspace) else {
             return;
         };
         let record = known.peers.entry(peer).or_default();
-        let mine = record.held_stored;
         let either_empty = greeted_head.seq.0 == 0 || theirs.head.seq.0 == 0;
         let our_cursor = trust(mine, theirs.head, either_empty);
         let their_cursor = trust(theirs.held, greeted_head, either_empty);
         let rolled_back = matches!(their_cursor, Trust::Ahead);
-        if let Trust::At(point) = our_cursor
-            && record.row.held != Some(point)
-        {
+        if let Trust::At(point) = our_cursor {
+            record.dirty |= record.row.held != Some(point);
             record.row.held = Some(point);
             record.held_stored = Some(point);
-            record.dirty = true;
         }
         if let Trust::At(point) = their_cursor
             && record.row.acknowledged != Some(point)
@@ -779,12 +774,20 @@ impl Engine {
         if let Some(state) = self.ready(&workspace) {
             state.point.epoch = epoch;
             state.released.epoch = epoch;
+            state.stored.epoch = epoch;
             state.persisted = false;
             state.journal_released = 0;
         }
         self.emit(Event::RolledBack { workspace, peer });
         self.enqueue_feed_head(workspace);
-        for link in self.links_sharing(&workspace) {
+        // Also those that were greeted with the old history and have not greeted back.
+        let greeted = self.links.iter().filter(|(_, link)| {
+            link.flows
+                .get(&workspace)
+                .is_some_and(|flow| flow.greeted.is_some())
+        });
+        let greeted: Vec<_> = greeted.map(|(id, _)| *id).collect();
+        for link in greeted {
             self.close_link(link, CloseReason::RolledBack);
         }
     }

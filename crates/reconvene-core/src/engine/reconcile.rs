@@ -27,7 +27,7 @@ use crate::wire::{
 /// One run as far as this side has come.
 pub(super) struct Reconciliation {
     run: u32,
-    /// Our feed when the catalogue was frozen.
+    /// Our feed when the catalogue was frozen, as far as the store was sure to show it.
     point: Option<FeedPoint>,
     /// The catalogue so far, and the read of its next page.
     building: Option<(NegentropyStorageVector, ReadId)>,
@@ -103,7 +103,7 @@ impl Exchange {
 impl Engine {
     /// Begins a run: reads the catalogue, then says the first word.
     pub(super) fn start_reconcile(&mut self, link: LinkId, workspace: WorkspaceId, run: u32) {
-        let Some(point) = self.ready(&workspace).map(|state| state.released) else {
+        let Some(point) = self.ready(&workspace).map(|state| state.stored) else {
             return;
         };
         let range = KeyRange::heads(&workspace);
@@ -436,7 +436,8 @@ impl Engine {
                 session.their_last_want
             },
         );
-        if session.our_last_want || !decided || run == 0 || session.session.is_some() && dialed {
+        let looking = session.building.is_some() || session.session.is_some();
+        if session.our_last_want || !decided || run == 0 || (looking && dialed) {
             return;
         }
         session.our_last_want = true;
