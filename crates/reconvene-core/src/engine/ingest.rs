@@ -1233,6 +1233,8 @@ fn place(
             let present = |hash: &ChangeHash| {
                 hashes.contains(hash)
                     || slot.fresh.contains(hash)
+                    // What was a head before is stored, also once something was put on top of it.
+                    || slot.row.as_ref().is_some_and(|row| row.heads.contains(hash))
                     || (!row.missing.contains(hash)
                         && (row.heads.contains(hash)
                             || slot.looked_up.get(hash).copied().unwrap_or(false)))
