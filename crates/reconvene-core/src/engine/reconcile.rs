@@ -83,6 +83,9 @@ pub(super) struct Exchange {
     /// Documents the peer lacks something of, and what it has.
     answers: VecDeque<(DocumentId, Vec<KnownActor>)>,
     answering: Option<(DocumentId, Vec<KnownActor>)>,
+    /// Bodies of the document being answered, while its kind is being read: none of its stored
+    /// changes follows from a genesis, as when an emptied store holds what the journal brought.
+    rootless: Vec<Bytes>,
     /// Bodies ready to be sent.
     ready: VecDeque<(DocumentId, DocumentKind, Bytes)>,
     ready_bytes: usize,
@@ -93,6 +96,18 @@ pub(super) struct Exchange {
 impl Exchange {
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    fn add_ready(
+        &mut self,
+        document: DocumentId,
+        kind: DocumentKind,
+        bodies: impl Iterator<Item = Bytes>,
+    ) {
+        for body in bodies {
+            self.ready_bytes += body.len();
+            self.ready.push_back((document, kind, body));
+        }
     }
 
     fn is_drained(&self) -> bool {
@@ -558,11 +573,36 @@ impl Engine {
         }
         // A change starts after all operations it depends on: this order puts it after them.
         missing.sort_by_key(|(start_op, hash, _)| (*start_op, *hash));
-        if let Some(kind) = kind {
-            for (_, _, body) in missing {
-                flow.exchange.ready_bytes += body.len();
-                flow.exchange.ready.push_back((document, kind, body));
+        let bodies = missing.into_iter().map(|(_, _, body)| body);
+        match kind {
+            Some(kind) => flow.exchange.add_ready(document, kind, bodies),
+            None if bodies.len() > 0 => {
+                flow.exchange.rootless = bodies.collect();
+                flow.exchange.answering = Some((document, Vec::new()));
+                let query = ReadQuery::Values(vec![Key::head(&workspace, &document)]);
+                self.read(query, Reading::ExchangeKind(link, workspace));
+                return Ok(());
             }
+            None => {}
+        }
+        self.send_exchange(link, workspace);
+        Ok(())
+    }
+
+    pub(super) fn on_exchange_kind(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+        values: &[Option<Bytes>],
+    ) -> Result<(), RecordError> {
+        let Some(flow) = self.flow(link, &workspace) else {
+            return Ok(());
+        };
+        let bodies = std::mem::take(&mut flow.exchange.rootless);
+        let answering = flow.exchange.answering.take();
+        if let (Some((document, _)), Some(Some(value))) = (answering, values.first()) {
+            let kind = HeadRow::decode(value)?.kind;
+            flow.exchange.add_ready(document, kind, bodies.into_iter());
         }
         self.send_exchange(link, workspace);
         Ok(())
