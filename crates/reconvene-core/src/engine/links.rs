@@ -732,15 +732,15 @@ impl Engine {
         let our_cursor = trust(mine, theirs.head, either_empty);
         let their_cursor = trust(theirs.held, greeted_head, either_empty);
         let rolled_back = matches!(their_cursor, Trust::Ahead);
-        if let Trust::At(point) = our_cursor {
-            record.dirty |= record.row.held != Some(point);
-            record.row.held = Some(point);
-            record.held_stored = Some(point);
-        }
-        if let Trust::At(point) = their_cursor
-            && record.row.acknowledged != Some(point)
-        {
-            record.row.acknowledged = Some(point);
+        // A cursor that cannot be trusted is forgotten on both sides: the peer may have lost what it
+        // once held, and we what we did.
+        let held = our_cursor.point();
+        record.dirty |= record.row.held != held;
+        record.row.held = held;
+        record.held_stored = held;
+        let acknowledged = their_cursor.point();
+        if record.row.acknowledged != acknowledged {
+            record.row.acknowledged = acknowledged;
             record.dirty = true;
         }
         if rolled_back {
@@ -911,6 +911,15 @@ enum Trust {
     Ahead,
     /// It belongs to another history, or there is none.
     No,
+}
+
+impl Trust {
+    fn point(self) -> Option<FeedPoint> {
+        match self {
+            Self::At(point) => Some(point),
+            Self::Ahead | Self::No => None,
+        }
+    }
 }
 
 /// Judges the cursor a holder keeps of a feed that ends at `head`.
