@@ -49,7 +49,8 @@ pub(super) struct Flow {
     page: VecDeque<(FeedSeq, FeedRow)>,
     /// The cursor at which the peer's history has to be confirmed by the first entry read.
     confirm: Option<FeedPoint>,
-    /// Up to here the peer gets its own changes back, too: it lost what it once sent us.
+    /// Up to here the peer gets its own changes back, too: it may have lost what it sent us before
+    /// this link, and its cursor with it.
     echo_through: FeedSeq,
 }
 
@@ -62,12 +63,10 @@ impl Flow {
         following_from: Option<FeedPoint>,
     ) {
         self.pass = Some((their_head, our_head));
+        self.echo_through = our_head.seq;
         self.their_head = Some((their_head, now));
         if let Some(point) = following_from {
             self.follow_from(point);
-            if point.seq.0 == 0 {
-                self.echo_through = our_head.seq;
-            }
             self.confirm = (point.seq.0 > 0 && point.seq < our_head.seq).then_some(point);
         }
     }

@@ -812,6 +812,14 @@ impl Engine {
             &mut puts,
             &mut pending.entries,
         );
+        // What someone else refused to build on may follow from what came now.
+        let mut others_lacking = Vec::new();
+        for (other, row) in state.peers.iter().filter(|(other, _)| **other != peer) {
+            let documents = healed
+                .iter()
+                .filter(|document| row.row.lacks_dependencies_of(document));
+            others_lacking.extend(documents.map(|document| (*other, *document)));
+        }
         let known = state.peers.entry(peer).or_default();
         let moved = match cursor {
             Some(CursorMove::Set(point)) => {
@@ -823,7 +831,7 @@ impl Engine {
             }
             None => Ok(false),
         };
-        let fresh_wants: Vec<_> = missing
+        let mut fresh_wants: Vec<_> = missing
             .into_iter()
             .filter(|document| !known.row.refused_here.contains_key(document))
             .collect();
@@ -831,9 +839,14 @@ impl Engine {
             known.dirty |= known.row.refused_here.insert(*document, *code) != Some(*code);
         }
         for document in &healed {
-            if !refused.iter().any(|(other, _)| other == document) {
-                known.dirty |= known.row.refused_here.remove(document).is_some();
+            if refused.iter().any(|(other, _)| other == document) {
+                continue;
             }
+            if known.row.lacks_dependencies_of(document) {
+                // This may not be all that was refused: ask once more.
+                fresh_wants.push(*document);
+            }
+            known.dirty |= known.row.refused_here.remove(document).is_some();
         }
         let too_many = known.row.refused_here.len() > limits::REFUSALS_MAX;
         if moved == Ok(true) || (known.dirty && !pending.entries.is_empty()) || !refused.is_empty()
@@ -873,6 +886,13 @@ impl Engine {
         }
         if !fresh_wants.is_empty() {
             self.want_documents(link, workspace, fresh_wants);
+        }
+        for (other, document) in others_lacking {
+            for link in self.links_sharing(&workspace) {
+                if self.links.get(&link).is_some_and(|link| link.peer == other) {
+                    self.want_documents(link, workspace, vec![document]);
+                }
+            }
         }
     }
 

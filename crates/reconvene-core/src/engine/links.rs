@@ -756,6 +756,7 @@ impl Engine {
         if following.is_some() {
             self.release_journal(workspace);
             self.note_held(link, workspace);
+            self.want_refused(link, workspace);
             self.walk(link, workspace);
         } else {
             if let Some(flow) = self.flow(link, &workspace) {

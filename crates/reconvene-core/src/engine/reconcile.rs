@@ -347,6 +347,27 @@ impl Engine {
         self.send_exchange(link, workspace);
     }
 
+    /// Asks again for what was refused for want of its dependencies: they may have come since.
+    pub(super) fn want_refused(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let Some(peer) = self.links.get(&link).map(|state| state.peer) else {
+            return;
+        };
+        let Some(known) = self
+            .ready(&workspace)
+            .and_then(|state| state.peers.get(&peer))
+        else {
+            return;
+        };
+        let refused = known.row.refused_here.keys();
+        let lacking: Vec<_> = refused
+            .filter(|document| known.row.lacks_dependencies_of(document))
+            .copied()
+            .collect();
+        if !lacking.is_empty() {
+            self.want_documents(link, workspace, lacking);
+        }
+    }
+
     /// Asks for documents whose changes arrived without what they depend on.
     pub(super) fn want_documents(
         &mut self,
@@ -760,6 +781,7 @@ impl Engine {
         }
         if let Some(WorkspaceState::Ready(_)) = self.workspaces.get(&workspace) {
             self.note_held(link, workspace);
+            self.want_refused(link, workspace);
             self.walk(link, workspace);
         }
     }
