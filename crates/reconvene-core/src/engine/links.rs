@@ -163,11 +163,11 @@ impl Engine {
         let Some(dialer) = self.dialers.get_mut(&peer) else {
             return;
         };
+        dialer.redial_at = None;
         if linked || dialer.dialing {
             return;
         }
         dialer.dialing = true;
-        dialer.redial_at = None;
         let addresses = dialer.addresses.clone();
         self.outputs.push_back(Output::Dial { peer, addresses });
     }
@@ -185,7 +185,10 @@ impl Engine {
                 why,
             });
         }
-        self.schedule_redial(peer, why);
+        // The peer may have dialled us meanwhile.
+        if self.links_to(peer).is_empty() {
+            self.schedule_redial(peer, why);
+        }
     }
 
     /// Backoff with full jitter: a uniform delay up to a bound that doubles with each attempt.
@@ -201,7 +204,7 @@ impl Engine {
                 dialer.attempts = dialer.attempts.saturating_add(1);
                 dialer.redial_at = Some(self.now.tick + delay);
                 retry_at = dialer.redial_at;
-            } else {
+            } else if !dialer.dialing {
                 self.dialers.remove(&peer);
             }
         }
@@ -214,7 +217,8 @@ impl Engine {
 
     pub(super) fn on_link_up(&mut self, link: LinkId, peer: PeerId, dialed: bool) {
         if let Some(dialer) = self.dialers.get_mut(&peer) {
-            dialer.dialing = false;
+            // A link from the other side leaves our own dial, and the join it is for, on its way.
+            dialer.dialing &= !dialed;
             dialer.redial_at = None;
         }
         for other in self.links_to(peer) {
@@ -227,8 +231,9 @@ impl Engine {
         let join = self
             .dialers
             .get_mut(&peer)
+            .filter(|_| dialed)
             .and_then(|dialer| dialer.join.take());
-        if let Some(join) = join.filter(|_| dialed) {
+        if let Some(join) = join {
             self.set_phase(link, Phase::Joining(join.request));
             self.send(
                 link,
