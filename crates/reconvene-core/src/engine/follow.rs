@@ -385,13 +385,11 @@ impl Engine {
                 .iter()
                 .filter(|entry| entry.origin.is_none())
                 .collect();
-            let small = own
-                .iter()
-                .flat_map(|entry| &entry.changes)
-                .map(|(_, body)| body.len());
-            if !own.is_empty() && small.sum::<usize>() <= limits::FRAME_BODY_BYTES_TARGET {
+            let changes = own.iter().flat_map(|entry| &entry.changes);
+            let bytes = changes.map(|(_, body)| body.len()).sum();
+            if !own.is_empty() && bytes <= limits::FRAME_BODY_BYTES_TARGET {
                 let documents = own.iter().map(|entry| entry.to_frame()).collect();
-                let number = self.number_frame(link, 0);
+                let number = self.number_frame(link, bytes);
                 let frame = Changes {
                     workspace,
                     documents,
@@ -525,6 +523,8 @@ impl Engine {
                     other.bytes += ack.bytes;
                     other.held = ack.held;
                     other.refused.extend(ack.refused);
+                    other.refused.sort_unstable();
+                    other.refused.dedup();
                 }
                 None => merged.push(ack),
             }

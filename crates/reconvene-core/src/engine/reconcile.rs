@@ -426,16 +426,16 @@ impl Engine {
                 .map(|value| HeadRow::decode(value))
                 .transpose()?;
             let known = row.map_or_else(Vec::new, |row| known_of(&row.actors));
+            if known_count + known.len() >= KNOWN_PER_FRAME && !documents.is_empty() {
+                frames.push(std::mem::take(&mut documents));
+                known_count = 0;
+            }
             known_count += known.len() + 1;
             documents.push(WantDocument {
                 document,
                 known,
                 mutual,
             });
-            if known_count >= KNOWN_PER_FRAME {
-                frames.push(std::mem::take(&mut documents));
-                known_count = 0;
-            }
         }
         if !documents.is_empty() {
             frames.push(documents);
