@@ -134,7 +134,7 @@ pub struct Engine {
     workspaces: BTreeMap<WorkspaceId, WorkspaceState>,
     jobs: VecDeque<Job>,
     pending: VecDeque<PendingBatch>,
-    /// Invitations whose redemption is on its way to the store.
+    /// Invitations whose redemption is on its way to the store or got there in this run.
     redeeming: BTreeMap<[u8; 32], PeerId>,
     reads: BTreeMap<ReadId, Reading>,
     next_read: ReadId,

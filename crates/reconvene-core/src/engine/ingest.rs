@@ -1002,7 +1002,8 @@ impl Engine {
         self.push_entries(entries);
         self.acknowledge(acks);
         for redeemed in redeemed {
-            self.redeeming.remove(&redeemed.secret_hash);
+            // It stays among those being redeemed: an invitation read before may still be on its
+            // way to us as unused.
             let Redeemed {
                 link,
                 peer,
@@ -1509,8 +1510,17 @@ fn check_edit(
             max: limits::BATCH_BYTES_MAX,
         });
     }
-    let mut documents = Vec::with_capacity(edited.len());
+    let mut documents: Vec<JobDocument> = Vec::with_capacity(edited.len());
     for document in edited {
+        // Two entries for one document would each be placed on what was there before.
+        if documents
+            .iter()
+            .any(|known| known.document == document.document)
+        {
+            return Err(EditError::Guard {
+                what: format!("document {} stands in it twice", document.document),
+            });
+        }
         let mut changes = Vec::with_capacity(document.changes.len());
         for body in &document.changes {
             let header = parse_change(body).map_err(|error| EditError::Guard {
