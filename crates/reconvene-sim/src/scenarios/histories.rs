@@ -41,6 +41,55 @@ fn devices_that_met_through_the_server_link_directly_and_exchange_only_what_diff
 }
 
 #[test]
+fn an_edit_that_is_only_journalled_when_a_run_begins_is_not_left_out() {
+    for wait in (100..1_000).step_by(50) {
+        let (mut world, server, devices, of) = linked_team(31, 2);
+        fill(&mut world, devices[0], of, 0..6);
+        world.share(devices[0], devices[1], &[of]);
+        world.run_until_quiet();
+        world.part(devices[0], server);
+        world.part(devices[1], server);
+        world.run_until_quiet();
+        // Journalled after 300 ms, readable after 600, behind its barrier after 900.
+        world.settings.write = (300, 300);
+        world.edit(devices[1], of, document(3), 60);
+        world.advance(std::time::Duration::from_millis(wait));
+        world.connect(devices[0], devices[1]);
+        world.run_until_quiet();
+        world.check_converged(&devices, of);
+    }
+}
+
+#[test]
+fn the_journal_keeps_an_edit_until_someone_else_holds_it() {
+    for wait in (0..500).step_by(25) {
+        let (mut world, server, devices, of) = linked_team(32, 2);
+        world.settings.latency = (100, 100);
+        for number in 0..30 {
+            world.edit(devices[0], of, document(number), 60);
+            world.advance(std::time::Duration::from_millis(10));
+        }
+        world.advance(std::time::Duration::from_millis(wait));
+        world.crash(devices[0], 0);
+        world.wipe(devices[0]);
+        world.restart(devices[0]);
+        world.run_until_quiet();
+        world.check_converged(&[server, devices[0], devices[1]], of);
+        assert_eq!(world.held(server, of).len(), 30, "after {wait} ms");
+    }
+}
+
+#[test]
+fn the_journal_lets_go_of_what_the_server_holds() {
+    let (mut world, _, devices, of) = linked_team(33, 1);
+    fill(&mut world, devices[0], of, 0..30);
+    world.edit(devices[0], of, document(1), 60);
+    world.run_until_quiet();
+    let kept = world.disk(devices[0]).store.journal_entries().len();
+    assert!(kept <= 2, "{kept} entries are kept");
+}
+
+#[test]
 fn two_devices_that_dial_each_other_end_up_with_a_link() {
     let (mut world, _, devices, of) = team(21, 2);
     world.share(devices[0], devices[1], &[of]);

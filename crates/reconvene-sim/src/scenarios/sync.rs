@@ -163,18 +163,15 @@ fn own_changes_are_not_echoed_while_the_feed_is_still_being_read() {
 
 #[test]
 fn a_cursor_that_is_not_stored_yet_is_not_greeted_with() {
-    for cut in (0..900).step_by(60) {
-        let (mut world, server, devices, of) = linked_team(17, 2);
+    for seed in 1_700..1_716 {
+        let (mut world, server, devices, of) = linked_team(seed, 2);
         world.settings.write = (300, 300);
         world.edit(devices[1], of, document(1), 60);
         world.edit(devices[1], of, document(2), 60);
         world.run_until(|world| world.held(server, of).len() == 2);
-        world.advance(std::time::Duration::from_millis(350 + cut));
+        // The server's barrier has passed, the device's has not; it comes back at once or later.
+        world.advance(std::time::Duration::from_millis(350));
         world.cut_between(devices[0], server);
-        world.advance(std::time::Duration::from_millis(500));
-        // Whatever it said when it came back, it must be able to stand by it.
-        world.crash(devices[0], 0);
-        world.restart(devices[0]);
         world.run_until_quiet();
         world.check_converged(&[server, devices[0], devices[1]], of);
     }
