@@ -220,6 +220,9 @@ pub(crate) fn parts_of(
         })
 }
 
+/// A range of stored keys, as sled takes it.
+type StoredRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
 /// A scan that is under way.
 struct Progress<'a> {
     scan: &'a Scan,
@@ -227,7 +230,7 @@ struct Progress<'a> {
     bytes: usize,
     done: bool,
     /// What is left to read, in stored keys; unset before the first step.
-    left: Option<(Bound<Vec<u8>>, Bound<Vec<u8>>)>,
+    left: Option<StoredRange>,
 }
 
 impl<'a> Progress<'a> {
@@ -282,11 +285,7 @@ impl<'a> Progress<'a> {
         }
     }
 
-    fn bounds_beyond(
-        &self,
-        last: &[u8],
-        (start, end): (Bound<Vec<u8>>, Bound<Vec<u8>>),
-    ) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    fn bounds_beyond(&self, last: &[u8], (start, end): StoredRange) -> StoredRange {
         match self.scan.direction {
             Direction::Ascending => (Bound::Excluded(part_key(last, u16::MAX)), end),
             Direction::Descending => (start, Bound::Excluded(part_key(last, 0))),
@@ -348,10 +347,7 @@ fn split(stored_key: &[u8]) -> Result<(&[u8], u16), ReadError> {
     split_part_key(stored_key).ok_or_else(|| damaged(stored_key, "its key is too short".to_owned()))
 }
 
-fn stored_bounds(
-    tree: &Tree,
-    range: &KeyRange,
-) -> Result<(Bound<Vec<u8>>, Bound<Vec<u8>>), ReadError> {
+fn stored_bounds(tree: &Tree, range: &KeyRange) -> Result<StoredRange, ReadError> {
     let start = Bound::Included(stored_bound(tree, range.start())?);
     let end = match range.end() {
         Some(end) => Bound::Excluded(stored_bound(tree, end)?),

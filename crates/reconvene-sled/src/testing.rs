@@ -29,14 +29,15 @@ pub(crate) fn change_key(number: u64) -> Key {
 /// Bytes that are the same for the same number, and do not repeat soon.
 pub(crate) fn value(number: u64, length: usize) -> Bytes {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..length)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 32) as u8
-        })
-        .collect()
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes.into()
 }
 
 pub(crate) fn batch(id: u64, puts: Vec<(Key, Bytes)>) -> Batch {

@@ -60,7 +60,7 @@ fn nothing_acknowledged_is_lost_by_kills() {
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         // At a different moment each time, now and then during the open.
-        for _ in 0..kill * 37 {
+        for _ in 0..kill * 17 {
             note(&lines.next().unwrap().unwrap(), &mut journaled, &mut stored);
         }
         child.kill().unwrap();
