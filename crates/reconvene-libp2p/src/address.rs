@@ -2,6 +2,8 @@
 //!
 //! Checked here once; the rest of the crate never meets an address it could not dial.
 
+use std::net::{IpAddr, SocketAddr};
+
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 use reconvene_core::ids::PeerId;
@@ -75,8 +77,7 @@ impl Address {
         let mut peer = None;
         if let Some(Protocol::P2p(named)) = address.iter().last() {
             peer = Some(
-                to_core(&named)
-                    .ok_or_else(|| AddressError::ForeignPeer { text: shortened() })?,
+                to_core(&named).ok_or_else(|| AddressError::ForeignPeer { text: shortened() })?,
             );
             address.pop();
         }
@@ -106,6 +107,20 @@ impl Address {
                 Err(AddressError::OtherPeer { expected, found })
             }
             (address, _) => Ok(address),
+        }
+    }
+
+    /// The endpoint, if it is given by number.
+    pub(crate) fn socket_addr(&self) -> Option<SocketAddr> {
+        let mut parts = self.0.iter();
+        let ip = match parts.next()? {
+            Protocol::Ip4(ip) => IpAddr::from(ip),
+            Protocol::Ip6(ip) => IpAddr::from(ip),
+            _ => return None,
+        };
+        match parts.next()? {
+            Protocol::Tcp(port) => Some((ip, port).into()),
+            _ => None,
         }
     }
 

@@ -81,7 +81,11 @@ impl Streams {
         if address::to_core(peer).is_none() {
             return Err(ConnectionDenied::new("not an Ed25519 identity"));
         }
-        Ok(Handler::new(self.protocol.clone(), direction, self.deadline))
+        Ok(Handler::new(
+            self.protocol.clone(),
+            direction,
+            self.deadline,
+        ))
     }
 }
 
@@ -124,10 +128,7 @@ impl NetworkBehaviour for Streams {
         });
     }
 
-    fn poll(
-        &mut self,
-        _: &mut Context<'_>,
-    ) -> Poll<ToSwarm<StreamEvent, THandlerInEvent<Self>>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<StreamEvent, THandlerInEvent<Self>>> {
         // The swarm polls again after every handler event, so no waker is needed.
         self.events.pop_front().map_or(Poll::Pending, |event| {
             Poll::Ready(ToSwarm::GenerateEvent(event))

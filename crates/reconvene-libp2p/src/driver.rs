@@ -199,7 +199,10 @@ impl Driver {
     }
 
     pub(crate) fn listen(&mut self, address: Address) {
-        match self.swarm.listen_on(address.clone().into_multiaddr()) {
+        let listener = refuse_shared_port(&address)
+            .map_err(TransportError::Other)
+            .and_then(|()| self.swarm.listen_on(address.clone().into_multiaddr()));
+        match listener {
             Ok(listener) => {
                 self.listeners.insert(listener, address);
             }
@@ -221,10 +224,7 @@ impl Driver {
         if to == *self.swarm.local_peer_id() {
             return self.report_dial_failed(peer, DialFailure::OwnIdentity);
         }
-        let addresses: Vec<_> = addresses
-            .into_iter()
-            .map(Address::into_multiaddr)
-            .collect();
+        let addresses: Vec<_> = addresses.into_iter().map(Address::into_multiaddr).collect();
         let options = DialOpts::peer_id(to)
             .condition(PeerCondition::NotDialing)
             .allocate_new_port()
@@ -475,14 +475,22 @@ impl Driver {
 
 /// Resolves when the network is asked to stop or nobody is left to want it. Dropping it loses
 /// nothing.
-async fn shutdown_asked(
-    shutdown: &mut watch::Receiver<bool>,
-    events: &mpsc::Sender<NetworkEvent>,
-) {
+async fn shutdown_asked(shutdown: &mut watch::Receiver<bool>, events: &mpsc::Sender<NetworkEvent>) {
     tokio::select! {
         // An error says that the last handle is gone.
         _ = shutdown.wait_for(|asked| *asked) => {}
         () = events.closed() => {}
+    }
+}
+
+/// Fails if someone listens at this address already.
+///
+/// libp2p always shares its ports (`SO_REUSEPORT`): two servers started by mistake would each get
+/// some of the connections, and neither would know.
+fn refuse_shared_port(address: &Address) -> io::Result<()> {
+    match address.socket_addr() {
+        Some(address) if address.port() != 0 => std::net::TcpListener::bind(address).map(drop),
+        _ => Ok(()),
     }
 }
 
@@ -515,7 +523,9 @@ fn dial_failure(error: DialError) -> DialFailure {
 /// The kind of the innermost I/O error: libp2p wraps them, and the wrapping says only `Other`.
 fn root_kind(error: &io::Error) -> io::ErrorKind {
     let mut kind = error.kind();
-    let mut inner = error.get_ref().map(|error| error as &(dyn std::error::Error + 'static));
+    let mut inner = error
+        .get_ref()
+        .map(|error| error as &(dyn std::error::Error + 'static));
     while let Some(error) = inner {
         if let Some(error) = error.downcast_ref::<io::Error>()
             && error.kind() != io::ErrorKind::Other

@@ -142,11 +142,9 @@ fn load(path: &Path) -> Result<Option<Identity>, IdentityError> {
         .filter(|keypair| keypair.key_type() == KeyType::Ed25519)
         .and_then(Identity::new);
     bytes.fill(0);
-    identity
-        .map(Some)
-        .ok_or_else(|| IdentityError::Damaged {
-            path: path.to_owned(),
-        })
+    identity.map(Some).ok_or_else(|| IdentityError::Damaged {
+        path: path.to_owned(),
+    })
 }
 
 /// Asks the open file rather than the path, so that it cannot be exchanged in between.

@@ -18,8 +18,8 @@ mod link;
 mod socket;
 mod transport;
 
-
-
+#[cfg(test)]
+mod tests;
 
 pub use address::{AddressError, parse_address, split_peer, with_peer};
 pub use config::{

@@ -322,9 +322,7 @@ impl LinkTask {
         if self.link.how() == Some(How::Flush) {
             // Waiting for the peer's own end makes sure that it has taken the last frame: closing
             // a socket over unread bytes would discard what it has not read yet.
-            let flushed = async {
-                tokio::join!(reader.discard(), &mut writer).1
-            };
+            let flushed = async { tokio::join!(reader.discard(), &mut writer).1 };
             if timeout(self.deadlines.close, flushed).await.is_err() {
                 tracing::debug!(link = %self.link.id, "gave up flushing");
             }
@@ -418,7 +416,10 @@ impl LinkTask {
         let began = tokio::time::Instant::now();
         if is_first {
             let admission = self.link.admission();
-            if timeout(self.deadlines.first_frame, admission).await.is_err() {
+            if timeout(self.deadlines.first_frame, admission)
+                .await
+                .is_err()
+            {
                 return LinkDownReason::FirstFrameLate;
             }
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::core::muxing::StreamMuxerBox;
-use libp2p::core::transport::timeout::TransportTimeout;
+use libp2p::core::transport::timeout::{TransportTimeout, TransportTimeoutError};
 use libp2p::core::transport::{
     Boxed, DialOpts, ListenerId, OptionalTransport, TransportError, TransportEvent,
 };
@@ -45,13 +45,24 @@ pub(crate) fn build(
     yamux.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
     let transport = Tcp::new(tcp_config())
         .or_transport(names)
+        .map_err(|error| SocketError(error.into_inner()))
         .map(move |stream, endpoint| sockets.wrap(stream, &endpoint))
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(keypair)?)
         .multiplex(yamux)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    Ok(TransportTimeout::new(transport, deadline).boxed())
+    let transport = TransportTimeout::new(transport, deadline).map_err(|error| match error {
+        TransportTimeoutError::Timeout => io::ErrorKind::TimedOut.into(),
+        error => io::Error::other(error),
+    });
+    Ok(transport.boxed())
 }
+
+/// What the system said of a socket. The layers above hide the error they hold and show only its
+/// source, so the source must be the system's.
+#[derive(Debug, thiserror::Error)]
+#[error("the socket failed")]
+struct SocketError(#[source] io::Error);
 
 fn tcp_config() -> tcp::Config {
     tcp::Config::default().nodelay(true)

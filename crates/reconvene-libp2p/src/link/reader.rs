@@ -31,10 +31,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let lost = |error: io::Error| link.lost(&error);
         if self.stream.fill_buf().await.map_err(lost)?.is_empty() {
             // The stream's end does not say what ended it; the socket does if it broke.
-            return Err(link.socket.failure().map_or(
-                LinkDownReason::ClosedByPeer,
-                LinkDownReason::ConnectionLost,
-            ));
+            return Err(link
+                .socket
+                .failure()
+                .map_or(LinkDownReason::ClosedByPeer, LinkDownReason::ConnectionLost));
         }
         let mut prefix = [0; PREFIX_BYTES];
         self.stream.read_exact(&mut prefix).await.map_err(lost)?;
