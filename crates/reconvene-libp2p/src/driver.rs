@@ -13,7 +13,7 @@ use libp2p::connection_limits::ConnectionLimits;
 use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionError, ConnectionId, DialError, SwarmEvent};
-use libp2p::{Multiaddr, Stream, Swarm, noise};
+use libp2p::{Stream, Swarm, noise};
 use reconvene_core::ids::{LinkId, PeerId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -65,7 +65,8 @@ pub(crate) struct Parts {
 pub(crate) struct Driver {
     swarm: Swarm<Behaviour>,
     connections: HashMap<ConnectionId, Connection>,
-    dials: HashMap<ConnectionId, Dial>,
+    /// Whom the dials under way are for.
+    dials: HashMap<ConnectionId, PeerId>,
     listeners: HashMap<ListenerId, Address>,
     /// When to cut connections that are being closed, in order.
     cuts: VecDeque<(Instant, ConnectionId)>,
@@ -85,12 +86,6 @@ pub(crate) struct Driver {
     stop_at: Option<Instant>,
     /// Dropped last: its end tells the handles that all is over.
     commands: mpsc::Receiver<Command>,
-}
-
-struct Dial {
-    peer: PeerId,
-    /// As the transport was given them, to find their sockets by.
-    addresses: Vec<Multiaddr>,
 }
 
 struct Connection {
@@ -228,16 +223,12 @@ impl Driver {
         let options = DialOpts::peer_id(to)
             .condition(PeerCondition::NotDialing)
             .allocate_new_port()
-            .addresses(addresses.clone())
+            .addresses(addresses)
             .build();
         let connection = options.connection_id();
-        let addresses = addresses
-            .into_iter()
-            .filter_map(|address| address.with_p2p(to).ok())
-            .collect();
         match self.swarm.dial(options) {
             Ok(()) => {
-                self.dials.insert(connection, Dial { peer, addresses });
+                self.dials.insert(connection, peer);
             }
             Err(error) => self.report_dial_failed(peer, dial_failure(error)),
         }
@@ -259,11 +250,10 @@ impl Driver {
                     Direction::Accepted
                 };
                 let remote = endpoint.get_remote_address();
-                let socket = self
-                    .sockets
-                    .take(remote)
-                    .expect("the transport keeps the socket until it is taken here");
-                self.forget_dial(connection_id);
+                // Each connection has a socket of its own there. A peer that manages to confuse
+                // the two loses its count, not more.
+                let socket = self.sockets.take(&endpoint).unwrap_or_default();
+                self.dials.remove(&connection_id);
                 self.connections.insert(
                     connection_id,
                     Connection {
@@ -288,16 +278,11 @@ impl Driver {
                 error,
                 ..
             } => {
-                if let Some(dial) = self.forget_dial(connection_id) {
-                    self.report_dial_failed(dial.peer, dial_failure(error));
+                if let Some(peer) = self.dials.remove(&connection_id) {
+                    self.report_dial_failed(peer, dial_failure(error));
                 }
             }
-            SwarmEvent::IncomingConnectionError {
-                send_back_addr,
-                error,
-                ..
-            } => {
-                self.sockets.take(&send_back_addr);
+            SwarmEvent::IncomingConnectionError { error, .. } => {
                 tracing::debug!(%error, "dropped a connection that was being accepted");
             }
             SwarmEvent::NewListenAddr { address, .. } => self.report(NetworkEvent::Listening {
@@ -452,15 +437,6 @@ impl Driver {
     fn is_done(&self) -> bool {
         self.stop_at
             .is_some_and(|at| self.connections.is_empty() || at <= Instant::now())
-    }
-
-    /// Forgets a dial that has come to its end, and the sockets of its lesser attempts with it.
-    fn forget_dial(&mut self, id: ConnectionId) -> Option<Dial> {
-        let dial = self.dials.remove(&id)?;
-        for address in &dial.addresses {
-            self.sockets.take(address);
-        }
-        Some(dial)
     }
 
     fn report_dial_failed(&mut self, peer: PeerId, why: DialFailure) {

@@ -216,6 +216,11 @@ impl Network {
         self.commands.closed().await;
     }
 
+    #[cfg(test)]
+    pub(crate) fn sockets_waiting(&self) -> usize {
+        self.sockets.waiting_count()
+    }
+
     fn command(&self, command: Command) -> Result<(), CommandError> {
         self.commands
             .try_send(command)

@@ -12,7 +12,6 @@ use std::task::{Context, Poll};
 
 use futures::io::{AsyncRead, AsyncWrite};
 use futures::task::AtomicWaker;
-use libp2p::Multiaddr;
 use libp2p::core::ConnectedPoint;
 
 use crate::event::SocketBytes;
@@ -101,13 +100,15 @@ impl Socket {
 /// The sockets of a network that have no connection to belong to yet, and the totals of all.
 ///
 /// The transport makes a socket before the swarm knows the connection by its id; they meet by the
-/// address they share. An address is unique here: accepted connections differ in the peer's port,
-/// and there is at most one dial to a peer at a time.
+/// endpoint they share. Live accepted connections differ in it, and there is at most one dial to a
+/// peer at a time; one that failed may still be closing, so the latest is the one meant.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sockets {
-    waiting: Arc<Mutex<HashMap<Multiaddr, Arc<Socket>>>>,
+    waiting: Arc<Mutex<Waiting>>,
     totals: Arc<Totals>,
 }
+
+type Waiting = HashMap<ConnectedPoint, Vec<Arc<Socket>>>;
 
 impl Sockets {
     pub(crate) fn bytes(&self) -> SocketBytes {
@@ -118,23 +119,64 @@ impl Sockets {
     }
 
     /// Wraps a stream as the transport makes it.
-    pub(crate) fn wrap<S>(&self, stream: S, endpoint: &ConnectedPoint) -> SocketStream<S> {
+    pub(crate) fn wrap<S>(&self, stream: S, endpoint: ConnectedPoint) -> SocketStream<S> {
         let socket = Arc::new(Socket {
             totals: Arc::clone(&self.totals),
             ..Socket::default()
         });
-        self.waiting()
-            .insert(endpoint.get_remote_address().clone(), Arc::clone(&socket));
-        SocketStream { stream, socket }
+        let mut waiting = self.waiting();
+        let sockets = waiting.entry(endpoint.clone()).or_default();
+        sockets.push(Arc::clone(&socket));
+        drop(waiting);
+        let place = Place {
+            sockets: self.clone(),
+            endpoint,
+            socket: Arc::clone(&socket),
+        };
+        SocketStream {
+            stream,
+            socket,
+            _place: place,
+        }
     }
 
-    /// Takes the socket of a connection that has come or failed to come about.
-    pub(crate) fn take(&self, remote: &Multiaddr) -> Option<Arc<Socket>> {
-        self.waiting().remove(remote)
+    /// Takes the socket of a connection that has come about.
+    pub(crate) fn take(&self, endpoint: &ConnectedPoint) -> Option<Arc<Socket>> {
+        let mut waiting = self.waiting();
+        let sockets = waiting.get_mut(endpoint)?;
+        let socket = sockets.pop();
+        if sockets.is_empty() {
+            waiting.remove(endpoint);
+        }
+        socket
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Multiaddr, Arc<Socket>>> {
+    #[cfg(test)]
+    pub(crate) fn waiting_count(&self) -> usize {
+        self.waiting().len()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A socket's place among those waiting; given up with the stream, whatever became of it.
+struct Place {
+    sockets: Sockets,
+    endpoint: ConnectedPoint,
+    socket: Arc<Socket>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut waiting = self.sockets.waiting();
+        if let Some(sockets) = waiting.get_mut(&self.endpoint) {
+            sockets.retain(|socket| !Arc::ptr_eq(socket, &self.socket));
+            if sockets.is_empty() {
+                waiting.remove(&self.endpoint);
+            }
+        }
     }
 }
 
@@ -142,6 +184,7 @@ impl Sockets {
 pub(crate) struct SocketStream<S> {
     stream: S,
     socket: Arc<Socket>,
+    _place: Place,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for SocketStream<S> {

@@ -2,22 +2,30 @@
 //!
 //! Every wait is for an event, under one generous timeout; nothing sleeps.
 
-use std::collections::VecDeque;
 use std::io;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::poll_fn;
+use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
+use libp2p::core::muxing::{StreamMuxerExt, SubstreamBox};
+use libp2p::core::transport::{DialOpts, PortUse};
+use libp2p::core::{Endpoint, Transport};
+use libp2p::swarm::SwarmEvent;
+use libp2p::{Multiaddr, Swarm};
 use reconvene_core::ids::{LinkId, PeerId};
 use reconvene_core::limits;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use crate::behaviour::SYNC_PROTOCOL;
 use crate::identity::{Identity, IdentityError, load_or_create_identity};
+use crate::socket::Sockets;
 use crate::{
     AddressError, CommandError, DialFailure, Direction, LinkDownReason, LinkStats, ListenFailure,
     Network, NetworkConfig, NetworkEvent, SEND_QUEUE_BYTES_MAX, SendError, parse_address,
-    split_peer, with_peer,
+    split_peer, transport, with_peer,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -298,14 +306,10 @@ async fn a_graceful_close_delivers_everything_queued() {
         a.network.send(in_a, Bytes::from_static(b"late")),
         Err(SendError::Closed)
     );
-    for number in 0..15 {
-        assert_eq!(b.frame(in_b).await[..4], number_bytes(number));
+    for number in 0..15_u32 {
+        assert_eq!(b.frame(in_b).await[..4], number.to_be_bytes());
     }
     assert_eq!(b.link_down(in_b).await.0, LinkDownReason::ClosedByPeer);
-}
-
-fn number_bytes(number: u32) -> [u8; 4] {
-    number.to_be_bytes()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -570,10 +574,17 @@ async fn garbage_on_the_port_disturbs_nobody() {
         let mut garbage = TcpStream::connect(format!("127.0.0.1:{port}"))
             .await
             .unwrap();
-        garbage.write_all(&[0xff; 4096]).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut garbage, &[0xff; 4096])
+            .await
+            .unwrap();
         // The other end hangs up on it, however it says so.
         let mut reply = Vec::new();
-        if let Err(error) = within(garbage.read_to_end(&mut reply)).await {
+        if let Err(error) = within(tokio::io::AsyncReadExt::read_to_end(
+            &mut garbage,
+            &mut reply,
+        ))
+        .await
+        {
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         }
         silent.push(
@@ -586,6 +597,254 @@ async fn garbage_on_the_port_disturbs_nobody() {
     assert_eq!(b.frame(in_b).await, "still");
     let mut c = Node::start(config()).await;
     connect(&mut c, &mut b).await;
+}
+
+/// A peer that speaks libp2p down to the frames, and from there on whatever it likes.
+struct Hostile {
+    streams: Vec<SubstreamBox>,
+}
+
+impl Hostile {
+    /// Connects and opens this many streams of our protocol.
+    async fn connect(node: &Node, streams: usize) -> Self {
+        let address: Multiaddr = node.address.parse().unwrap();
+        let options = DialOpts {
+            role: Endpoint::Dialer,
+            port_use: PortUse::New,
+        };
+        let identity = identity();
+        let sockets = Sockets::default();
+        let mut transport = transport::build(identity.keypair(), sockets, false, PATIENCE).unwrap();
+        let dial = transport.dial(address, options).unwrap();
+        let (peer, mut muxer) = within(dial).await.unwrap();
+        assert_eq!(peer.to_string(), node.peer().to_string());
+        let mut opened = Vec::new();
+        for _ in 0..streams {
+            let stream = within(poll_fn(|cx| muxer.poll_outbound_unpin(cx))).await;
+            opened.push(stream.unwrap());
+        }
+        tokio::spawn(poll_fn(move |cx| {
+            while let Poll::Ready(event) = muxer.poll_unpin(cx) {
+                if event.is_err() {
+                    return Poll::Ready(());
+                }
+            }
+            Poll::Pending
+        }));
+        let mut negotiated = Vec::new();
+        for stream in opened {
+            negotiated.push(negotiate(stream).await);
+        }
+        Self {
+            streams: negotiated,
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) {
+        let stream = &mut self.streams[0];
+        within(stream.write_all(bytes)).await.unwrap();
+        within(stream.flush()).await.unwrap();
+    }
+
+    /// Waits for the end of a stream, however it comes.
+    async fn hears_the_end(&mut self, stream: usize) {
+        let mut rest = Vec::new();
+        let read = AsyncReadExt::read_to_end(&mut self.streams[stream], &mut rest);
+        if let Err(error) = within(read).await {
+            panic!("an orderly end or a reset, not {error}");
+        }
+        assert_eq!(rest, []);
+    }
+}
+
+/// Agrees on our protocol as a dialer does (multistream-select, by hand).
+async fn negotiate(mut stream: SubstreamBox) -> SubstreamBox {
+    let mut hello = Vec::new();
+    for line in ["/multistream/1.0.0", SYNC_PROTOCOL] {
+        hello.push(u8::try_from(line.len() + 1).unwrap());
+        hello.extend_from_slice(line.as_bytes());
+        hello.push(b'\n');
+    }
+    within(stream.write_all(&hello)).await.unwrap();
+    within(stream.flush()).await.unwrap();
+    let mut answer = vec![0; hello.len()];
+    within(stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(answer, hello);
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn impossible_lengths_close_the_link() {
+    let mut node = Node::start(config()).await;
+    let over = u32::try_from(limits::FRAME_BYTES_MAX + 1).unwrap();
+    let first_over = u32::try_from(limits::FIRST_FRAME_BYTES_MAX + 1).unwrap();
+    for (admitted, bytes, why) in [
+        (true, 0, LinkDownReason::FrameEmpty),
+        (true, over, LinkDownReason::FrameTooLong { bytes: over }),
+        (
+            true,
+            u32::MAX,
+            LinkDownReason::FrameTooLong { bytes: u32::MAX },
+        ),
+        (false, 0, LinkDownReason::FrameEmpty),
+        (
+            false,
+            first_over,
+            LinkDownReason::FirstFrameTooLong { bytes: first_over },
+        ),
+        (
+            false,
+            u32::MAX,
+            LinkDownReason::FirstFrameTooLong { bytes: u32::MAX },
+        ),
+    ] {
+        let mut hostile = Hostile::connect(&node, 1).await;
+        let (link, _, _) = node.link_up().await;
+        if admitted {
+            node.network.admit(link);
+        }
+        hostile.write(&bytes.to_be_bytes()).await;
+        assert_eq!(node.link_down(link).await.0, why);
+        hostile.hears_the_end(0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_that_drips_in_is_overdue_like_none_at_all() {
+    let mut node = Node::start(NetworkConfig {
+        first_frame_deadline: Duration::from_millis(200),
+        ..config()
+    })
+    .await;
+    let mut hostile = Hostile::connect(&node, 1).await;
+    let (link, _, _) = node.link_up().await;
+    hostile.write(&[0, 0, 0, 9, 1, 2, 3]).await;
+    assert_eq!(node.link_down(link).await.0, LinkDownReason::FirstFrameLate);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_first_stream_becomes_a_link() {
+    let mut node = Node::start(config()).await;
+    let mut hostile = Hostile::connect(&node, 2).await;
+    let (link, _, _) = node.link_up().await;
+    // One of the two is refused; the other goes on.
+    let refused = {
+        let [first, second] = &mut hostile.streams[..] else {
+            unreachable!("two were opened")
+        };
+        let (mut one, mut two) = ([0; 1], [0; 1]);
+        let first = AsyncReadExt::read(first, &mut one).map(|read| (0, read));
+        let second = AsyncReadExt::read(second, &mut two).map(|read| (1, read));
+        let (ended, _) = within(futures::future::select(first, second))
+            .await
+            .factor_first();
+        assert_eq!(ended.1.unwrap(), 0);
+        ended.0
+    };
+    hostile.streams.remove(refused);
+    hostile.write(&[0, 0, 0, 2, b'h', b'i']).await;
+    assert_eq!(node.frame(link).await, "hi");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_a_stream_is_not_kept() {
+    let node = Node::start(NetworkConfig {
+        connect_deadline: Duration::from_millis(300),
+        ..config()
+    })
+    .await;
+    let identity = identity();
+    let transport =
+        transport::build(identity.keypair(), Sockets::default(), false, PATIENCE).unwrap();
+    let mut idler = Swarm::new(
+        transport,
+        libp2p::swarm::dummy::Behaviour,
+        identity.keypair().public().to_peer_id(),
+        libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(PATIENCE),
+    );
+    idler
+        .dial(node.address.parse::<Multiaddr>().unwrap())
+        .unwrap();
+    loop {
+        if let SwarmEvent::ConnectionClosed { .. } = within(idler.select_next_some()).await {
+            break;
+        }
+    }
+    assert_eq!(node.stop().await, vec![]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_has_frozen_is_cut_off() {
+    let mut b = Node::start(config()).await;
+    let mut a = Node::start(NetworkConfig {
+        links_per_peer_max: 1,
+        close_deadline: Duration::from_millis(300),
+        ..config()
+    })
+    .await;
+    // A relay that takes nothing more after the handshake, as a machine that sleeps does.
+    let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = relay.local_addr().unwrap().port();
+    let (freeze, frozen) = tokio::sync::oneshot::channel::<()>();
+    let target = b.address.rsplit('/').next().unwrap().parse().unwrap();
+    let relay = tokio::spawn(async move {
+        let (mut from, _) = relay.accept().await.unwrap();
+        let mut to = TcpStream::connect(("127.0.0.1", target)).await.unwrap();
+        tokio::select! {
+            copied = tokio::io::copy_bidirectional(&mut from, &mut to) => panic!("{copied:?}"),
+            _ = frozen => (from, to),
+        }
+    });
+    let address = format!("/ip4/127.0.0.1/tcp/{port}");
+    a.network.dial(b.peer(), vec![address]).unwrap();
+    let (link, _, _) = a.link_up().await;
+    b.link_up().await;
+    freeze.send(()).unwrap();
+    let sockets = within(relay).await.unwrap();
+    let frame = Bytes::from(vec![0; limits::FRAME_BYTES_MAX]);
+    while a.network.send(link, frame.clone()).is_ok() {
+        tokio::task::yield_now().await;
+    }
+    a.network.close(link, true);
+    assert_eq!(a.link_down(link).await.0, LinkDownReason::ClosedHere);
+    // Its place is free again although it never said goodbye.
+    loop {
+        a.dial(&b);
+        match a.event().await {
+            NetworkEvent::LinkUp { .. } => break,
+            NetworkEvent::DialFailed { why, .. } => assert_eq!(why, DialFailure::LimitReached),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    drop(sockets);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_connections_leave_nothing_behind() {
+    let (network, events) = Network::start(identity(), config()).unwrap();
+    let mut a = Node::listening(network, events).await;
+    let mut b = Node::start(config()).await;
+    let nobody = identity().peer_id();
+    for _ in 0..3 {
+        a.network.dial(nobody, vec![b.address.clone()]).unwrap();
+        let why = a.dial_failed().await;
+        assert!(matches!(why, DialFailure::WrongPeer { .. }));
+        let port = b.address.rsplit('/').next().unwrap();
+        let mut garbage = TcpStream::connect(format!("127.0.0.1:{port}"))
+            .await
+            .unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut garbage, &[0xff; 64])
+            .await
+            .unwrap();
+    }
+    connect(&mut a, &mut b).await;
+    // The last ones may still be saying goodbye.
+    within(async {
+        while a.network.sockets_waiting() + b.network.sockets_waiting() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -777,8 +1036,8 @@ fn an_identity_is_made_once_and_kept() {
     assert_eq!(made.derive_secret(b"a"), loaded.derive_secret(b"a"));
     assert_ne!(made.derive_secret(b"a"), made.derive_secret(b"b"));
     assert_ne!(made.derive_secret(b"a"), identity().derive_secret(b"a"));
-    let files: VecDeque<_> = std::fs::read_dir(directory.path()).unwrap().collect();
-    assert_eq!(files.len(), 1, "no temporary file stays behind");
+    let files = std::fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(files, 1, "no temporary file stays behind");
     assert_eq!(
         format!("{made:?}"),
         format!("Identity {{ peer_id: {}, .. }}", made.peer_id())

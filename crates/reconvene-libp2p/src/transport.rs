@@ -46,7 +46,7 @@ pub(crate) fn build(
     let transport = Tcp::new(tcp_config())
         .or_transport(names)
         .map_err(|error| SocketError(error.into_inner()))
-        .map(move |stream, endpoint| sockets.wrap(stream, &endpoint))
+        .map(move |stream, endpoint| sockets.wrap(stream, endpoint))
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(keypair)?)
         .multiplex(yamux)
