@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use futures::StreamExt;
 use libp2p::connection_limits::ConnectionLimits;
 use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionError, ConnectionId, DialError, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Stream, Swarm, noise};
 use reconvene_core::ids::{LinkId, PeerId};
 use tokio::sync::{mpsc, watch};
@@ -159,8 +160,11 @@ impl Driver {
                 biased;
                 Some(ended) = self.ended_receiver.recv() => self.close(ended.connection),
                 Some(task) = self.tasks.join_next() => {
-                    // A link that panicked is a bug of ours; the network goes down with it.
-                    task.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                    // A link that panicked is a bug of ours; the network goes down with it. One
+                    // that was cancelled went down with the runtime.
+                    if let Some(panic) = task.err().and_then(|error| error.try_into_panic().ok()) {
+                        std::panic::resume_unwind(panic);
+                    }
                 }
                 permit = events.reserve(), if !self.backlog.is_empty() => match permit {
                     Ok(permit) => permit.send(
@@ -268,11 +272,7 @@ impl Driver {
                     self.close(connection_id);
                 }
             }
-            SwarmEvent::ConnectionClosed {
-                connection_id,
-                cause,
-                ..
-            } => self.on_closed(connection_id, cause),
+            SwarmEvent::ConnectionClosed { connection_id, .. } => self.on_closed(connection_id),
             SwarmEvent::OutgoingConnectionError {
                 connection_id,
                 error,
@@ -358,16 +358,15 @@ impl Driver {
         self.close(id);
     }
 
-    fn on_closed(&mut self, id: ConnectionId, cause: Option<ConnectionError>) {
+    fn on_closed(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.remove(&id) else {
             return;
         };
         match connection.stage {
             Stage::Linked(link) => {
-                let why = match (connection.socket.failure(), cause) {
-                    (Some(kind), _) => LinkDownReason::ConnectionLost(kind),
-                    (None, _) => LinkDownReason::ClosedByPeer,
-                };
+                let failure = connection.socket.failure();
+                let why =
+                    failure.map_or(LinkDownReason::ClosedByPeer, LinkDownReason::ConnectionLost);
                 // A pending read is not woken by the close itself, so the link must be told.
                 link.stop(How::Drain, why);
             }
@@ -462,10 +461,19 @@ async fn shutdown_asked(shutdown: &mut watch::Receiver<bool>, events: &mpsc::Sen
 /// Fails if someone listens at this address already.
 ///
 /// libp2p always shares its ports (`SO_REUSEPORT`): two servers started by mistake would each get
-/// some of the connections, and neither would know.
+/// some of the connections, and neither would know. Whatever else is wrong with the address is for
+/// libp2p to say.
 fn refuse_shared_port(address: &Address) -> io::Result<()> {
-    match address.socket_addr() {
-        Some(address) if address.port() != 0 => std::net::TcpListener::bind(address).map(drop),
+    let mut address = match address.socket_addr() {
+        Some(address) if address.port() != 0 => address,
+        _ => return Ok(()),
+    };
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        // Unlike libp2p's, this socket would take in IPv4 as well, where we may listen ourselves.
+        address.set_ip(Ipv6Addr::LOCALHOST.into());
+    }
+    match std::net::TcpListener::bind(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
         _ => Ok(()),
     }
 }

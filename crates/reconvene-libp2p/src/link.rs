@@ -319,17 +319,24 @@ impl LinkTask {
         let mut undelivered = None;
         let why = self.read(&mut reader, &mut undelivered).await;
         self.links.remove(self.link.id);
+        let mut written = None;
         if self.link.how() == Some(How::Flush) {
             // Waiting for the peer's own end makes sure that it has taken the last frame: closing
             // a socket over unread bytes would discard what it has not read yet.
-            let flushed = async { tokio::join!(reader.discard(), &mut writer).1 };
+            let write = async { written = Some((&mut writer).await) };
+            let flushed = async { tokio::join!(reader.discard(), write) };
             if timeout(self.deadlines.close, flushed).await.is_err() {
                 tracing::debug!(link = %self.link.id, "gave up flushing");
             }
         }
         self.link.stop(How::Now, why.clone());
-        if !writer.is_finished() {
-            writer.await.expect("the writer does not panic");
+        let written = match written {
+            Some(written) => written,
+            None => writer.await,
+        };
+        // A writer that panicked is a bug of ours; one that was cancelled went with the runtime.
+        if let Some(panic) = written.err().and_then(|error| error.try_into_panic().ok()) {
+            std::panic::resume_unwind(panic);
         }
         drop(reader);
         let ended = LinkEnded {

@@ -102,11 +102,12 @@ impl Transport for NamesOnDemand {
         }
         // Nothing happens before the future is polled, so the configuration is read then.
         Ok(async move {
-            let dial = dns::tokio::Transport::system(Tcp::new(tcp_config()))?
-                .dial(address, options)
-                .map_err(|error| io::Error::new(io::ErrorKind::HostUnreachable, error))?;
+            let unresolved = |error| io::Error::new(io::ErrorKind::HostUnreachable, error);
+            let mut resolver =
+                dns::tokio::Transport::system(Tcp::new(tcp_config())).map_err(unresolved)?;
+            let dial = resolver.dial(address, options).map_err(io::Error::other)?;
             dial.await
-                .map_err(|error| io::Error::new(io::ErrorKind::HostUnreachable, error))
+                .map_err(|error| unresolved(io::Error::other(error)))
         }
         .boxed())
     }
