@@ -436,7 +436,7 @@ impl Editor {
 
     fn holds(&self, object: &ObjId, key: &str, value: &ScalarValue) -> Result<bool, ModelError> {
         let held = self.reader().get_all(object, key)?;
-        Ok(held.len() == 1 && held[0].0.to_scalar() == Some(value))
+        Ok(held.len() == 1 && held[0].0.as_scalar() == Some(value))
     }
 
     /// Ends the current change and keeps its bytes.

@@ -82,7 +82,7 @@ impl<'a> View<'a> {
         let values = self.automerge.get_all(ROOT, key).unwrap_or_default();
         values
             .iter()
-            .filter_map(|(value, _)| value.to_u64())
+            .filter_map(|(value, _)| value.as_u64())
             .max()
             .unwrap_or(0)
     }
@@ -253,7 +253,7 @@ impl<'a> View<'a> {
         let all = self.automerge.get_all(object, key).unwrap_or_default();
         let scalars: Vec<_> = all
             .iter()
-            .filter_map(|(value, _)| value.to_scalar())
+            .filter_map(|(value, _)| value.as_scalar())
             .collect();
         // Concurrent objects under one key are how add-wins sets look; they are not a question to
         // anyone. A scalar beside an object is malformed, and reads as such.
