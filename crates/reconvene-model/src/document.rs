@@ -7,6 +7,7 @@ use automerge::{Automerge, ReadDoc};
 use reconvene_core::ids::{ChangeHash, DocumentKind};
 use reconvene_core::time::WallTime;
 
+use crate::genesis::GENESIS_ACTOR;
 use crate::materialise::{MaterialiseError, contain, ingest, seed};
 use crate::view::View;
 
@@ -21,7 +22,7 @@ pub struct EncodedChange {
 
 /// An open document.
 ///
-/// When something panicked inside automerge, or an edit failed after a part of it had already become
+/// When something panicked inside automerge, or changes contradict each other, or an edit failed after a part of it had already become
 /// a change, the document is *poisoned*: every further use fails, and the caller drops it and
 /// materialises it anew from durable bytes, under a new incarnation.
 #[derive(Clone, Debug)]
@@ -29,7 +30,7 @@ pub struct Document {
     kind: DocumentKind,
     /// `None` once poisoned.
     automerge: Option<Automerge>,
-    stored_bytes: usize,
+    inflated_bytes: usize,
 }
 
 /// The versions a document was written with.
@@ -41,15 +42,15 @@ pub struct Schema {
     pub min_reader: u64,
 }
 
-/// Why changes could not be added to an open document. The document is poisoned by all of them but
-/// [`ApplyError::Poisoned`], which says that it was before.
+/// Why changes could not be added to an open document.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApplyError {
     /// An earlier failure left nothing to apply to.
     #[error("the document failed earlier and must be reloaded")]
     Poisoned,
-    /// The changes are not acceptable.
+    /// The changes are not acceptable. A chunk that is no change leaves the document as it was; all
+    /// else poisons it.
     #[error("the changes could not be applied")]
     Failed(#[source] MaterialiseError),
 }
@@ -78,11 +79,11 @@ pub enum ReadError {
 }
 
 impl Document {
-    pub(crate) fn new(kind: DocumentKind, automerge: Automerge, stored_bytes: usize) -> Self {
+    pub(crate) fn new(kind: DocumentKind, automerge: Automerge, inflated_bytes: usize) -> Self {
         Self {
             kind,
             automerge: Some(automerge),
-            stored_bytes,
+            inflated_bytes,
         }
     }
 
@@ -111,8 +112,12 @@ impl Document {
     ) -> Result<(), ApplyError> {
         // Taken out, so that a failure in between leaves a poisoned document behind.
         let mut automerge = self.automerge.take().ok_or(ApplyError::Poisoned)?;
-        self.stored_bytes += ingest(&mut automerge, changes).map_err(ApplyError::Failed)?;
-        self.automerge = Some(automerge);
+        let outcome = ingest(&mut automerge, changes);
+        // Chunks are parsed before the first is applied.
+        if matches!(outcome, Ok(_) | Err(MaterialiseError::Chunk { .. })) {
+            self.automerge = Some(automerge);
+        }
+        self.inflated_bytes += outcome.map_err(ApplyError::Failed)?;
         Ok(())
     }
 
@@ -135,13 +140,14 @@ impl Document {
     /// The latest time any of the heads says it was written; `None` for a new document.
     pub fn updated_at(&self) -> Option<WallTime> {
         let automerge = self.automerge.as_ref()?;
-        automerge
-            .get_heads()
-            .iter()
-            .filter_map(|head| automerge.get_change_meta_by_hash(head))
-            .filter(|meta| meta.actor.to_bytes() != crate::genesis::GENESIS_ACTOR)
-            .map(|meta| WallTime::from_millis(meta.timestamp))
-            .max()
+        let written_at = |head: &automerge::ChangeHash| {
+            let meta = automerge.get_change_meta_by_hash(head)?;
+            let is_genesis = meta.actor.to_bytes() == GENESIS_ACTOR;
+            (!is_genesis).then(|| WallTime::from_millis(meta.timestamp))
+        };
+        let latest = || automerge.get_heads().iter().filter_map(written_at).max();
+        // A display value: where automerge cannot say, neither can this.
+        contain(latest).unwrap_or(None)
     }
 
     /// The versions the document was written with.
@@ -154,20 +160,18 @@ impl Document {
 
     /// About how much memory the document holds, in bytes; for a cache's budget, not for accounts.
     pub fn memory_bytes(&self) -> usize {
-        // Measured on meetings and transcript pages: a floor for the columns' first slabs, then per
-        // operation and per change; text and strings follow the stored bytes, eight times inflated.
-        const FLOOR: usize = 12 * 1024;
-        const PER_OPERATION: usize = 24;
-        const PER_CHANGE: usize = 200;
-        const INFLATION: usize = 8;
+        // Fitted to the resident size of meetings and transcript pages: a floor for the columns' first
+        // slabs, then per operation, then the content. At worst three times too much, for pages
+        // received as hundreds of small changes.
+        const FLOOR: usize = 8 * 1024;
+        const PER_OPERATION: usize = 16;
         let Some(automerge) = &self.automerge else {
             return 0;
         };
-        let stats = automerge.stats();
+        let operations = usize::try_from(automerge.stats().num_ops).unwrap_or(usize::MAX);
         FLOOR
-            + stats.num_ops as usize * PER_OPERATION
-            + stats.num_changes as usize * PER_CHANGE
-            + self.stored_bytes * INFLATION
+            .saturating_add(operations.saturating_mul(PER_OPERATION))
+            .saturating_add(self.inflated_bytes)
     }
 
     /// Reads through a view, containing panics: a document that cannot be read says so.
@@ -194,9 +198,9 @@ impl Document {
         self.automerge.take()
     }
 
-    pub(crate) fn put_back(&mut self, automerge: Automerge, written_bytes: usize) {
+    pub(crate) fn put_back(&mut self, automerge: Automerge, inflated_bytes: usize) {
         self.automerge = Some(automerge);
-        self.stored_bytes += written_bytes;
+        self.inflated_bytes += inflated_bytes;
     }
 }
 

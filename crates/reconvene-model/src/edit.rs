@@ -6,10 +6,11 @@
 use automerge::hydrate::{self, MapValue};
 use automerge::transaction::{CommitOptions, OwnedTransaction, Transactable};
 use automerge::{ActorId, Automerge, AutomergeError, ObjId, ObjType, ReadDoc, ScalarValue};
-use reconvene_core::ids::{ChangeHash, DocumentKind};
+use reconvene_core::ids::DocumentKind;
 use reconvene_core::limits::{CHANGE_BYTES_MAX, CHANGE_INFLATED_BYTES_MAX};
 use reconvene_core::time::WallTime;
 
+use crate::compose::content_bytes;
 use crate::document::{Document, EncodedChange, core_hash};
 use crate::genesis::{Container, SCHEMA_VERSION};
 use crate::materialise::contain;
@@ -17,7 +18,7 @@ use crate::materialise::contain;
 /// Most operations of one change. An edit that needs more becomes several changes.
 pub const CHANGE_OPERATIONS_MAX: usize = 10_000;
 
-/// Most operations of one edit. Beyond it the edit is refused ([`EditError::TooLarge`]).
+/// Most operations of one edit. Beyond it the edit is refused ([`ModelError::TooLarge`]).
 pub const EDIT_OPERATIONS_MAX: usize = 400_000;
 
 /// Longest single string, key or value, in bytes. Beyond it the edit is refused
@@ -40,16 +41,10 @@ const _: () = assert!(STRING_BYTES_MAX < CHANGE_CONTENT_BYTES_MAX);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EditError<E> {
-    /// The closure said no; nothing was changed, unless the document says it is poisoned.
+    /// The closure said no, or what it did cannot be written. Nothing was changed, unless a part of
+    /// the edit had become a change already: then the document is poisoned.
     #[error(transparent)]
     Refused(E),
-    /// The edit needs more operations than [`EDIT_OPERATIONS_MAX`], or a change came out larger than
-    /// the guard accepts.
-    #[error("the edit is too large: {ops} operations")]
-    TooLarge {
-        /// How many operations the edit had made.
-        ops: usize,
-    },
     /// The document was written by a version whose documents this one must not edit.
     #[error("the document needs a version that knows schema {min_reader} to edit it")]
     ReadOnly {
@@ -155,32 +150,37 @@ impl Document {
         let automerge = self.take().ok_or(EditError::Poisoned)?;
         let actor = ActorId::from(actor);
 
-        let outcome = contain(move || {
-            let mut editor = Editor::begin(automerge, kind, actor, now)?;
-            match edit(&mut editor) {
-                Ok(value) => {
-                    let (automerge, changes) = editor.finish()?;
-                    Ok((Some(automerge), Ok((value, changes))))
-                }
-                Err(error) => Ok((editor.undo(), Err(error))),
-            }
-        });
-        match outcome {
-            Err(panicked) => Err(EditError::Panicked {
-                message: panicked.0,
-            }),
-            Ok(Err(ModelError::TooLarge { ops })) => Err(EditError::TooLarge { ops }),
-            Ok(Err(error)) => Err(EditError::Refused(error.into())),
-            Ok(Ok((automerge, result))) => {
-                let changes = result.as_ref().map(|(_, changes)| changes.as_slice());
-                let written = changes.unwrap_or_default().iter();
-                let written_bytes = written.map(|change| change.bytes.len()).sum();
-                if let Some(automerge) = automerge {
-                    self.put_back(automerge, written_bytes);
-                }
-                result.map_err(EditError::Refused)
-            }
+        let edit = move || run(automerge, kind, actor, now, edit);
+        let (edited, result) = contain(edit).map_err(|panicked| EditError::Panicked {
+            message: panicked.0,
+        })?;
+        if let Some((automerge, inflated_bytes)) = edited {
+            self.put_back(automerge, inflated_bytes);
         }
+        result.map_err(EditError::Refused)
+    }
+}
+
+/// A document that may be used on, and by how many bytes, when inflated, it grew.
+type Edited = Option<(Automerge, usize)>;
+
+fn run<T, E: From<ModelError>>(
+    automerge: Automerge,
+    kind: DocumentKind,
+    actor: ActorId,
+    now: WallTime,
+    edit: impl FnOnce(&mut Editor) -> Result<T, E>,
+) -> (Edited, Result<(T, Vec<EncodedChange>), E>) {
+    let mut editor = match Editor::begin(automerge, kind, actor, now) {
+        Ok(editor) => editor,
+        Err(error) => return (None, Err(error.into())),
+    };
+    match edit(&mut editor) {
+        Ok(value) => match editor.finish() {
+            Ok((automerge, changes, bytes)) => (Some((automerge, bytes)), Ok((value, changes))),
+            Err(error) => (None, Err(error.into())),
+        },
+        Err(error) => (editor.undo().map(|undone| (undone, 0)), Err(error)),
     }
 }
 
@@ -194,6 +194,7 @@ pub struct Editor {
     transaction: Option<OwnedTransaction>,
     content_bytes: usize,
     committed_ops: usize,
+    inflated_bytes: usize,
     changes: Vec<EncodedChange>,
 }
 
@@ -226,10 +227,7 @@ impl Editor {
         value: impl Into<ScalarValue>,
     ) -> Result<(), ModelError> {
         let value = value.into();
-        let bytes = match &value {
-            ScalarValue::Str(text) => text.len(),
-            _ => 8,
-        };
+        let bytes = content_bytes(&value);
         if self.holds(object, key, &value)? {
             return Ok(());
         }
@@ -255,7 +253,7 @@ impl Editor {
         let mut map = hydrate::Map::default();
         for (key, value) in registers {
             let Some(value) = value else { continue };
-            bytes += key.len() + value.as_str().map_or(8, str::len);
+            bytes += key.len() + content_bytes(&value);
             let value = MapValue {
                 value: hydrate::Value::Scalar(value),
                 conflict: false,
@@ -302,6 +300,9 @@ impl Editor {
         }
         let same_start = common_prefix(&old, text);
         let same_end = common_suffix(&old[same_start..], &text[same_start..]);
+        if old.is_empty() {
+            return self.splice(&id, 0, 0, text);
+        }
         let removed = utf16_len(&old[same_start..old.len() - same_end]);
         let inserted = &text[same_start..text.len() - same_end];
         if removed + utf16_len(inserted) <= CHANGE_OPERATIONS_MAX {
@@ -370,6 +371,7 @@ impl Editor {
             transaction: None,
             content_bytes: 0,
             committed_ops: 0,
+            inflated_bytes: 0,
             changes: Vec::new(),
         };
         editor.open(automerge)?;
@@ -387,24 +389,17 @@ impl Editor {
     }
 
     /// Makes room for operations, ending the current change if they would not fit into it.
-    fn reserve(
-        &mut self,
-        ops: usize,
-        content_bytes: usize,
-    ) -> Result<&mut OwnedTransaction, ModelError> {
+    fn reserve(&mut self, ops: usize, bytes: usize) -> Result<&mut OwnedTransaction, ModelError> {
         let pending = self.transaction.as_ref().expect(OPEN).pending_ops();
         let total = self.committed_ops + pending + ops;
         if total > EDIT_OPERATIONS_MAX {
             return Err(ModelError::TooLarge { ops: total });
         }
-        let bytes = self.content_bytes + content_bytes + (pending + ops) * OPERATION_BYTES;
-        if pending > 0
-            && (pending + ops > CHANGE_OPERATIONS_MAX || bytes > CHANGE_CONTENT_BYTES_MAX)
-        {
+        if pending > 0 && exceeds_change(pending + ops, self.content_bytes + bytes) {
             let automerge = self.commit()?;
             self.open(automerge)?;
         }
-        self.content_bytes += content_bytes;
+        self.content_bytes += bytes;
         Ok(self.transaction.as_mut().expect(OPEN))
     }
 
@@ -456,14 +451,16 @@ impl Editor {
         if bytes.len() > CHANGE_BYTES_MAX || inflated_bytes > CHANGE_INFLATED_BYTES_MAX {
             return Err(ModelError::ChangeTooLarge { bytes: bytes.len() });
         }
-        let hash: ChangeHash = core_hash(hash);
+        self.inflated_bytes += inflated_bytes;
+        let hash = core_hash(hash);
         self.changes.push(EncodedChange { hash, bytes });
         Ok(automerge)
     }
 
-    fn finish(mut self) -> Result<(Automerge, Vec<EncodedChange>), ModelError> {
+    /// The edited document, its new changes, and how many bytes these have when inflated.
+    fn finish(mut self) -> Result<(Automerge, Vec<EncodedChange>, usize), ModelError> {
         let automerge = self.commit()?;
-        Ok((automerge, self.changes))
+        Ok((automerge, self.changes, self.inflated_bytes))
     }
 
     /// The document as it was, unless a part of the edit has become a change already: that cannot be
@@ -473,6 +470,11 @@ impl Editor {
         let (automerge, _) = transaction.rollback();
         self.changes.is_empty().then_some(automerge)
     }
+}
+
+/// Whether a change of so many operations and so much content must not be written as one.
+pub(crate) fn exceeds_change(ops: usize, content_bytes: usize) -> bool {
+    ops > CHANGE_OPERATIONS_MAX || content_bytes + ops * OPERATION_BYTES > CHANGE_CONTENT_BYTES_MAX
 }
 
 /// The invariant of [`Editor::transaction`].

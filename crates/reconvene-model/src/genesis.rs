@@ -104,6 +104,11 @@ impl Container {
         }
     }
 
+    /// The counter of the creating operation.
+    pub(crate) const fn op(self) -> u64 {
+        self.op
+    }
+
     pub(crate) fn id(self) -> ObjId {
         // The last field is automerge's hint where to find the actor; it verifies it.
         ObjId::Id(self.op, ActorId::from(GENESIS_ACTOR), 0)
@@ -145,7 +150,7 @@ pub(crate) fn containers(kind: DocumentKind) -> &'static [Container] {
 }
 
 /// The kind's name in documents and exports.
-pub(crate) fn kind_name(kind: DocumentKind) -> &'static str {
+pub fn kind_name(kind: DocumentKind) -> &'static str {
     match kind {
         WORKSPACE => "workspace",
         MEETING => "meeting",

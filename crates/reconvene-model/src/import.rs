@@ -7,12 +7,13 @@ use reconvene_core::ids::{DocumentId, DocumentKind, PeerId};
 use reconvene_core::time::WallTime;
 
 use crate::actor::derive_actor;
+use crate::compose::Composer;
 use crate::document::{Document, EncodedChange, ReadError};
 use crate::edit::{EditError, ModelError};
-use crate::genesis::{MEETING, TRANSCRIPT};
+use crate::genesis::{MEETING, TRANSCRIPT, genesis};
 use crate::index::{IndexRow, index_row};
 use crate::meeting::State;
-use crate::transcript::{SEGMENTS_PER_PAGE_MAX, Segment, Timebase};
+use crate::transcript::{self, PageHeader, SEGMENTS_PER_PAGE_MAX, Segment, Timebase};
 use crate::workspace::ProjectId;
 
 /// A meeting as some file tells it.
@@ -115,23 +116,29 @@ fn meeting(
     pages: &[DocumentId],
 ) -> Result<BuiltDocument, ImportError> {
     let recorder = context.device.to_string();
-    write(context, context.meeting, MEETING, |document, actor| {
-        document.edit(actor, context.now, |editor| {
-            let mut meeting = editor.meeting()?;
-            meeting.create(&imported.title, context.project)?;
-            meeting.set_source(&imported.source)?;
-            meeting.reach_state(State::Completed)?;
-            if let Some(summary) = &imported.summary {
-                meeting.set_summary(summary)?;
-            }
-            for name in &imported.participants {
-                meeting.add_participant(name, name)?;
-            }
-            for (order, page) in (0..).zip(pages) {
-                meeting.add_page(*page, &recorder, order)?;
-            }
-            Ok(())
-        })
+    let actor = derive_actor(context.device, &context.meeting, context.incarnation);
+    let mut document = Document::create(MEETING).expect(HAS_GENESIS);
+    let ((), changes) = document.edit(&actor, context.now, |editor| {
+        let mut meeting = editor.meeting()?;
+        meeting.create(&imported.title, context.project)?;
+        meeting.set_source(&imported.source)?;
+        meeting.reach_state(State::Completed)?;
+        if let Some(summary) = &imported.summary {
+            meeting.set_summary(summary)?;
+        }
+        for name in &imported.participants {
+            meeting.add_participant(name, name)?;
+        }
+        for (order, page) in (0..).zip(pages) {
+            meeting.add_page(*page, &recorder, order)?;
+        }
+        Ok(())
+    })?;
+    Ok(BuiltDocument {
+        id: context.meeting,
+        kind: MEETING,
+        changes,
+        row: index_row(context.meeting, &document)?,
     })
 }
 
@@ -142,36 +149,28 @@ fn page(
     segments: &[Segment],
 ) -> Result<BuiltDocument, ImportError> {
     let recorder = context.device.to_string();
-    write(context, id, TRANSCRIPT, |document, actor| {
-        document.edit(actor, context.now, |editor| {
-            let mut page = editor.transcript()?;
-            page.create(context.meeting, &recorder, number, imported.timebase)?;
-            segments
-                .iter()
-                .try_for_each(|segment| page.append_segment(segment))
-        })
+    let header = PageHeader {
+        meeting: context.meeting,
+        recorder: &recorder,
+        page: number,
+        timebase: imported.timebase,
+    };
+    let actor = derive_actor(context.device, &id, context.incarnation);
+    let genesis = genesis(TRANSCRIPT).expect(HAS_GENESIS);
+    let mut composer = Composer::new(genesis, &actor, context.now);
+    let composed = transcript::compose(&mut composer, &header, segments);
+    Ok(BuiltDocument {
+        id,
+        kind: TRANSCRIPT,
+        changes: composed
+            .and_then(|()| composer.finish())
+            .map_err(EditError::Refused)?,
+        row: None,
     })
 }
 
-fn write(
-    context: &ImportContext<'_>,
-    id: DocumentId,
-    kind: DocumentKind,
-    edit: impl FnOnce(
-        &mut Document,
-        &[u8; 16],
-    ) -> Result<((), Vec<EncodedChange>), EditError<ModelError>>,
-) -> Result<BuiltDocument, ImportError> {
-    let actor = derive_actor(context.device, &id, context.incarnation);
-    let mut document = Document::create(kind).expect("imports write kinds that have a genesis");
-    let ((), changes) = edit(&mut document, &actor)?;
-    Ok(BuiltDocument {
-        id,
-        kind,
-        changes,
-        row: index_row(id, &document)?,
-    })
-}
+/// Why looking up the genesis of a kind that is named here cannot fail.
+const HAS_GENESIS: &str = "imports write kinds that have a genesis";
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,35 @@
 //! It never trusts a shape: whatever a merged document holds, reading it neither panics nor guesses.
 //! Every document that is built from stored changes is built, and counted, by [`materialise()`].
 
+//!
+//! ```
+//! use reconvene_core::ids::{DocumentId, PeerId};
+//! use reconvene_core::time::WallTime;
+//! use reconvene_model::{
+//!     Document, MEETING, MaterialiseCounter, ModelError, Purpose, derive_actor, materialise,
+//! };
+//!
+//! let id = DocumentId::from_bytes([1; 16]);
+//! let actor = derive_actor(&PeerId::from_bytes([2; 32]), &id, &[3; 16]);
+//! let now = WallTime::from_millis(1_700_000_000_000);
+//!
+//! let mut document = Document::create(MEETING).expect("meetings are a known kind");
+//! let ((), changes) = document.edit(&actor, now, |editor| {
+//!     let mut meeting = editor.meeting()?;
+//!     meeting.create("Weekly planning", None)?;
+//!     meeting.add_tag("planning")?;
+//!     Ok::<_, ModelError>(())
+//! })?;
+//!
+//! // Elsewhere, from the changes alone:
+//! let counter = MaterialiseCounter::new();
+//! let chunks = changes.iter().map(|change| change.bytes.as_slice());
+//! let copy = materialise(MEETING, chunks, Purpose::Read, &counter)?;
+//! assert_eq!(copy.meeting()?, document.meeting()?);
+//! assert_eq!(copy.heads(), document.heads());
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+
 pub mod actor;
 pub mod document;
 pub mod edit;
@@ -18,6 +47,7 @@ pub mod meeting;
 pub mod transcript;
 pub mod workspace;
 
+mod compose;
 mod view;
 
 pub mod export;

@@ -119,8 +119,8 @@ pub fn materialise<'a>(
 ) -> Result<Document, MaterialiseError> {
     counter.add(purpose);
     let mut automerge = seed(kind).ok_or(MaterialiseError::UnknownKind(kind))?;
-    let stored_bytes = ingest(&mut automerge, changes)?;
-    Ok(Document::new(kind, automerge, stored_bytes))
+    let inflated_bytes = ingest(&mut automerge, changes)?;
+    Ok(Document::new(kind, automerge, inflated_bytes))
 }
 
 /// A document that holds its genesis and nothing else; `None` for an unknown kind.
@@ -140,9 +140,10 @@ pub(crate) fn seed(kind: DocumentKind) -> Option<Automerge> {
         .map(|(_, automerge)| automerge.clone())
 }
 
-/// Adds changes to a document, all in one batch, and says how many bytes they had.
+/// Adds changes to a document, all in one batch, and says how many bytes they have when inflated.
 ///
-/// After an error the document may be half changed and must be dropped.
+/// After an error other than [`MaterialiseError::Chunk`] the document may be half changed and must be
+/// dropped.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that gives automerge bytes; materialise counts, the guard has bounded them"
@@ -152,18 +153,18 @@ pub(crate) fn ingest<'a>(
     chunks: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<usize, MaterialiseError> {
     contain(move || {
-        let mut stored_bytes = 0;
+        let mut inflated_bytes = 0;
         let mut changes = Vec::new();
         for (index, chunk) in chunks.into_iter().enumerate() {
-            stored_bytes += chunk.len();
             let change = Change::from_bytes(chunk.to_vec())
                 .map_err(|source| MaterialiseError::Chunk { index, source })?;
+            inflated_bytes += change.raw_bytes().len();
             changes.push(change);
         }
         automerge
             .apply_changes(changes)
             .map_err(MaterialiseError::Refused)?;
-        Ok(stored_bytes)
+        Ok(inflated_bytes)
     })
     .unwrap_or_else(|Panicked(message)| Err(MaterialiseError::Panicked { message }))
 }

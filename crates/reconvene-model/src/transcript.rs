@@ -3,10 +3,13 @@
 //! Segments are keyed by id and ordered by start and id; two that were added without having seen
 //! each other never swap or overwrite. A page never grows past [`SEGMENTS_PER_PAGE_MAX`].
 
+use std::collections::BTreeSet;
+
 use automerge::{ROOT, ReadDoc, ScalarValue};
 use reconvene_core::ids::DocumentId;
 use serde::{Deserialize, Serialize};
 
+use crate::compose::Composer;
 use crate::document::{Document, ReadError};
 use crate::edit::{Editor, ModelError};
 use crate::genesis::{SEGMENTS, TRANSCRIPT};
@@ -55,6 +58,19 @@ pub struct TranscriptPage {
     pub malformed: Vec<String>,
 }
 
+/// What a page says of itself from the start.
+#[derive(Clone, Copy, Debug)]
+pub struct PageHeader<'a> {
+    /// The meeting it belongs to.
+    pub meeting: DocumentId,
+    /// The device that records it.
+    pub recorder: &'a str,
+    /// Its number among the recorder's pages of the meeting, from 0.
+    pub page: i64,
+    /// What the segments' starts and ends count.
+    pub timebase: Timebase,
+}
+
 /// Something that was said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
@@ -97,18 +113,13 @@ pub struct TranscriptEditor<'a> {
 
 impl TranscriptEditor<'_> {
     /// Says whose page this is; to be called once, by the recorder.
-    pub fn create(
-        &mut self,
-        meeting: DocumentId,
-        recorder: &str,
-        page: i64,
-        timebase: Timebase,
-    ) -> Result<(), ModelError> {
-        Editor::check_string("recorder", recorder)?;
-        self.editor.put(&ROOT, "meeting", meeting.to_string())?;
-        self.editor.put(&ROOT, "recorder", recorder)?;
-        self.editor.put(&ROOT, "page", page)?;
-        self.editor.put(&ROOT, "timebase", timebase.as_str())
+    pub fn create(&mut self, header: &PageHeader<'_>) -> Result<(), ModelError> {
+        Editor::check_string("recorder", header.recorder)?;
+        let meeting = header.meeting.to_string();
+        self.editor.put(&ROOT, "meeting", meeting)?;
+        self.editor.put(&ROOT, "recorder", header.recorder)?;
+        self.editor.put(&ROOT, "page", header.page)?;
+        self.editor.put(&ROOT, "timebase", header.timebase.as_str())
     }
 
     /// How many more segments the page takes.
@@ -118,9 +129,7 @@ impl TranscriptEditor<'_> {
 
     /// Adds a segment under a new id.
     pub fn append_segment(&mut self, segment: &Segment) -> Result<(), ModelError> {
-        Editor::check_name("segment id", &segment.id)?;
-        Editor::check_string("segment text", &segment.text)?;
-        Editor::check_string("speaker", segment.speaker.as_deref().unwrap_or_default())?;
+        check(segment)?;
         let segments = SEGMENTS.id();
         if self.editor.reader().get(&segments, &segment.id)?.is_some() {
             return Err(ModelError::Exists {
@@ -131,13 +140,8 @@ impl TranscriptEditor<'_> {
         if self.room() == 0 {
             return Err(ModelError::PageFull);
         }
-        let registers = [
-            ("start", Some(segment.start.into())),
-            ("end", segment.end.map(ScalarValue::from)),
-            ("speaker", segment.speaker.as_deref().map(ScalarValue::from)),
-            ("text", Some(segment.text.as_str().into())),
-        ];
-        self.editor.put_record(&segments, &segment.id, registers)?;
+        self.editor
+            .put_record(&segments, &segment.id, registers(segment))?;
         self.segments += 1;
         Ok(())
     }
@@ -157,6 +161,50 @@ impl TranscriptEditor<'_> {
         let value = speaker.map_or(ScalarValue::Null, ScalarValue::from);
         self.editor.put(&segment, "speaker", value)
     }
+}
+
+/// Writes a page that nobody has written to, as [`TranscriptEditor::create`] and
+/// [`TranscriptEditor::append_segment`] would, without a document.
+pub(crate) fn compose(
+    composer: &mut Composer,
+    header: &PageHeader<'_>,
+    segments: &[Segment],
+) -> Result<(), ModelError> {
+    Editor::check_string("recorder", header.recorder)?;
+    composer.put_root("meeting", header.meeting.to_string())?;
+    composer.put_root("recorder", header.recorder)?;
+    composer.put_root("page", header.page)?;
+    composer.put_root("timebase", header.timebase.as_str())?;
+    if segments.len() > SEGMENTS_PER_PAGE_MAX {
+        return Err(ModelError::PageFull);
+    }
+    let mut ids = BTreeSet::new();
+    for segment in segments {
+        check(segment)?;
+        if !ids.insert(&segment.id) {
+            return Err(ModelError::Exists {
+                what: "segment",
+                id: segment.id.clone(),
+            });
+        }
+        composer.put_record(SEGMENTS, &segment.id, registers(segment))?;
+    }
+    Ok(())
+}
+
+fn check(segment: &Segment) -> Result<(), ModelError> {
+    Editor::check_name("segment id", &segment.id)?;
+    Editor::check_string("segment text", &segment.text)?;
+    Editor::check_string("speaker", segment.speaker.as_deref().unwrap_or_default())
+}
+
+fn registers(segment: &Segment) -> [(&'static str, Option<ScalarValue>); 4] {
+    [
+        ("start", Some(segment.start.into())),
+        ("end", segment.end.map(ScalarValue::from)),
+        ("speaker", segment.speaker.as_deref().map(ScalarValue::from)),
+        ("text", Some(segment.text.as_str().into())),
+    ]
 }
 
 fn read(view: &mut View<'_>) -> TranscriptPage {

@@ -1,7 +1,7 @@
 //! Segments of two recorders neither swap nor overwrite each other; pages stay bounded.
 
 use crate::testing::{NOW, Replica, document_id};
-use crate::transcript::Timebase;
+use crate::transcript::{PageHeader, Timebase};
 use crate::{EditError, ModelError, SEGMENTS_PER_PAGE_MAX, Segment, TRANSCRIPT};
 
 fn segment(id: &str, start: i64) -> Segment {
@@ -14,12 +14,19 @@ fn segment(id: &str, start: i64) -> Segment {
     }
 }
 
+const HEADER: PageHeader<'static> = PageHeader {
+    meeting: reconvene_core::ids::DocumentId::from_bytes([9; 16]),
+    recorder: "recorder",
+    page: 3,
+    timebase: Timebase::Ms,
+};
+
 fn pair() -> (Replica, Replica) {
     let mut one = Replica::new(TRANSCRIPT, 1);
     let mut two = Replica::new(TRANSCRIPT, 2);
     one.edit(|editor| {
         let mut page = editor.transcript()?;
-        page.create(document_id(9), "recorder", 3, Timebase::Ms)?;
+        page.create(&HEADER)?;
         page.append_segment(&segment("b", 20))?;
         page.append_segment(&segment("a", 20))
     });
@@ -121,4 +128,33 @@ fn odd_segments_are_named_and_not_shown() {
         "timebase",
     ];
     assert_eq!(page.malformed, malformed);
+}
+
+#[test]
+fn composed_pages_are_the_bytes_that_editing_writes() {
+    let text = "öne\u{1f600} ".repeat(100);
+    let mut segments: Vec<_> = (0..SEGMENTS_PER_PAGE_MAX)
+        .map(|number| Segment {
+            text: format!("{number} {text}"),
+            ..segment(&format!("{number:04}"), 0)
+        })
+        .collect();
+    segments[7].end = None;
+    segments[8].speaker = None;
+    segments[9].text = String::new();
+
+    let mut edited = crate::Document::create(TRANSCRIPT).unwrap();
+    let ((), expected) = edited
+        .edit::<_, ModelError>(&[5; 16], NOW, |editor| {
+            let mut page = editor.transcript()?;
+            page.create(&HEADER)?;
+            segments.iter().try_for_each(|one| page.append_segment(one))
+        })
+        .unwrap();
+    assert!(expected.len() > 1);
+
+    let genesis = crate::genesis(TRANSCRIPT).unwrap();
+    let mut composer = crate::compose::Composer::new(genesis, &[5; 16], NOW);
+    super::compose(&mut composer, &HEADER, &segments).unwrap();
+    assert_eq!(composer.finish().unwrap(), expected);
 }
