@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::document::{Document, ReadError};
 use crate::genesis::{MEETING, WORKSPACE};
 use crate::meeting::{State, headline};
-use crate::workspace::{ActiveProject, ProjectId};
+use crate::workspace::{ActiveProject, Project, ProjectId, Workspace};
 
 /// The version byte that leads an encoded row.
 pub const ROW_VERSION: u8 = 1;
@@ -122,6 +122,30 @@ impl IndexRow {
         match bytes.split_first() {
             Some((&ROW_VERSION, body)) => Ok(serde_json::from_slice(body)?),
             _ => Err(RowError::Version),
+        }
+    }
+}
+
+impl WorkspaceRow {
+    /// The workspace as far as its row tells it: enough for [`crate::resolve_project`].
+    pub fn to_workspace(&self) -> Workspace {
+        let projects = self.projects.iter().map(|row| {
+            let project = Project {
+                name: row.name.clone(),
+                created_at: row.created_at,
+                archived: row.archived,
+            };
+            (row.id, project)
+        });
+        let settings = self.settings.iter();
+        Workspace {
+            name: self.name.clone(),
+            projects: projects.collect(),
+            active: self.active.clone(),
+            settings: settings
+                .map(|(name, value)| (name.clone(), value.as_str().into()))
+                .collect(),
+            ..Workspace::default()
         }
     }
 }

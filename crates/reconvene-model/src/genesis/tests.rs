@@ -57,3 +57,22 @@ fn a_new_document_is_at_its_genesis() {
     assert!(genesis(reconvene_core::ids::DocumentKind(9)).is_none());
     assert!(Document::create(reconvene_core::ids::DocumentKind(9)).is_none());
 }
+
+#[test]
+fn the_schema_document_names_the_constants() {
+    let path = crate::testing::repository().join("schema/documents/v1.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.contains(&super::WORKSPACE_DOCUMENT.to_string()));
+    for root in roots() {
+        for container in containers(root.kind) {
+            let name = match container.is_text {
+                true => format!("`{}` text", container.key),
+                false => format!("`{}` map", container.key),
+            };
+            let row = text
+                .lines()
+                .find(|line| line.starts_with(&format!("| {} |", container.op())));
+            assert!(row.unwrap().contains(&name), "{name}");
+        }
+    }
+}

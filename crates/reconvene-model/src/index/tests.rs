@@ -59,6 +59,7 @@ fn a_workspace_has_one_row_with_its_projects() {
     let IndexRow::Workspace(row) = row else {
         panic!("a workspace has a workspace's row");
     };
+    assert_eq!(row.to_workspace(), one.document.workspace().unwrap());
     let projects: Vec<_> = row
         .projects
         .iter()

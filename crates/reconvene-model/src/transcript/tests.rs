@@ -158,3 +158,38 @@ fn composed_pages_are_the_bytes_that_editing_writes() {
     super::compose(&mut composer, &HEADER, &segments).unwrap();
     assert_eq!(composer.finish().unwrap(), expected);
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        failure_persistence: None, cases: 64, ..Default::default()
+    })]
+
+    #[test]
+    fn pages_converge_whatever_is_appended_and_corrected(
+        steps in proptest::collection::vec((0..3_usize, 0..4_u8, 0..6_u8, 0..9_usize), 1..30),
+    ) {
+        let mut replicas: Vec<_> = (1..=3).map(|device| Replica::new(TRANSCRIPT, device)).collect();
+        for (number, (who, what, id, exchange)) in steps.into_iter().enumerate() {
+            let id = id.to_string();
+            replicas[who].edit(|editor| {
+                let mut page = editor.transcript()?;
+                let result = match what {
+                    0 | 1 => page.append_segment(&segment(&id, i64::from(what))),
+                    2 => page.correct_segment(&id, &format!("corrected {number}")),
+                    _ => page.set_speaker(&id, Some(&format!("speaker {number}"))),
+                };
+                match result {
+                    Err(ModelError::Exists { .. } | ModelError::NotFound { .. }) => Ok(()),
+                    other => other,
+                }
+            });
+            let (to, from) = (exchange / 3, exchange % 3);
+            let source = replicas[from].clone();
+            replicas[to].pull(&source);
+        }
+        let [one, two, three] = &mut replicas[..] else { unreachable!("there are three") };
+        one.pull(three);
+        one.sync(two);
+        one.sync(three);
+    }
+}
