@@ -1,7 +1,7 @@
 //! The writer: the one thread that writes to a store, in groups that share their barriers.
 //!
 //! Each turn takes what has been submitted, up to a bound: all journal entries in one write and one
-//! sync, then every batch, then one barrier. Every batch submitted is answered by completions in
+//! sync, then every batch in one write, then one barrier. Every batch submitted is answered by completions in
 //! the order of submission, whatever fails; the thread never ends in silence. It knows no sled:
 //! any [`StoreWrite`] will do.
 
@@ -303,10 +303,8 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
 
     fn write_group(&mut self, group: &[Batch]) {
         let mut fates = self.journal(group);
-        for (batch, fate) in group.iter().zip(&mut fates) {
-            if matches!(fate, Fate::Pending) {
-                *fate = Fate::of(self.call(|store| store.apply(batch)));
-            }
+        self.apply(group, &mut fates);
+        for (batch, fate) in group.iter().zip(&fates) {
             self.last = match fate {
                 Fate::Applied => Last::Is(Some(batch.id)),
                 _ => self.last.after_failure(),
@@ -367,6 +365,35 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
             }
         }
         fates
+    }
+
+    /// Applies the batches that are still to be tried, together.
+    fn apply(&mut self, group: &[Batch], fates: &mut [Fate]) {
+        let (batches, mut fates): (Vec<_>, Vec<_>) = group
+            .iter()
+            .zip(fates)
+            .filter(|(_, fate)| matches!(fate, Fate::Pending))
+            .unzip();
+        let mut outcomes = Vec::new();
+        let called = self.call(|store| {
+            outcomes = store.apply_group(&batches);
+            Ok(())
+        });
+        match called {
+            Ok(()) => {
+                assert_eq!(
+                    outcomes.len(),
+                    batches.len(),
+                    "a store answers for every batch of a group"
+                );
+                for (fate, outcome) in fates.into_iter().zip(outcomes) {
+                    *fate = Fate::of(outcome.map_err(Fault::Error));
+                }
+            }
+            Err(fault) => fates
+                .iter_mut()
+                .for_each(|fate| **fate = Fate::of(Err(fault.clone()))),
+        }
     }
 
     fn release(&mut self) {
