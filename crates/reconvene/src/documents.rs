@@ -269,7 +269,10 @@ pub(crate) fn read_document_of_kind(
         bodies.push(decode::<ChangeRow>(key, value)?.body);
     }
     let chunks = bodies.iter().map(|body| &body[..]);
-    materialise(kind, chunks, purpose, counter).map_err(|source| Error::Document { id, source })
+    materialise(kind, chunks, purpose, counter).map_err(|source| Error::Document {
+        id,
+        source: Box::new(source),
+    })
 }
 
 fn read_changes(

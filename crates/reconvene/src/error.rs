@@ -106,7 +106,7 @@ pub enum Error {
         /// The document.
         id: reconvene_core::ids::DocumentId,
         /// Why.
-        source: MaterialiseError,
+        source: Box<MaterialiseError>,
     },
     /// A document could not be read.
     #[error(transparent)]
