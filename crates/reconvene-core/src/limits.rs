@@ -110,6 +110,13 @@ pub const REFUSALS_MAX: usize = 256;
 /// Documents whose head row is kept in memory after their last change.
 pub const IDLE_DOCUMENTS_MAX: usize = 1024;
 
+/// Documents a peer may have asked for that are not answered yet. More is a fault.
+pub const WANTS_QUEUED_MAX: usize = 1024 * 1024;
+
+/// Sequence numbers beyond gaps that a want lists of one document. A document with more is asked for
+/// whole.
+pub const WANT_BEYOND_MAX: usize = 16 * 1024;
+
 /// Most changes of one document that are handled when answering a want. A document with more is
 /// refused (`TooLarge`).
 pub const CHANGES_PER_DOCUMENT_MAX: usize = 1_000_000;

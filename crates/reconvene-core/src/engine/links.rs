@@ -136,6 +136,14 @@ impl Engine {
         }
     }
 
+    pub(super) fn on_close(&mut self) {
+        self.dialers.clear();
+        let links: Vec<_> = self.links.keys().copied().collect();
+        for link in links {
+            self.close_link(link, CloseReason::Finished);
+        }
+    }
+
     pub(super) fn on_join_request(&mut self, request: JoinRequest) {
         let peer = request.peer;
         for link in self.links_to(peer) {
