@@ -16,6 +16,7 @@ pub mod keys;
 pub mod records;
 pub mod refusal;
 pub mod storage;
+pub mod ticket;
 pub mod wire;
 
 pub mod conformance;

@@ -85,6 +85,10 @@ pub const HELLO_WORKSPACES_MAX: usize = 8;
 /// Workspaces shared over one link. Further ones are not offered and reported as an event.
 pub const LINK_WORKSPACES_MAX: usize = 256;
 
+/// Frames of a peer that are kept while we are not ready to greet it: as many hellos as all shared
+/// workspaces take. One more is a fault.
+pub const EARLY_FRAMES_MAX: usize = LINK_WORKSPACES_MAX / HELLO_WORKSPACES_MAX;
+
 /// Feed entries read at a time when following the feed.
 pub const FEED_PAGE_ROWS: usize = 512;
 
@@ -110,7 +114,7 @@ pub const IDLE_DOCUMENTS_MAX: usize = 1024;
 /// refused (`TooLarge`).
 pub const CHANGES_PER_DOCUMENT_MAX: usize = 1_000_000;
 
-/// Longest silence in stream order before a heartbeat is sent.
+/// Time between heartbeats, however much else is sent: only they say where a busy feed ends.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 
 /// Bound on staleness while a link is up and idle: three heartbeats.

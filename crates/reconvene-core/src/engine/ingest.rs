@@ -706,6 +706,9 @@ impl Engine {
             .into_iter()
             .map(|document| (workspace, document))
             .collect();
+        // What the journal brought back has no index row: its entries name this device as their
+        // origin, so that whoever follows the feed for the index sees them.
+        let origin = replayed.map(|_| self.config.me);
         let Some(state) = self.ready(&workspace) else {
             panic!("a prepared job's workspace is loaded");
         };
@@ -715,7 +718,7 @@ impl Engine {
             state,
             workspace,
             placed,
-            None,
+            origin,
             &mut puts,
             &mut pending.entries,
         );

@@ -63,7 +63,7 @@ pub enum Input {
         /// What the store said.
         error: StoreError,
     },
-    /// A batch's journal entry is durable.
+    /// A batch's journal entry is durable. A store's driver says so once readers see the batch too.
     Journaled(BatchId),
     /// This batch and all before it are durable in the store.
     Stored(BatchId),

@@ -665,7 +665,6 @@ impl Engine {
             return;
         };
         let peer = state.peer;
-        let now = self.now.wall;
         let Some(session) = self
             .session(link, &workspace)
             .filter(|session| session.run == done.run)
@@ -673,9 +672,6 @@ impl Engine {
             return self.fault(link, "the end of another run".to_owned());
         };
         session.got_done = true;
-        if let Some(flow) = self.flow(link, &workspace) {
-            flow.learn_head(done.point, now);
-        }
         self.enqueue_cursor(link, peer, workspace, CursorMove::Set(done.point));
         self.settle(link, workspace);
     }
