@@ -131,6 +131,8 @@ pub struct Engine {
     pending: VecDeque<PendingBatch>,
     /// Invitations whose redemption is on its way to the store.
     redeeming: BTreeMap<[u8; 32], PeerId>,
+    /// Journal frames not yet in the store, and the changes restored so far.
+    replaying: (usize, u64),
     reads: BTreeMap<ReadId, Reading>,
     next_read: ReadId,
     next_batch: BatchId,
@@ -153,6 +155,7 @@ impl Engine {
             jobs: VecDeque::new(),
             pending: VecDeque::new(),
             redeeming: BTreeMap::new(),
+            replaying: (0, 0),
             reads: BTreeMap::new(),
             next_read: ReadId(1),
             next_batch: BatchId(1),
@@ -192,6 +195,7 @@ impl Engine {
             Input::Connect { peer, addresses } => self.on_connect(peer, addresses),
             Input::Disconnect { peer } => self.on_disconnect(peer),
             Input::Join(request) => self.on_join_request(request),
+            Input::Close => self.on_close(),
             Input::Wake => self.on_wake(),
         }
         self.advance_jobs();

@@ -165,6 +165,14 @@ impl Key {
             .map(WorkspaceId::from_bytes)
     }
 
+    /// The peer at the end of a peer key.
+    pub fn peer_id(&self) -> Option<PeerId> {
+        if self.kind()? != KeyKind::Peer || self.0.len() != 49 {
+            return None;
+        }
+        self.0[17..49].try_into().ok().map(PeerId::from_bytes)
+    }
+
     /// The kind of record this key names; `None` for a kind this version does not know.
     pub fn kind(&self) -> Option<KeyKind> {
         const KINDS: [KeyKind; 12] = [

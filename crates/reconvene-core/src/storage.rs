@@ -172,7 +172,8 @@ pub trait StoreRead: Send + Sync + 'static {
 /// Writing side of a store; exactly one exists.
 ///
 /// The caller's order for each group of batches: [`journal`](Self::journal) every entry of the
-/// group, [`apply`](Self::apply) each batch, then one [`barrier`](Self::barrier).
+/// group, [`apply_group`](Self::apply_group) its batches (or [`apply`](Self::apply) each), then one
+/// [`barrier`](Self::barrier).
 pub trait StoreWrite: Send + 'static {
     /// The readers of this store.
     type Reader: StoreRead + Clone;
@@ -194,6 +195,14 @@ pub trait StoreWrite: Send + 'static {
     /// journalled; a batch whose `after` is not the last one applied fails with
     /// [`StoreError::PredecessorFailed`].
     fn apply(&mut self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// Applies batches in their order, in one write if the store can; returns the outcome of each.
+    ///
+    /// The outcomes are those of [`apply`](Self::apply) one after the other, except that a failure
+    /// of the shared write fails every batch that was in it: nothing of any of them is visible.
+    fn apply_group(&mut self, batches: &[&Batch]) -> Vec<Result<(), StoreError>> {
+        batches.iter().map(|batch| self.apply(batch)).collect()
+    }
 
     /// Makes every applied batch survive a power cut.
     ///

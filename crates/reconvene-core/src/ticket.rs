@@ -103,8 +103,13 @@ impl Ticket {
             return Err(TicketError::TooLong);
         }
         let encoded = text.strip_prefix(PREFIX).ok_or(TicketError::Prefix)?;
-        let bytes = bs58::decode(encoded).into_vec().map_err(|_| TicketError::Mistyped)?;
-        let body_len = bytes.len().checked_sub(CHECK_BYTES).ok_or(TicketError::Mistyped)?;
+        let bytes = bs58::decode(encoded)
+            .into_vec()
+            .map_err(|_| TicketError::Mistyped)?;
+        let body_len = bytes
+            .len()
+            .checked_sub(CHECK_BYTES)
+            .ok_or(TicketError::Mistyped)?;
         let (body, check) = bytes.split_at(body_len);
         if Sha256::digest(body)[..CHECK_BYTES] != *check {
             return Err(TicketError::Mistyped);
@@ -169,7 +174,11 @@ mod tests {
             let mut changed = text.clone().into_bytes();
             changed[place] = if changed[place] == b'2' { b'3' } else { b'2' };
             let changed = String::from_utf8(changed).unwrap();
-            assert_eq!(Ticket::decode(&changed), Err(TicketError::Mistyped), "at {place}");
+            assert_eq!(
+                Ticket::decode(&changed),
+                Err(TicketError::Mistyped),
+                "at {place}"
+            );
         }
         assert_eq!(Ticket::decode("hello"), Err(TicketError::Prefix));
         assert_eq!(Ticket::decode("rcv1-"), Err(TicketError::Mistyped));

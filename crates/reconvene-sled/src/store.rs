@@ -1,15 +1,18 @@
 //! The writing side: batches, barriers and the journal, by exactly one owner.
 //!
-//! A batch is one atomic write of one sled tree. The barrier is sled's flush, which on Linux ends
+//! A group of batches is one atomic write of one sled tree. The barrier is sled's flush, which on Linux ends
 //! in `sync_file_range`, followed by a real sync of sled's file. Any failure that may have reached
 //! the disk leaves the store read-only until it is opened again: it never retries and then
 //! pretends. What a batch means is not known here.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use reconvene_core::ids::BatchId;
+use reconvene_core::keys::Key;
 use reconvene_core::limits::VALUE_BYTES_MAX;
 use reconvene_core::storage::{Batch, JournalEntry, JournalReleases, StoreError, StoreWrite};
 use sled::Tree;
@@ -104,6 +107,19 @@ impl SledStore {
         }
     }
 
+    /// Whether a batch may be applied after `last`.
+    fn admit(&self, batch: &Batch, last: Option<BatchId>) -> Result<(), StoreError> {
+        self.assert_writable()?;
+        if batch.after.is_some() && batch.after != last {
+            return Err(StoreError::PredecessorFailed);
+        }
+        let longest = batch.puts.iter().map(|(_, value)| value.len()).max();
+        match longest.filter(|bytes| *bytes > VALUE_BYTES_MAX) {
+            Some(bytes) => Err(StoreError::ValueTooLarge { bytes }),
+            None => Ok(()),
+        }
+    }
+
     /// The store's tree; its only other owner, the readers' state, loses it when this is dropped.
     pub(crate) fn tree(&self) -> Tree {
         let guard = self.shared.read();
@@ -113,11 +129,17 @@ impl SledStore {
         state.tree.clone()
     }
 
-    fn write(&self, batch: &Batch) -> Result<(), StoreError> {
-        let subject = || format!("batch {}", batch.id);
+    /// Writes batches in one atomic write of sled. Each such write costs sled two flushes of its
+    /// buffers, whatever is in it.
+    fn write(&self, batches: &[&Batch]) -> Result<(), StoreError> {
+        let subject = || {
+            let ids: Vec<_> = batches.iter().map(|batch| batch.id.to_string()).collect();
+            format!("batches {}", ids.join(", "))
+        };
         let tree = self.tree();
+        let writes = merge(batches);
         // Made before the exclusive lock is taken: nobody else writes meanwhile.
-        let sled_batch = contained(|| to_sled(&tree, batch))
+        let sled_batch = contained(|| to_sled(&tree, &writes))
             .map_err(|what| panicked(&what))?
             .map_err(|error| sled_error(&error, &subject()))?;
         let mut guard = self.shared.write();
@@ -129,8 +151,7 @@ impl SledStore {
             Ok(Err(error)) => sled_error(&error, &subject()),
             Err(what) => panicked(&what),
         };
-        let written = batch.puts.iter().map(|(key, _)| key);
-        state.unsure = written.chain(&batch.deletes).cloned().collect();
+        state.unsure = writes.into_keys().cloned().collect();
         Err(error)
     }
 
@@ -169,18 +190,37 @@ impl StoreWrite for SledStore {
     }
 
     fn apply(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        self.assert_writable()?;
-        if batch.after.is_some() && batch.after != self.last_applied {
-            return Err(StoreError::PredecessorFailed);
-        }
-        let longest = batch.puts.iter().map(|(_, value)| value.len()).max();
-        if let Some(bytes) = longest.filter(|bytes| *bytes > VALUE_BYTES_MAX) {
-            return Err(StoreError::ValueTooLarge { bytes });
+        let outcome = self.apply_group(&[batch]).pop();
+        outcome.expect("every batch has an outcome")
+    }
+
+    fn apply_group(&mut self, batches: &[&Batch]) -> Vec<Result<(), StoreError>> {
+        let mut last = self.last_applied;
+        let mut outcomes: Vec<_> = batches
+            .iter()
+            .map(|batch| {
+                self.admit(batch, last)?;
+                last = Some(batch.id);
+                Ok(())
+            })
+            .collect();
+        let pairs = batches.iter().zip(&outcomes);
+        let admitted: Vec<&Batch> = pairs
+            .filter(|(_, outcome)| outcome.is_ok())
+            .map(|(batch, _)| *batch)
+            .collect();
+        if admitted.is_empty() {
+            return outcomes;
         }
         self.unsynced = true;
-        self.write(batch).map_err(|error| self.refuse(error))?;
-        self.last_applied = Some(batch.id);
-        Ok(())
+        match self.write(&admitted).map_err(|error| self.refuse(error)) {
+            Ok(()) => self.last_applied = last,
+            Err(error) => {
+                let written = outcomes.iter_mut().filter(|outcome| outcome.is_ok());
+                written.for_each(|outcome| *outcome = Err(error.clone()));
+            }
+        }
+        outcomes
     }
 
     fn barrier(&mut self) -> Result<(), StoreError> {
@@ -210,18 +250,29 @@ impl Drop for SledStore {
     }
 }
 
-/// The batch in sled's terms, with the parts that longer old values leave over removed.
-fn to_sled(tree: &Tree, batch: &Batch) -> sled::Result<sled::Batch> {
+/// What is left to write of batches in their order: the last write of each key, a value or nothing.
+fn merge<'a>(batches: &[&'a Batch]) -> BTreeMap<&'a Key, Option<&'a Bytes>> {
+    let mut writes = BTreeMap::new();
+    for batch in batches {
+        writes.extend(batch.puts.iter().map(|(key, value)| (key, Some(value))));
+        writes.extend(batch.deletes.iter().map(|key| (key, None)));
+    }
+    writes
+}
+
+/// Writes in sled's terms, with the parts that longer old values leave over removed.
+fn to_sled(tree: &Tree, writes: &BTreeMap<&Key, Option<&Bytes>>) -> sled::Result<sled::Batch> {
     let mut sled_batch = sled::Batch::default();
-    for (key, value) in &batch.puts {
+    for (key, value) in writes {
         let key = key.as_bytes();
+        let Some(value) = value else {
+            remove_parts(tree, key, 0, &mut sled_batch)?;
+            continue;
+        };
         remove_parts(tree, key, part_count(value.len()), &mut sled_batch)?;
         for (stored_key, stored) in encode(key, value) {
             sled_batch.insert(stored_key, stored);
         }
-    }
-    for key in &batch.deletes {
-        remove_parts(tree, key.as_bytes(), 0, &mut sled_batch)?;
     }
     Ok(sled_batch)
 }

@@ -1,7 +1,7 @@
 //! The writer: the one thread that writes to a store, in groups that share their barriers.
 //!
 //! Each turn takes what has been submitted, up to a bound: all journal entries in one write and one
-//! sync, then every batch, then one barrier. Every batch submitted is answered by completions in
+//! sync, then every batch in one write, then one barrier. Every batch submitted is answered by completions in
 //! the order of submission, whatever fails; the thread never ends in silence. It knows no sled:
 //! any [`StoreWrite`] will do.
 
@@ -39,12 +39,13 @@ const _: () = assert!(GROUP_BYTES_MAX <= QUEUE_BYTES_MAX);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Completion {
-    /// The batch's journal entry is durable: the changes in it survive anything from here on.
+    /// The batch's journal entry is durable and the batch is applied: the changes in it survive
+    /// anything from here on, and readers see them.
     Journaled(BatchId),
     /// The batch is applied and durable.
     Stored(BatchId),
-    /// The batch is not applied. If it was `Journaled` before, its entry stays in the journal and
-    /// is handed out again when the store is opened.
+    /// The batch is not applied. Its entry may stay in the journal all the same, and is then handed
+    /// out again when the store is opened.
     Failed {
         /// The batch.
         id: BatchId,
@@ -303,11 +304,15 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
     }
 
     fn write_group(&mut self, group: &[Batch]) {
-        let mut fates = self.journal(group);
-        for (batch, fate) in group.iter().zip(&mut fates) {
-            if matches!(fate, Fate::Pending) {
-                *fate = Fate::of(self.call(|store| store.apply(batch)));
+        let (mut fates, journaled) = self.journal(group);
+        self.apply(group, &mut fates);
+        // Told only now, so that whoever hears it reads what was written.
+        for (batch, fate) in group.iter().zip(&fates) {
+            if matches!(fate, Fate::Applied) && journaled.contains(&batch.id) {
+                (self.on_completion)(Completion::Journaled(batch.id));
             }
+        }
+        for (batch, fate) in group.iter().zip(&fates) {
             self.last = match fate {
                 Fate::Applied => Last::Is(Some(batch.id)),
                 _ => self.last.after_failure(),
@@ -327,10 +332,10 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
         }
     }
 
-    /// Journals the entries of a group, and reports them.
+    /// Journals the entries of a group; which batches' entries are durable is the second value.
     ///
     /// A batch whose predecessor is known to have failed is not journalled: it could only fail.
-    fn journal(&mut self, group: &[Batch]) -> Vec<Fate> {
+    fn journal(&mut self, group: &[Batch]) -> (Vec<Fate>, Vec<BatchId>) {
         let mut fates = Vec::with_capacity(group.len());
         let mut last = self.last;
         for batch in group {
@@ -350,14 +355,10 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
         };
         let (ids, entries): (Vec<_>, Vec<_>) = pending().unzip();
         if entries.is_empty() {
-            return fates;
+            return (fates, ids);
         }
         match self.call(|store| store.journal(&entries)) {
-            Ok(()) => {
-                for id in ids {
-                    (self.on_completion)(Completion::Journaled(id));
-                }
-            }
+            Ok(()) => (fates, ids),
             Err(fault) => {
                 let unjournalled = group.iter().zip(&mut fates).filter(|(batch, fate)| {
                     batch.journal.is_some() && matches!(fate, Fate::Pending)
@@ -365,9 +366,38 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
                 for (_, fate) in unjournalled {
                     *fate = Fate::of(Err(fault.clone()));
                 }
+                (fates, Vec::new())
             }
         }
-        fates
+    }
+
+    /// Applies the batches that are still to be tried, together.
+    fn apply(&mut self, group: &[Batch], fates: &mut [Fate]) {
+        let (batches, mut fates): (Vec<_>, Vec<_>) = group
+            .iter()
+            .zip(fates)
+            .filter(|(_, fate)| matches!(fate, Fate::Pending))
+            .unzip();
+        let mut outcomes = Vec::new();
+        let called = self.call(|store| {
+            outcomes = store.apply_group(&batches);
+            Ok(())
+        });
+        match called {
+            Ok(()) => {
+                assert_eq!(
+                    outcomes.len(),
+                    batches.len(),
+                    "a store answers for every batch of a group"
+                );
+                for (fate, outcome) in fates.into_iter().zip(outcomes) {
+                    *fate = Fate::of(outcome.map_err(Fault::Error));
+                }
+            }
+            Err(fault) => fates
+                .iter_mut()
+                .for_each(|fate| **fate = Fate::of(Err(fault.clone()))),
+        }
     }
 
     fn release(&mut self) {

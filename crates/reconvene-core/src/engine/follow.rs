@@ -85,6 +85,8 @@ impl Flow {
         self.following && self.told == released.seq
     }
 
+    /// Takes note of where their feed ended at a moment. Only what says so counts: a frame of
+    /// changes or the end of a run may be well behind the end of the feed when it leaves.
     pub(super) fn learn_head(&mut self, head: FeedPoint, now: WallTime) {
         let newer = self
             .their_head
@@ -459,7 +461,6 @@ impl Engine {
     }
 
     pub(super) fn on_changes(&mut self, link: LinkId, changes: Changes) {
-        let now = self.now.wall;
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
@@ -469,11 +470,8 @@ impl Engine {
         if state.ingest_bytes > limits::LINK_INGEST_BYTES_MAX {
             return self.fault(link, "more changes than the window allows".to_owned());
         }
-        let Some(flow) = state.flows.get_mut(&changes.workspace) else {
+        if !state.flows.contains_key(&changes.workspace) {
             return self.fault(link, "changes of a workspace that is not shared".to_owned());
-        };
-        if let Some((_, through)) = changes.feed {
-            flow.learn_head(through, now);
         }
         self.enqueue_received(link, peer, changes);
     }

@@ -251,6 +251,10 @@ impl Engine {
     }
 
     pub(super) fn on_replay(&mut self, entries: Vec<JournalEntry>) {
+        self.replaying.0 += entries.len();
+        if entries.is_empty() {
+            self.emit(Event::ReplayDone { changes: 0 });
+        }
         for entry in entries {
             // A frame passed the journal's checksum, so one that does not decode was written so.
             let decoded = JournalFrame::decode(&entry.frame);
@@ -261,6 +265,7 @@ impl Engine {
                         what: "it does not decode; it is left in the journal".to_owned(),
                     },
                 });
+                self.note_replayed(0);
                 continue;
             };
             let through = FeedSeq(frame.seq.0 + frame.documents.len() as u64 - 1);
@@ -287,6 +292,17 @@ impl Engine {
                 author,
                 cursor: None,
             });
+        }
+    }
+
+    /// One more frame of the journal is in the store.
+    fn note_replayed(&mut self, changes: u64) {
+        let (left, restored) = &mut self.replaying;
+        *left -= 1;
+        *restored += changes;
+        if *left == 0 {
+            let changes = std::mem::take(restored);
+            self.emit(Event::ReplayDone { changes });
         }
     }
 
@@ -477,7 +493,7 @@ impl Engine {
             if let Some((workspace, epoch, through)) = job.journaled_through()
                 && self.feed_covers(workspace, epoch, through)
             {
-                self.emit(Event::ReplayDone { changes: 0 });
+                self.note_replayed(0);
                 continue;
             }
             self.pin(&mut job);
@@ -706,6 +722,9 @@ impl Engine {
             .into_iter()
             .map(|document| (workspace, document))
             .collect();
+        // What the journal brought back has no index row: its entries name this device as their
+        // origin, so that whoever follows the feed for the index sees them.
+        let origin = replayed.map(|_| self.config.me);
         let Some(state) = self.ready(&workspace) else {
             panic!("a prepared job's workspace is loaded");
         };
@@ -715,7 +734,7 @@ impl Engine {
             state,
             workspace,
             placed,
-            None,
+            origin,
             &mut puts,
             &mut pending.entries,
         );
@@ -921,6 +940,7 @@ impl Engine {
         let mut acks = Vec::new();
         let mut events = Vec::new();
         let mut redeemed = Vec::new();
+        let mut replayed = Vec::new();
         for batch in &mut self.pending {
             if batch.released {
                 continue;
@@ -935,13 +955,14 @@ impl Engine {
             if let Some(request) = batch.write.take() {
                 events.push(Event::WriteDone { request });
             }
-            if let Some(changes) = batch.replayed.take() {
-                events.push(Event::ReplayDone { changes });
-            }
+            replayed.extend(batch.replayed.take());
             redeemed.extend(batch.redeemed.take());
         }
         for event in events {
             self.emit(event);
+        }
+        for changes in replayed {
+            self.note_replayed(changes);
         }
         self.push_entries(entries);
         self.acknowledge(acks);

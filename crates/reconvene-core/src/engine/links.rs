@@ -9,8 +9,8 @@ use sha2::{Digest as _, Sha256};
 use super::follow::Flow;
 use super::reconcile::Reconciliation;
 use super::{
-    CloseReason, Engine, Enrolment, Event, JoinRequest, LinkStats, Output, ReadQuery, Reading,
-    WakeReason, WorkspaceState,
+    CloseReason, Engine, Enrolment, Event, JoinRequest, LinkStats, Moment, Output, ReadQuery,
+    Reading, WakeReason, WorkspaceState,
 };
 use crate::feed::FeedPoint;
 use crate::ids::{LinkId, PeerId, RequestId, WorkspaceId};
@@ -19,7 +19,7 @@ use crate::limits;
 use crate::records::{InviteRow, PeerRow, Record as _, RecordError};
 use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan, StoreError};
-use crate::time::Tick;
+use crate::time::{Tick, WallTime};
 use crate::wire::{self, Assembler, Frame, Hello, Join, Joined, Refused, WorkspaceHello};
 
 /// Where a link is in its life.
@@ -51,12 +51,15 @@ pub(super) struct Link {
     pub(super) dialed: bool,
     phase: Phase,
     pub(super) flows: BTreeMap<WorkspaceId, Flow>,
-    /// A frame that came before we were ready for it.
-    early_frame: Option<Bytes>,
+    /// Frames that came before we were ready for them, and when: the peer's greeting.
+    early_frames: VecDeque<(Bytes, WallTime)>,
+    /// When the frame being handled came.
+    heard_at: WallTime,
     assembler: Assembler,
     /// Workspaces of their hellos so far.
     greeted: BTreeMap<WorkspaceId, WorkspaceHello>,
-    last_sent: Tick,
+    /// When we last said where our feeds end.
+    last_stated: Tick,
     pub(super) last_number: u64,
     pub(super) in_flight: VecDeque<(u64, usize)>,
     pub(super) in_flight_bytes: usize,
@@ -68,16 +71,17 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn new(peer: PeerId, dialed: bool, now: Tick) -> Self {
+    fn new(peer: PeerId, dialed: bool, now: Moment) -> Self {
         Self {
             peer,
             dialed,
             phase: Phase::Arriving,
             flows: BTreeMap::new(),
-            early_frame: None,
+            early_frames: VecDeque::new(),
+            heard_at: now.wall,
             assembler: Assembler::default(),
             greeted: BTreeMap::new(),
-            last_sent: now,
+            last_stated: now.tick,
             last_number: 0,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -128,6 +132,14 @@ impl Engine {
     pub(super) fn on_disconnect(&mut self, peer: PeerId) {
         self.dialers.remove(&peer);
         for link in self.links_to(peer) {
+            self.close_link(link, CloseReason::Finished);
+        }
+    }
+
+    pub(super) fn on_close(&mut self) {
+        self.dialers.clear();
+        let links: Vec<_> = self.links.keys().copied().collect();
+        for link in links {
             self.close_link(link, CloseReason::Finished);
         }
     }
@@ -216,8 +228,7 @@ impl Engine {
         for other in self.links_to(peer) {
             self.close_link(other, CloseReason::Replaced);
         }
-        self.links
-            .insert(link, Link::new(peer, dialed, self.now.tick));
+        self.links.insert(link, Link::new(peer, dialed, self.now));
         let join = self
             .dialers
             .get_mut(&peer)
@@ -336,9 +347,7 @@ impl Engine {
     }
 
     pub(super) fn note_sent(&mut self, link: LinkId) {
-        let now = self.now.tick;
         if let Some(link) = self.links.get_mut(&link) {
-            link.last_sent = now;
             link.awaiting_answer = true;
         }
     }
@@ -358,10 +367,7 @@ impl Engine {
                 // We share nothing with a peer we dialled ourselves: there is nothing to say.
                 return self.close_link(link, CloseReason::Finished);
             }
-            if let Some(frame) = state.early_frame.take() {
-                self.on_frame(link, &frame);
-            }
-            return;
+            return self.take_early_frames(link);
         }
         state.phase = Phase::Loading;
         for workspace in &workspaces {
@@ -448,7 +454,6 @@ impl Engine {
             });
         }
         state.phase = Phase::Greeting;
-        let early = state.early_frame.take();
         let role = self.config.role;
         let state_version = self.config.state_version;
         let chunks: Vec<_> = hellos
@@ -469,24 +474,39 @@ impl Engine {
                 }),
             );
         }
-        if let Some(frame) = early {
-            self.on_frame(link, &frame);
+        self.take_early_frames(link);
+    }
+
+    /// Handles what came while the link was not ready, as of when it came.
+    fn take_early_frames(&mut self, link: LinkId) {
+        while let Some(state) = self.links.get_mut(&link)
+            && let Some((frame, heard_at)) = state.early_frames.pop_front()
+        {
+            state.heard_at = heard_at;
+            self.on_ready_frame(link, &frame);
         }
     }
 
     pub(super) fn on_frame(&mut self, link: LinkId, frame: &Bytes) {
+        let now = self.now.wall;
         let Some(state) = self.links.get_mut(&link) else {
             return; // Closed here; what was on its way no longer counts.
         };
-        if matches!(state.phase, Phase::Arriving | Phase::Loading) {
-            if state.early_frame.replace(frame.clone()).is_some() {
-                self.fault(
-                    link,
-                    "a second frame before the first was answered".to_owned(),
-                );
-            }
-            return;
+        if !matches!(state.phase, Phase::Arriving | Phase::Loading) {
+            state.heard_at = now;
+            return self.on_ready_frame(link, frame);
         }
+        state.early_frames.push_back((frame.clone(), now));
+        if state.early_frames.len() > limits::EARLY_FRAMES_MAX {
+            let what = "more frames than a greeting takes before it was answered";
+            self.fault(link, what.to_owned());
+        }
+    }
+
+    fn on_ready_frame(&mut self, link: LinkId, frame: &Bytes) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
         if frame.len() > limits::FRAME_BYTES_MAX {
             return self.fault(link, format!("a frame of {} bytes", frame.len()));
         }
@@ -700,7 +720,7 @@ impl Engine {
         let Some(state) = self.links.get(&link) else {
             return;
         };
-        let (peer, dialed) = (state.peer, state.dialed);
+        let (peer, dialed, heard_at) = (state.peer, state.dialed, state.heard_at);
         let Some(greeted_head) = state
             .flows
             .get(&workspace)
@@ -733,13 +753,12 @@ impl Engine {
         if rolled_back {
             return self.on_rolled_back(workspace, peer);
         }
-        let now = self.now.wall;
         let following = match (our_cursor, their_cursor) {
             (Trust::At(_), Trust::At(point)) => Some(point),
             _ => None,
         };
         if let Some(flow) = self.flow(link, &workspace) {
-            flow.begin(theirs.head, greeted_head, now, following);
+            flow.begin(theirs.head, greeted_head, heard_at, following);
         }
         if following.is_some() {
             self.release_journal(workspace);
@@ -808,7 +827,7 @@ impl Engine {
         let up = self.links.iter().filter(|(_, link)| link.is_up());
         up.map(|(id, link)| {
             (
-                link.last_sent + limits::HEARTBEAT_EVERY,
+                link.last_stated + limits::HEARTBEAT_EVERY,
                 WakeReason::Heartbeat(*id),
             )
         })
@@ -849,6 +868,10 @@ impl Engine {
         });
         let points = points.collect();
         self.send(link, &Frame::Heartbeat(points));
+        let now = self.now.tick;
+        if let Some(state) = self.links.get_mut(&link) {
+            state.last_stated = now;
+        }
     }
 
     fn on_heartbeat(&mut self, link: LinkId, points: &[(WorkspaceId, FeedPoint)]) {

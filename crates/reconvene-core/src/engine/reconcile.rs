@@ -451,6 +451,9 @@ impl Engine {
         let Some(flow) = state.flows.get_mut(&workspace) else {
             return self.fault(link, "wants of a workspace that is not shared".to_owned());
         };
+        if flow.exchange.answers.len() + want.documents.len() > limits::WANTS_QUEUED_MAX {
+            return self.fault(link, "too many documents are wanted at once".to_owned());
+        }
         for document in want.documents {
             if document.mutual {
                 flow.exchange.wants.push_back((document.document, false));
@@ -665,7 +668,6 @@ impl Engine {
             return;
         };
         let peer = state.peer;
-        let now = self.now.wall;
         let Some(session) = self
             .session(link, &workspace)
             .filter(|session| session.run == done.run)
@@ -673,9 +675,6 @@ impl Engine {
             return self.fault(link, "the end of another run".to_owned());
         };
         session.got_done = true;
-        if let Some(flow) = self.flow(link, &workspace) {
-            flow.learn_head(done.point, now);
-        }
         self.enqueue_cursor(link, peer, workspace, CursorMove::Set(done.point));
         self.settle(link, workspace);
     }
@@ -725,6 +724,10 @@ fn document_of(id: &Id) -> DocumentId {
 }
 
 fn known_of(actors: &BTreeMap<crate::guard::ActorId, ActorProgress>) -> Vec<KnownActor> {
+    let beyond = actors.values().map(|progress| progress.beyond.len());
+    if beyond.sum::<usize>() > limits::WANT_BEYOND_MAX {
+        return Vec::new();
+    }
     actors
         .iter()
         .map(|(actor, progress)| KnownActor {
