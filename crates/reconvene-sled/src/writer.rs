@@ -148,6 +148,7 @@ impl<S: StoreWrite> Writer<S> {
         store: S,
         on_completion: impl FnMut(Completion) + Send + 'static,
     ) -> io::Result<Self> {
+        // Bounded by the queue's counts, which `submit` checks: a channel cannot count bytes.
         let (sender, receiver) = channel();
         let queue = Arc::new(Queue::default());
         let task = Task {
