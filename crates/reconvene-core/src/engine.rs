@@ -35,7 +35,7 @@ pub use io::{
 
 pub use follow::stored_frames;
 
-use ingest::{Job, PendingBatch, Slots};
+use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
 
 /// What an engine is, fixed for its life.
@@ -129,6 +129,7 @@ pub struct Engine {
     workspaces: BTreeMap<WorkspaceId, WorkspaceState>,
     jobs: VecDeque<Job>,
     pending: VecDeque<PendingBatch>,
+    replays: BTreeMap<WorkspaceId, Replay>,
     /// Invitations whose redemption is on its way to the store.
     redeeming: BTreeMap<[u8; 32], PeerId>,
     reads: BTreeMap<ReadId, Reading>,
@@ -152,6 +153,7 @@ impl Engine {
             workspaces: BTreeMap::new(),
             jobs: VecDeque::new(),
             pending: VecDeque::new(),
+            replays: BTreeMap::new(),
             redeeming: BTreeMap::new(),
             reads: BTreeMap::new(),
             next_read: ReadId(1),

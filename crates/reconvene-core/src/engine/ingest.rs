@@ -215,6 +215,15 @@ pub(super) struct PendingBatch {
     pinned: Vec<(WorkspaceId, DocumentId)>,
 }
 
+/// Where the changes of journal frames of earlier epochs are.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    /// Frames found at open whose changes are not behind a barrier yet.
+    left: u64,
+    /// Up to here in the feed, those of the others are.
+    pub(super) through: FeedSeq,
+}
+
 #[derive(Debug)]
 struct Redeemed {
     link: LinkId,
@@ -252,6 +261,8 @@ impl Engine {
 
     pub(super) fn on_replay(&mut self, entries: Vec<JournalEntry>) {
         for entry in entries {
+            // A frame that fails, too, keeps the journal from being shortened until the next open.
+            self.replays.entry(entry.workspace).or_default().left += 1;
             // A frame passed the journal's checksum, so one that does not decode was written so.
             let decoded = JournalFrame::decode(&entry.frame);
             let Some(frame) = decoded.ok().filter(|frame| !frame.documents.is_empty()) else {
@@ -478,6 +489,7 @@ impl Engine {
                 && self.feed_covers(workspace, epoch, through)
             {
                 self.emit(Event::ReplayDone { changes: 0 });
+                self.on_replayed(workspace, FeedSeq(0));
                 continue;
             }
             self.pin(&mut job);
@@ -736,6 +748,7 @@ impl Engine {
             };
             JournalEntry {
                 workspace,
+                epoch: first.epoch,
                 through: state.point.seq,
                 frame: frame.encode(),
             }
@@ -921,6 +934,7 @@ impl Engine {
         let mut acks = Vec::new();
         let mut events = Vec::new();
         let mut redeemed = Vec::new();
+        let mut replayed = Vec::new();
         for batch in &mut self.pending {
             if batch.released {
                 continue;
@@ -937,6 +951,7 @@ impl Engine {
             }
             if let Some(changes) = batch.replayed.take() {
                 events.push(Event::ReplayDone { changes });
+                replayed.extend(batch.pinned.first().map(|(workspace, _)| *workspace));
             }
             redeemed.extend(batch.redeemed.take());
         }
@@ -945,6 +960,12 @@ impl Engine {
         }
         self.push_entries(entries);
         self.acknowledge(acks);
+        for workspace in replayed {
+            if let Some(state) = self.ready(&workspace) {
+                let through = state.released.seq;
+                self.on_replayed(workspace, through);
+            }
+        }
         for redeemed in redeemed {
             self.redeeming.remove(&redeemed.secret_hash);
             let Redeemed {
@@ -1037,8 +1058,24 @@ impl Engine {
         }
     }
 
+    /// A journal frame's changes are in the feed, at `through` at the latest.
+    fn on_replayed(&mut self, workspace: WorkspaceId, through: FeedSeq) {
+        let replay = self.replays.entry(workspace).or_default();
+        replay.left = replay.left.saturating_sub(1);
+        replay.through = replay.through.max(through);
+        self.release_journal(workspace);
+    }
+
     /// Tells the journal what other peers hold by now.
+    ///
+    /// A release also frees the frames of earlier epochs, so it waits until what those hold is in
+    /// the feed and held by the peer.
     pub(super) fn release_journal(&mut self, workspace: WorkspaceId) {
+        let earlier = match self.replays.get(&workspace) {
+            Some(replay) if replay.left > 0 => return,
+            Some(replay) => replay.through.0,
+            None => 0,
+        };
         let Some(state) = self.ready(&workspace) else {
             return;
         };
@@ -1051,9 +1088,9 @@ impl Engine {
             .map(|point| point.seq.0)
             .max()
             .unwrap_or(0);
-        if held > state.journal_released {
+        if held > state.journal_released && held >= earlier {
             state.journal_released = held;
-            let releases = JournalReleases::from([(workspace, FeedSeq(held))]);
+            let releases = JournalReleases::from([(workspace, (epoch, FeedSeq(held)))]);
             self.outputs.push_back(Output::ReleaseJournal(releases));
         }
     }
@@ -1424,3 +1461,6 @@ fn check_edit(
     }
     Ok(documents)
 }
+
+#[cfg(test)]
+mod tests;
