@@ -110,6 +110,13 @@ pub const REFUSALS_MAX: usize = 256;
 /// Documents whose head row is kept in memory after their last change.
 pub const IDLE_DOCUMENTS_MAX: usize = 1024;
 
+/// Documents a peer may have asked for that are not answered yet. More is a fault.
+pub const WANTS_QUEUED_MAX: usize = 1024 * 1024;
+
+/// Sequence numbers beyond gaps that a want lists of one document. A document with more is asked for
+/// whole.
+pub const WANT_BEYOND_MAX: usize = 16 * 1024;
+
 /// Most changes of one document that are handled when answering a want. A document with more is
 /// refused (`TooLarge`).
 pub const CHANGES_PER_DOCUMENT_MAX: usize = 1_000_000;
@@ -124,6 +131,9 @@ pub const STALENESS_BOUND: Duration = Duration::from_secs(30);
 pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// See [`BACKOFF_FIRST`].
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// Time until edits that are in the journal and that the store refused are tried again.
+pub const REPLAY_AFTER: Duration = Duration::from_secs(5);
 
 /// Longest device, member or workspace name, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 200;

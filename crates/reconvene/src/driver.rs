@@ -588,11 +588,7 @@ impl Driver {
 
     async fn shut_down(&mut self) -> Result<(), Error> {
         self.commands.close();
-        for (link, sender) in self.links.drain() {
-            if sender.send(Outgoing::Close { flush: true }).is_err() {
-                tracing::trace!(%link, "already down");
-            }
-        }
+        self.input(Input::Close);
         if let Some((network, mut events)) = self.network.take() {
             let drain = async { while events.recv().await.is_some() {} };
             tokio::select! {

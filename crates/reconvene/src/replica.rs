@@ -305,17 +305,14 @@ impl Replica {
         let journal = opened.journal;
         let driver = driver::start(engine, clock, opened.store, reader.clone(), identity)?;
         let mut replayed = driver.notices();
-        let frames = journal.len();
-        if frames > 0 {
-            driver.send(Command::Replay(journal)).await?;
-        }
+        driver.send(Command::Replay(journal)).await?;
         let restored = restore_rows(&reader, &driver, &profile).await?;
         if restored {
             tracing::warn!(
                 "the store was empty or new; its workspaces were entered from the profile"
             );
         }
-        wait_for_replay(&mut replayed, frames).await?;
+        wait_for_replay(&mut replayed).await?;
         profile_file.save_if_changed(&profile)?;
         let documents = Arc::new(Documents::new(reader.clone()));
         let (events, _) = broadcast::channel(EVENTS_MAX);
@@ -738,36 +735,25 @@ async fn restore_rows(
     Ok(true)
 }
 
-async fn wait_for_replay(
-    notices: &mut broadcast::Receiver<Notice>,
-    mut frames: usize,
-) -> Result<(), Error> {
-    let mut changes = 0;
-    while frames > 0 {
+async fn wait_for_replay(notices: &mut broadcast::Receiver<Notice>) -> Result<(), Error> {
+    loop {
         match notices.recv().await {
             Ok(Notice::Engine(event)) => match &*event {
-                Event::ReplayDone { changes: replayed } => {
-                    frames -= 1;
-                    changes += replayed;
+                Event::ReplayDone { changes: 0 } => return Ok(()),
+                Event::ReplayDone { changes } => {
+                    tracing::warn!(
+                        changes,
+                        "changes that the store had lost came from the journal"
+                    );
+                    return Ok(());
                 }
                 Event::StoreFailed { error } => return Err(Error::Store(error.clone())),
                 _ => {}
             },
-            Ok(Notice::PassComplete { .. }) => {}
-            // More frames than the channel holds: each event stands for one, also a missed one.
-            Err(broadcast::error::RecvError::Lagged(missed)) => {
-                frames = frames.saturating_sub(usize::try_from(missed).unwrap_or(usize::MAX));
-            }
+            Ok(Notice::PassComplete { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return Err(Error::Closed),
         }
     }
-    if changes > 0 {
-        tracing::warn!(
-            changes,
-            "changes that the store had lost were restored from the journal"
-        );
-    }
-    Ok(())
 }
 
 /// The workspaces in the store.

@@ -108,6 +108,8 @@ pub enum Input {
     },
     /// Redeem a ticket at this peer.
     Join(JoinRequest),
+    /// The host is closing: keep no link, and write down what is known of the peers.
+    Close,
     /// The moment asked for by `wake_at` came.
     Wake,
 }
@@ -343,7 +345,7 @@ pub enum Event {
         /// Why.
         error: StoreError,
     },
-    /// The journal's frames are in the store.
+    /// All frames of an [`Input::Replay`] are in the store.
     ReplayDone {
         /// Changes the store had lost.
         changes: u64,
