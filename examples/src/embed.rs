@@ -18,7 +18,12 @@ async fn main() -> anyhow::Result<()> {
     edit.await?;
 
     // Lists come from an index; no document is loaded.
-    for row in replica.meetings().list(ListOptions::default()).await?.meetings {
+    for row in replica
+        .meetings()
+        .list(ListOptions::default())
+        .await?
+        .meetings
+    {
         println!("{}  {}  {:?}", row.id, row.title, row.state);
     }
 

@@ -119,6 +119,7 @@ enum Reading {
     Catalogue(LinkId, WorkspaceId),
     WantRows(LinkId, WorkspaceId),
     Exchange(LinkId, WorkspaceId),
+    ExchangeKind(LinkId, WorkspaceId),
 }
 
 /// The engine. See the module's documentation.
@@ -133,7 +134,7 @@ pub struct Engine {
     workspaces: BTreeMap<WorkspaceId, WorkspaceState>,
     jobs: VecDeque<Job>,
     pending: VecDeque<PendingBatch>,
-    /// Invitations whose redemption is on its way to the store.
+    /// Invitations whose redemption is on its way to the store or got there in this run.
     redeeming: BTreeMap<[u8; 32], PeerId>,
     /// Journal frames not yet in the store, and the changes restored so far.
     replaying: (usize, u64),
@@ -316,6 +317,9 @@ impl Engine {
             (Reading::Exchange(link, workspace), ReadResult::Rows(rows)) => {
                 self.on_exchange_rows(link, workspace, &rows)
             }
+            (Reading::ExchangeKind(link, workspace), ReadResult::Values(values)) => {
+                self.on_exchange_kind(link, workspace, &values)
+            }
             (reading, result) => {
                 panic!("a read for {reading:?} was answered in another shape: {result:?}")
             }
@@ -342,7 +346,8 @@ impl Engine {
             | Reading::FeedPage(link, _)
             | Reading::Catalogue(link, _)
             | Reading::WantRows(link, _)
-            | Reading::Exchange(link, _) => {
+            | Reading::Exchange(link, _)
+            | Reading::ExchangeKind(link, _) => {
                 self.close_link(*link, CloseReason::StoreFailed);
                 self.emit(Event::StoreFailed { error });
             }

@@ -831,6 +831,14 @@ impl Engine {
             &mut puts,
             &mut pending.entries,
         );
+        // What someone else refused to build on may follow from what came now.
+        let mut others_lacking = Vec::new();
+        for (other, row) in state.peers.iter().filter(|(other, _)| **other != peer) {
+            let documents = healed
+                .iter()
+                .filter(|document| row.row.lacks_dependencies_of(document));
+            others_lacking.extend(documents.map(|document| (*other, *document)));
+        }
         let known = state.peers.entry(peer).or_default();
         let moved = match cursor {
             Some(CursorMove::Set(point)) => {
@@ -842,7 +850,7 @@ impl Engine {
             }
             None => Ok(false),
         };
-        let fresh_wants: Vec<_> = missing
+        let mut fresh_wants: Vec<_> = missing
             .into_iter()
             .filter(|document| !known.row.refused_here.contains_key(document))
             .collect();
@@ -850,9 +858,14 @@ impl Engine {
             known.dirty |= known.row.refused_here.insert(*document, *code) != Some(*code);
         }
         for document in &healed {
-            if !refused.iter().any(|(other, _)| other == document) {
-                known.dirty |= known.row.refused_here.remove(document).is_some();
+            if refused.iter().any(|(other, _)| other == document) {
+                continue;
             }
+            if known.row.lacks_dependencies_of(document) {
+                // This may not be all that was refused: ask once more.
+                fresh_wants.push(*document);
+            }
+            known.dirty |= known.row.refused_here.remove(document).is_some();
         }
         let too_many = known.row.refused_here.len() > limits::REFUSALS_MAX;
         if moved == Ok(true) || (known.dirty && !pending.entries.is_empty()) || !refused.is_empty()
@@ -892,6 +905,13 @@ impl Engine {
         }
         if !fresh_wants.is_empty() {
             self.want_documents(link, workspace, fresh_wants);
+        }
+        for (other, document) in others_lacking {
+            for link in self.links_sharing(&workspace) {
+                if self.links.get(&link).is_some_and(|link| link.peer == other) {
+                    self.want_documents(link, workspace, vec![document]);
+                }
+            }
         }
     }
 
@@ -1003,7 +1023,8 @@ impl Engine {
         self.push_entries(entries);
         self.acknowledge(acks);
         for redeemed in redeemed {
-            self.redeeming.remove(&redeemed.secret_hash);
+            // It stays among those being redeemed: an invitation read before may still be on its
+            // way to us as unused.
             let Redeemed {
                 link,
                 peer,
@@ -1254,6 +1275,8 @@ fn place(
             let present = |hash: &ChangeHash| {
                 hashes.contains(hash)
                     || slot.fresh.contains(hash)
+                    // What was a head before is stored, also once something was put on top of it.
+                    || slot.row.as_ref().is_some_and(|row| row.heads.contains(hash))
                     || (!row.missing.contains(hash)
                         && (row.heads.contains(hash)
                             || slot.looked_up.get(hash).copied().unwrap_or(false)))
@@ -1508,8 +1531,17 @@ fn check_edit(
             max: limits::BATCH_BYTES_MAX,
         });
     }
-    let mut documents = Vec::with_capacity(edited.len());
+    let mut documents: Vec<JobDocument> = Vec::with_capacity(edited.len());
     for document in edited {
+        // Two entries for one document would each be placed on what was there before.
+        if documents
+            .iter()
+            .any(|known| known.document == document.document)
+        {
+            return Err(EditError::Guard {
+                what: format!("document {} stands in it twice", document.document),
+            });
+        }
         let mut changes = Vec::with_capacity(document.changes.len());
         for body in &document.changes {
             let header = parse_change(body).map_err(|error| EditError::Guard {
