@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -167,6 +168,8 @@ pub(crate) struct Shared {
     /// Random, minted at the first write after an open and after every failed one.
     incarnation: Mutex<Option<[u8; 16]>>,
     index_task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// Whether links to the servers stay up between passes.
+    pub(crate) keeps_links: AtomicBool,
 }
 
 /// What this device is.
@@ -336,6 +339,7 @@ impl Replica {
             profile: Mutex::new(profile),
             incarnation: Mutex::new(None),
             index_task: Mutex::new(Some(index_task)),
+            keeps_links: AtomicBool::new(false),
         };
         Ok(Self {
             shared: Arc::new(shared),
