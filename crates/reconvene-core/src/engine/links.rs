@@ -657,7 +657,9 @@ impl Engine {
                 home: invite.home,
             }),
         );
-        self.set_phase(link, Phase::Stranger);
+        // Closed from this side too: a stranger's link is not read on, so the device's own end would
+        // be seen late, and the device waits for it.
+        self.close_link(link, CloseReason::Finished);
     }
 
     fn on_joined(&mut self, link: LinkId, request: RequestId, joined: Joined) {
