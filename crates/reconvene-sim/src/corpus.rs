@@ -138,10 +138,7 @@ fn act(world: &mut World, mishaps: Mishaps, copies: &mut BTreeMap<NodeId, StoreC
                 world.connect(node, other);
             }
         }
-        _ => {
-            let _: usize = world.held(node, shared).len();
-            edit(world, node);
-        }
+        _ => edit(world, node),
     }
 }
 
