@@ -18,7 +18,8 @@ async fn main() -> anyhow::Result<()> {
     edit.await?;
 
     // Lists come from an index; no document is loaded.
-    for row in replica.meetings().list(ListOptions::default()).await?.meetings {
+    let page = replica.meetings().list(ListOptions::default()).await?;
+    for row in page.meetings {
         println!("{}  {}  {:?}", row.id, row.title, row.state);
     }
 

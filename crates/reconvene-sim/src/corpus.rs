@@ -109,7 +109,6 @@ pub fn run_seed(seed: u64) -> Outcome {
 }
 
 fn act(world: &mut World, mishaps: Mishaps, copies: &mut BTreeMap<NodeId, StoreCopy>) {
-    let shared = workspace(1);
     let node = world.pick(4);
     let other = (node + 1 + world.pick(3)) % 4;
     match world.pick(24) {
