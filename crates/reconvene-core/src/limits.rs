@@ -132,6 +132,9 @@ pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// See [`BACKOFF_FIRST`].
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
+/// Time until edits that are in the journal and that the store refused are tried again.
+pub const REPLAY_AFTER: Duration = Duration::from_secs(5);
+
 /// Longest device, member or workspace name, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 200;
 

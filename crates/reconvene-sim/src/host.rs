@@ -248,10 +248,12 @@ impl World {
         .encode();
         for (node, peer) in [(one, other), (other, one)] {
             let peer = self.peer(peer);
-            let puts = workspaces
+            let puts: Vec<_> = workspaces
                 .iter()
-                .map(|workspace| (Key::share(&peer, workspace), row.clone()));
-            self.write(node, puts.collect());
+                .map(|workspace| (Key::share(&peer, workspace), row.clone()))
+                .collect();
+            self.nodes[node].shares.extend(puts.iter().cloned());
+            self.write(node, puts);
         }
     }
 

@@ -203,9 +203,12 @@ pub(super) struct AckDue {
 pub(super) struct PendingBatch {
     id: BatchId,
     journaled: bool,
-    has_journal: bool,
     stored: bool,
     released: bool,
+    /// Where the batch takes a feed.
+    reaches: Option<(WorkspaceId, FeedPoint)>,
+    /// What the journal keeps of the batch.
+    journal: Option<JournalEntry>,
     entries: Vec<Entry>,
     acks: Vec<AckDue>,
     edit: Option<RequestId>,
@@ -232,7 +235,11 @@ impl Engine {
             documents,
             rows,
         } = edit;
-        match check_edit(&documents, &rows, self.jobs.len()) {
+        let checked = match &self.failed {
+            Some(error) => Err(EditError::Store(error.clone())),
+            None => check_edit(&documents, &rows, self.jobs.len()),
+        };
+        match checked {
             Ok(documents) => {
                 let author = Author::Host { request, rows };
                 self.enqueue(Work::Changes {
@@ -247,6 +254,10 @@ impl Engine {
     }
 
     pub(super) fn on_write(&mut self, write: Write) {
+        if let Some(error) = self.failed.clone() {
+            let request = write.request;
+            return self.emit(Event::WriteFailed { request, error });
+        }
         self.enqueue(Work::Write(write));
     }
 
@@ -256,54 +267,61 @@ impl Engine {
             self.emit(Event::ReplayDone { changes: 0 });
         }
         for entry in entries {
-            // A frame passed the journal's checksum, so one that does not decode was written so.
-            let decoded = JournalFrame::decode(&entry.frame);
-            let Some(frame) = decoded.ok().filter(|frame| !frame.documents.is_empty()) else {
-                self.emit(Event::StoreFailed {
-                    error: StoreError::Damaged {
-                        key: format!("journal frame through {}", entry.through),
-                        what: "it does not decode; it is left in the journal".to_owned(),
-                    },
-                });
-                self.note_replayed(0);
-                continue;
-            };
-            let through = FeedSeq(frame.seq.0 + frame.documents.len() as u64 - 1);
-            let author = Author::Journal {
-                epoch: frame.epoch,
-                through,
-            };
-            let documents = frame
-                .documents
-                .into_iter()
-                .map(|document| {
-                    let (changes, refused) = check_changes(document.changes);
-                    JobDocument {
-                        document: document.document,
-                        kind: document.kind,
-                        changes,
-                        refused,
-                    }
-                })
-                .collect();
-            self.enqueue(Work::Changes {
-                workspace: frame.workspace,
-                documents,
-                author,
-                cursor: None,
-            });
+            if let Some(work) = self.read_journal(&entry) {
+                self.enqueue(work);
+            }
         }
     }
 
     /// One more frame of the journal is in the store.
     fn note_replayed(&mut self, changes: u64) {
         let (left, restored) = &mut self.replaying;
-        *left -= 1;
+        *left = left.saturating_sub(1);
         *restored += changes;
         if *left == 0 {
             let changes = std::mem::take(restored);
             self.emit(Event::ReplayDone { changes });
         }
+    }
+
+    /// The work of bringing a journal entry into the store.
+    fn read_journal(&mut self, entry: &JournalEntry) -> Option<Work> {
+        // A frame passed the journal's checksum, so one that does not decode was written so.
+        let decoded = JournalFrame::decode(&entry.frame);
+        let Some(frame) = decoded.ok().filter(|frame| !frame.documents.is_empty()) else {
+            self.emit(Event::StoreFailed {
+                error: StoreError::Damaged {
+                    key: format!("journal frame through {}", entry.through),
+                    what: "it does not decode; it is left in the journal".to_owned(),
+                },
+            });
+            self.note_replayed(0);
+            return None;
+        };
+        let through = FeedSeq(frame.seq.0 + frame.documents.len() as u64 - 1);
+        let author = Author::Journal {
+            epoch: frame.epoch,
+            through,
+        };
+        let documents = frame
+            .documents
+            .into_iter()
+            .map(|document| {
+                let (changes, refused) = check_changes(document.changes);
+                JobDocument {
+                    document: document.document,
+                    kind: document.kind,
+                    changes,
+                    refused,
+                }
+            })
+            .collect();
+        Some(Work::Changes {
+            workspace: frame.workspace,
+            documents,
+            author,
+            cursor: None,
+        })
     }
 
     pub(super) fn enqueue_received(&mut self, link: LinkId, peer: PeerId, changes: wire::Changes) {
@@ -415,7 +433,8 @@ impl Engine {
         else {
             return;
         };
-        if job.pinned || !self.ensure_workspace(*workspace) {
+        // While outcomes are awaited, what could be read may be about to change.
+        if job.pinned || self.recovering || !self.ensure_workspace(*workspace) {
             return;
         }
         let workspace = *workspace;
@@ -730,6 +749,16 @@ impl Engine {
         };
         let first = state.point;
         let mut puts = rows;
+        let nothing = placed.documents.is_empty() && puts.is_empty();
+        if let Some(changes) = replayed.filter(|_| nothing) {
+            let documents: Vec<_> = pending
+                .pinned
+                .iter()
+                .map(|(_, document)| *document)
+                .collect();
+            self.unpin(&workspace, &documents);
+            return self.note_replayed(changes);
+        }
         enter(
             state,
             workspace,
@@ -884,7 +913,11 @@ impl Engine {
         let id = self.next_batch;
         self.next_batch = id.next();
         pending.id = id;
-        pending.has_journal = journal.is_some();
+        pending.reaches = pending
+            .entries
+            .last()
+            .map(|entry| (entry.workspace, entry.point));
+        pending.journal.clone_from(&journal);
         let batch = Batch {
             id,
             after: self.last_batch.replace(id),
@@ -923,6 +956,12 @@ impl Engine {
             let Some(batch) = self.pending.pop_front() else {
                 break;
             };
+            if let Some((workspace, point)) = batch.reaches
+                && let Some(state) = self.ready(&workspace)
+            {
+                let epoch = state.stored.epoch;
+                state.stored = FeedPoint { epoch, ..point };
+            }
             for (workspace, document) in batch.pinned {
                 self.unpin(&workspace, &[document]);
             }
@@ -933,9 +972,6 @@ impl Engine {
 
     /// Lets out, in order, whatever is behind its barrier.
     fn release(&mut self) {
-        if self.recovering {
-            return;
-        }
         let mut entries = Vec::new();
         let mut acks = Vec::new();
         let mut events = Vec::new();
@@ -945,7 +981,7 @@ impl Engine {
             if batch.released {
                 continue;
             }
-            let behind_barrier = batch.stored || (batch.has_journal && batch.journaled);
+            let behind_barrier = batch.stored || (batch.journal.is_some() && batch.journaled);
             if !behind_barrier {
                 break;
             }
@@ -993,7 +1029,9 @@ impl Engine {
             return;
         };
         self.fail_batch(batch, error);
-        self.fail_store(error);
+        if !self.recovering {
+            self.fail_store(error);
+        }
         self.finish_recovery();
     }
 
@@ -1011,14 +1049,29 @@ impl Engine {
         if let Some(redeemed) = batch.redeemed {
             self.redeeming.remove(&redeemed.secret_hash);
         }
+        // An edit that was reported durable is still owed to the store.
+        if let Some(entry) = batch
+            .journal
+            .filter(|_| batch.journaled || batch.replayed.is_some())
+            && let Some(work) = self.read_journal(&entry)
+        {
+            // Its place in the feed may go to something else.
+            self.forked.insert(entry.workspace);
+            self.owed.push(Job::new(work));
+        }
     }
 
     /// The store refused or lost something: forget everything it was assumed to hold, close every
     /// link, and start again from what it says once all outcomes are in.
     pub(super) fn fail_store(&mut self, error: &StoreError) {
+        let first = !std::mem::replace(&mut self.recovering, true);
         let jobs = std::mem::take(&mut self.jobs);
         for job in jobs {
             match job.work {
+                work @ Work::Changes {
+                    author: Author::Journal { .. },
+                    ..
+                } => self.owed.push(Job::new(work)),
                 Work::Changes {
                     author: Author::Host { request, .. },
                     ..
@@ -1042,24 +1095,54 @@ impl Engine {
         self.close_all_links(error);
         self.workspaces.clear();
         self.reads.clear();
-        if !self.recovering {
+        for batch in &mut self.pending {
+            // Their slots are gone, and the feed is read anew.
+            batch.pinned.clear();
+            batch.reaches = None;
+        }
+        if first {
             self.emit(Event::StoreFailed {
                 error: error.clone(),
             });
         }
-        self.recovering = true;
         self.finish_recovery();
     }
 
     fn finish_recovery(&mut self) {
-        if self.recovering && self.pending.is_empty() {
+        if self.recovering && self.pending.is_empty() && self.failed.is_none() {
             self.recovering = false;
             self.last_batch = None;
+            if !self.owed.is_empty() {
+                self.replay_at = Some(self.now.tick + limits::REPLAY_AFTER);
+            }
         }
+    }
+
+    /// Tries again what the store owes to the journal.
+    pub(super) fn replay_owed(&mut self) {
+        self.replay_at = None;
+        self.jobs.extend(std::mem::take(&mut self.owed));
+    }
+
+    /// Whether something that is in the journal is not in the store yet, nor in the journal again
+    /// under its new place in the feed.
+    fn owes_replay(&self) -> bool {
+        let queued = self
+            .jobs
+            .iter()
+            .any(|job| job.journaled_through().is_some());
+        let written = self
+            .pending
+            .iter()
+            .any(|batch| batch.replayed.is_some() && !batch.journaled && !batch.stored);
+        queued || written || !self.owed.is_empty()
     }
 
     /// Tells the journal what other peers hold by now.
     pub(super) fn release_journal(&mut self, workspace: WorkspaceId) {
+        if self.owes_replay() {
+            return;
+        }
         let Some(state) = self.ready(&workspace) else {
             return;
         };
@@ -1098,9 +1181,10 @@ impl PendingBatch {
         Self {
             id: BatchId(0),
             journaled: false,
-            has_journal: false,
             stored: false,
             released: false,
+            reaches: None,
+            journal: None,
             entries: Vec::new(),
             acks: Vec::new(),
             edit: None,

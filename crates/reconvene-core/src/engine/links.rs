@@ -229,6 +229,9 @@ impl Engine {
             self.close_link(other, CloseReason::Replaced);
         }
         self.links.insert(link, Link::new(peer, dialed, self.now));
+        if self.recovering {
+            return self.refuse(link, RefusalCode::Unavailable);
+        }
         let join = self
             .dialers
             .get_mut(&peer)
@@ -278,6 +281,9 @@ impl Engine {
         let Some(gone) = self.links.remove(&link) else {
             return;
         };
+        if self.recovering {
+            return; // What was known is no longer.
+        }
         for workspace in gone.flows.keys() {
             let known = self
                 .ready(workspace)
@@ -446,7 +452,7 @@ impl Engine {
                 row,
                 dirty: false,
             });
-            flow.greeted_head = Some(known.released);
+            flow.greeted = Some((known.released, record.held_stored));
             hellos.push(WorkspaceHello {
                 workspace: *workspace,
                 head: known.released,
@@ -721,28 +727,23 @@ impl Engine {
             return;
         };
         let (peer, dialed, heard_at) = (state.peer, state.dialed, state.heard_at);
-        let Some(greeted_head) = state
-            .flows
-            .get(&workspace)
-            .and_then(|flow| flow.greeted_head)
-        else {
+        // Both sides have to judge the same two greetings, whatever was stored since.
+        let greeted = state.flows.get(&workspace).and_then(|flow| flow.greeted);
+        let Some((greeted_head, mine)) = greeted else {
             return;
         };
         let Some(known) = self.ready(&workspace) else {
             return;
         };
         let record = known.peers.entry(peer).or_default();
-        let mine = record.held_stored;
         let either_empty = greeted_head.seq.0 == 0 || theirs.head.seq.0 == 0;
         let our_cursor = trust(mine, theirs.head, either_empty);
         let their_cursor = trust(theirs.held, greeted_head, either_empty);
         let rolled_back = matches!(their_cursor, Trust::Ahead);
-        if let Trust::At(point) = our_cursor
-            && record.row.held != Some(point)
-        {
+        if let Trust::At(point) = our_cursor {
+            record.dirty |= record.row.held != Some(point);
             record.row.held = Some(point);
             record.held_stored = Some(point);
-            record.dirty = true;
         }
         if let Trust::At(point) = their_cursor
             && record.row.acknowledged != Some(point)
@@ -781,12 +782,20 @@ impl Engine {
         if let Some(state) = self.ready(&workspace) {
             state.point.epoch = epoch;
             state.released.epoch = epoch;
+            state.stored.epoch = epoch;
             state.persisted = false;
             state.journal_released = 0;
         }
         self.emit(Event::RolledBack { workspace, peer });
         self.enqueue_feed_head(workspace);
-        for link in self.links_sharing(&workspace) {
+        // Also those that were greeted with the old history and have not greeted back.
+        let greeted = self.links.iter().filter(|(_, link)| {
+            link.flows
+                .get(&workspace)
+                .is_some_and(|flow| flow.greeted.is_some())
+        });
+        let greeted: Vec<_> = greeted.map(|(id, _)| *id).collect();
+        for link in greeted {
             self.close_link(link, CloseReason::RolledBack);
         }
     }
@@ -839,7 +848,7 @@ impl Engine {
         let due: Vec<_> = due
             .filter_map(|(_, why)| match why {
                 WakeReason::Heartbeat(link) => Some(link),
-                WakeReason::Redial(_) => None,
+                WakeReason::Redial(_) | WakeReason::Replay => None,
             })
             .collect();
         for link in due {
@@ -852,6 +861,9 @@ impl Engine {
         let redials: Vec<_> = redials.map(|(peer, _)| *peer).collect();
         for peer in redials {
             self.dial_if_needed(peer);
+        }
+        if self.replay_at.is_some_and(|at| at <= now) {
+            self.replay_owed();
         }
     }
 

@@ -15,7 +15,7 @@ use super::ingest::CursorMove;
 use super::{Engine, Event, ReadQuery, Reading, WorkspaceState};
 use crate::feed::{FeedPoint, heads_digest};
 use crate::guard::parse_change;
-use crate::ids::{BatchId, DocumentId, DocumentKind, LinkId, WorkspaceId};
+use crate::ids::{BatchId, DocumentId, DocumentKind, LinkId, ReadId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
 use crate::records::{ActorProgress, ChangeRow, HeadRow, Record as _, RecordError};
@@ -27,9 +27,10 @@ use crate::wire::{
 /// One run as far as this side has come.
 pub(super) struct Reconciliation {
     run: u32,
-    /// Our feed when the catalogue was frozen.
+    /// Our feed when the catalogue was frozen, as far as the store was sure to show it.
     point: Option<FeedPoint>,
-    building: Option<(NegentropyStorageVector, usize)>,
+    /// The catalogue so far, and the read of its next page.
+    building: Option<(NegentropyStorageVector, ReadId)>,
     session: Option<Negentropy<'static, NegentropyStorageVector>>,
     /// A message that came while the catalogue was being read.
     waiting: Option<Bytes>,
@@ -102,29 +103,30 @@ impl Exchange {
 impl Engine {
     /// Begins a run: reads the catalogue, then says the first word.
     pub(super) fn start_reconcile(&mut self, link: LinkId, workspace: WorkspaceId, run: u32) {
-        let Some(point) = self.ready(&workspace).map(|state| state.released) else {
+        let Some(point) = self.ready(&workspace).map(|state| state.stored) else {
             return;
         };
-        let Some(flow) = self.flow(link, &workspace) else {
-            return;
-        };
-        flow.stop_following();
-        flow.reconciling = Some(Reconciliation {
-            run,
-            point: Some(point),
-            building: Some((NegentropyStorageVector::new(), 0)),
-            ..Reconciliation::awaiting()
-        });
-        self.read_catalogue(link, workspace, KeyRange::heads(&workspace));
+        let range = KeyRange::heads(&workspace);
+        let read = self.read_catalogue(link, workspace, range);
+        if let Some(flow) = self.flow(link, &workspace) {
+            flow.stop_following();
+            flow.reconciling = Some(Reconciliation {
+                run,
+                point: Some(point),
+                building: Some((NegentropyStorageVector::new(), read)),
+                ..Reconciliation::awaiting()
+            });
+        }
     }
 
-    fn read_catalogue(&mut self, link: LinkId, workspace: WorkspaceId, range: KeyRange) {
+    fn read_catalogue(&mut self, link: LinkId, workspace: WorkspaceId, range: KeyRange) -> ReadId {
         let scan = Scan::ascending(range, limits::CATALOGUE_PAGE_ROWS);
-        self.read(ReadQuery::Scan(scan), Reading::Catalogue(link, workspace));
+        self.read(ReadQuery::Scan(scan), Reading::Catalogue(link, workspace))
     }
 
     pub(super) fn on_catalogue_page(
         &mut self,
+        read: ReadId,
         link: LinkId,
         workspace: WorkspaceId,
         rows: &Rows,
@@ -138,9 +140,12 @@ impl Engine {
         let Some(session) = flow.reconciling.as_mut() else {
             return Ok(());
         };
-        let Some((catalogue, _)) = session.building.as_mut() else {
+        let Some((catalogue, awaited)) = session.building.as_mut() else {
             return Ok(());
         };
+        if *awaited != read {
+            return Ok(()); // Asked for by a run that is over.
+        }
         for (key, value) in &rows.rows {
             let Some(document) = key.document() else {
                 continue;
@@ -155,7 +160,12 @@ impl Engine {
         }
         if let (true, Some((last, _))) = (rows.more, rows.rows.last()) {
             let range = KeyRange::heads(&workspace).after(last);
-            self.read_catalogue(link, workspace, range);
+            let next = self.read_catalogue(link, workspace, range);
+            if let Some(session) = self.session(link, &workspace)
+                && let Some((_, awaited)) = session.building.as_mut()
+            {
+                *awaited = next;
+            }
             return Ok(());
         }
         let Some((mut catalogue, _)) = session.building.take() else {
@@ -426,7 +436,8 @@ impl Engine {
                 session.their_last_want
             },
         );
-        if session.our_last_want || !decided || run == 0 || session.session.is_some() && dialed {
+        let looking = session.building.is_some() || session.session.is_some();
+        if session.our_last_want || !decided || run == 0 || (looking && dialed) {
             return;
         }
         session.our_last_want = true;
