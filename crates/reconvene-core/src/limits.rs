@@ -91,6 +91,10 @@ pub const HELLO_WORKSPACES_MAX: usize = 8;
 /// Workspaces shared over one link. Further ones are not offered and reported as an event.
 pub const LINK_WORKSPACES_MAX: usize = 256;
 
+/// Frames of a peer that are kept while we are not ready to greet it: as many hellos as all shared
+/// workspaces take. One more is a fault.
+pub const EARLY_FRAMES_MAX: usize = LINK_WORKSPACES_MAX / HELLO_WORKSPACES_MAX;
+
 /// Feed entries read at a time when following the feed.
 pub const FEED_PAGE_ROWS: usize = 512;
 
@@ -112,11 +116,18 @@ pub const REFUSALS_MAX: usize = 256;
 /// Documents whose head row is kept in memory after their last change.
 pub const IDLE_DOCUMENTS_MAX: usize = 1024;
 
+/// Documents a peer may have asked for that are not answered yet. More is a fault.
+pub const WANTS_QUEUED_MAX: usize = 1024 * 1024;
+
+/// Sequence numbers beyond gaps that a want lists of one document. A document with more is asked for
+/// whole.
+pub const WANT_BEYOND_MAX: usize = 16 * 1024;
+
 /// Most changes of one document that are handled when answering a want. A document with more is
 /// refused (`TooLarge`).
 pub const CHANGES_PER_DOCUMENT_MAX: usize = 1_000_000;
 
-/// Longest silence in stream order before a heartbeat is sent.
+/// Time between heartbeats, however much else is sent: only they say where a busy feed ends.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 
 /// Bound on staleness while a link is up and idle: three heartbeats.
@@ -126,6 +137,9 @@ pub const STALENESS_BOUND: Duration = Duration::from_secs(30);
 pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// See [`BACKOFF_FIRST`].
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// Time until edits that are in the journal and that the store refused are tried again.
+pub const REPLAY_AFTER: Duration = Duration::from_secs(5);
 
 /// Longest device, member or workspace name, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 200;

@@ -1,1 +1,18 @@
-//! sim.
+//! The simulated world the engine is tested in: a virtual clock, links that can be cut, disks that
+//! lose what no barrier covered, hosts that edit, and checkers that know the truth.
+//!
+//! Everything follows from a seed: the same seed gives the same trace. Nothing here waits, and
+//! nothing here touches a disk, a socket or a clock.
+
+pub mod changes;
+pub mod world;
+
+mod check;
+mod disk;
+mod host;
+mod wires;
+
+pub mod corpus;
+
+#[cfg(test)]
+mod scenarios;

@@ -46,12 +46,13 @@ const _: () = assert!(GROUP_BYTES_MAX <= QUEUE_BYTES_MAX);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Completion {
-    /// The batch's journal entry is durable: the changes in it survive anything from here on.
+    /// The batch's journal entry is durable and the batch is applied: the changes in it survive
+    /// anything from here on, and readers see them.
     Journaled(BatchId),
     /// The batch is applied and durable.
     Stored(BatchId),
-    /// The batch is not applied. If it was `Journaled` before, its entry stays in the journal and
-    /// is handed out again when the store is opened.
+    /// The batch is not applied. Its entry may stay in the journal all the same, and is then handed
+    /// out again when the store is opened.
     Failed {
         /// The batch.
         id: BatchId,
@@ -149,6 +150,7 @@ impl<S: StoreWrite> Writer<S> {
         store: S,
         on_completion: impl FnMut(Completion) + Send + 'static,
     ) -> io::Result<Self> {
+        // Bounded by the queue's counts, which `submit` checks: a channel cannot count bytes.
         let (sender, receiver) = channel();
         let queue = Arc::new(Queue::default());
         let task = Task {
@@ -331,8 +333,14 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
         if group.is_empty() {
             return;
         }
-        let mut fates = self.journal(group);
+        let (mut fates, journaled) = self.journal(group);
         self.apply(group, &mut fates);
+        // Told only now, so that whoever hears it reads what was written.
+        for (batch, fate) in group.iter().zip(&fates) {
+            if matches!(fate, Fate::Applied) && journaled.contains(&batch.id) {
+                (self.on_completion)(Completion::Journaled(batch.id));
+            }
+        }
         for (batch, fate) in group.iter().zip(&fates) {
             self.last = match fate {
                 Fate::Applied => Last::Is(Some(batch.id)),
@@ -372,10 +380,10 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
         }
     }
 
-    /// Journals the entries of a group, and reports them.
+    /// Journals the entries of a group; which batches' entries are durable is the second value.
     ///
     /// A batch whose predecessor is known to have failed is not journalled: it could only fail.
-    fn journal(&mut self, group: &[Batch]) -> Vec<Fate> {
+    fn journal(&mut self, group: &[Batch]) -> (Vec<Fate>, Vec<BatchId>) {
         let mut fates = Vec::with_capacity(group.len());
         let mut last = self.last;
         for batch in group {
@@ -395,14 +403,10 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
         };
         let (ids, entries): (Vec<_>, Vec<_>) = pending().unzip();
         if entries.is_empty() {
-            return fates;
+            return (fates, ids);
         }
         match self.call(|store| store.journal(&entries)) {
-            Ok(()) => {
-                for id in ids {
-                    (self.on_completion)(Completion::Journaled(id));
-                }
-            }
+            Ok(()) => (fates, ids),
             Err(fault) => {
                 let unjournalled = group.iter().zip(&mut fates).filter(|(batch, fate)| {
                     batch.journal.is_some() && matches!(fate, Fate::Pending)
@@ -410,9 +414,9 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
                 for (_, fate) in unjournalled {
                     *fate = Fate::of(Err(fault.clone()));
                 }
+                (fates, Vec::new())
             }
         }
-        fates
     }
 
     /// Applies the batches that are still to be tried, together.

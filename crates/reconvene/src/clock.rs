@@ -29,13 +29,20 @@ impl Clock {
     pub(crate) fn now(&mut self) -> Moment {
         let (instant, wall) = (Instant::now(), SystemTime::now());
         let monotonic = instant.saturating_duration_since(self.last_instant);
-        let walled = wall.duration_since(self.last_wall).unwrap_or(Duration::ZERO);
-        let slept = walled.checked_sub(monotonic).filter(|gap| *gap > SLEEP_TOLERANCE);
+        let walled = wall
+            .duration_since(self.last_wall)
+            .unwrap_or(Duration::ZERO);
+        let slept = walled
+            .checked_sub(monotonic)
+            .filter(|gap| *gap > SLEEP_TOLERANCE);
         self.tick += monotonic + slept.unwrap_or(Duration::ZERO);
         self.last_instant = instant;
         self.last_wall = wall;
         let ms = u64::try_from(self.tick.as_millis()).unwrap_or(u64::MAX);
-        Moment { tick: Tick::from_millis(ms), wall: to_wall(wall) }
+        Moment {
+            tick: Tick::from_millis(ms),
+            wall: to_wall(wall),
+        }
     }
 }
 

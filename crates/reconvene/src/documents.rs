@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use reconvene_core::ids::{ChangeHash, DocumentId, DocumentKind, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
-use reconvene_core::records::{ChangeRow, HeadRow, Record as _};
+use reconvene_core::records::{ChangeRow, HeadRow};
 use reconvene_core::storage::{Direction, Scan, StoreError, StoreRead as _};
 use reconvene_model::{Document, MaterialiseCounter, Purpose, materialise};
 use reconvene_sled::SledReader;
@@ -101,7 +101,12 @@ impl Documents {
     }
 
     /// Notes changes that became durable; an open document applies them when it is used next.
-    pub(crate) fn note_remote(&self, workspace: WorkspaceId, document: DocumentId, changes: &[ChangeHash]) {
+    pub(crate) fn note_remote(
+        &self,
+        workspace: WorkspaceId,
+        document: DocumentId,
+        changes: &[ChangeHash],
+    ) {
         if let Some(entry) = self.table().entries.get_mut(&(workspace, document)) {
             entry.remote.extend_from_slice(changes);
         }
@@ -116,7 +121,11 @@ impl Documents {
 
     /// Gives a lease back, keeping the document open if the budget allows.
     pub(crate) fn give_back(&self, mut lease: Lease) {
-        let bytes = lease.guard.document.as_ref().map_or(0, Document::memory_bytes);
+        let bytes = lease
+            .guard
+            .document
+            .as_ref()
+            .map_or(0, Document::memory_bytes);
         let mut table = self.table();
         let Some(entry) = table.entries.get_mut(&lease.place) else {
             lease.guard.document = None;
@@ -127,8 +136,14 @@ impl Documents {
         drop(lease);
         while table.bytes > OPEN_BYTES_MAX || table.entries.len() > 4096 {
             // A locked document is in use and stays.
-            let free = table.entries.iter().filter(|(_, entry)| Arc::strong_count(&entry.lock) == 1);
-            let Some(place) = free.min_by_key(|(_, entry)| entry.used).map(|(place, _)| *place) else {
+            let free = table
+                .entries
+                .iter()
+                .filter(|(_, entry)| Arc::strong_count(&entry.lock) == 1);
+            let Some(place) = free
+                .min_by_key(|(_, entry)| entry.used)
+                .map(|(place, _)| *place)
+            else {
                 break;
             };
             if let Some(entry) = table.entries.remove(&place) {
@@ -145,10 +160,19 @@ impl Documents {
     ) -> Result<&'a mut Document, Error> {
         let (workspace, id) = lease.place;
         let open = &mut *lease.guard;
-        let reusable = open.document.as_ref().is_some_and(|document| !document.is_poisoned());
+        let reusable = open
+            .document
+            .as_ref()
+            .is_some_and(|document| !document.is_poisoned());
         if !reusable {
             open.remote.clear();
-            open.document = Some(read_document(&self.reader, &self.counter, workspace, id, purpose)?);
+            open.document = Some(read_document(
+                &self.reader,
+                &self.counter,
+                workspace,
+                id,
+                purpose,
+            )?);
         }
         let remote = std::mem::take(&mut open.remote);
         let Some(document) = open.document.as_mut() else {
@@ -166,6 +190,10 @@ impl Documents {
 }
 
 impl Lease {
+    pub(crate) fn workspace(&self) -> WorkspaceId {
+        self.place.0
+    }
+
     /// Puts a document that was made, not loaded.
     pub(crate) fn put(&mut self, document: Document) {
         self.guard.document = Some(document);
@@ -179,7 +207,10 @@ impl Lease {
 }
 
 pub(crate) fn not_found(id: DocumentId) -> Error {
-    Error::NotFound { what: "document", id: id.to_string() }
+    Error::NotFound {
+        what: "document",
+        id: id.to_string(),
+    }
 }
 
 /// The head row of a document; `None` if nothing of it is stored.
@@ -194,9 +225,15 @@ pub(crate) fn head_row(
 }
 
 /// Decodes a record that was read under a key; damage names the key.
-pub(crate) fn decode<R: reconvene_core::records::Record>(key: &Key, value: &[u8]) -> Result<R, Error> {
+pub(crate) fn decode<R: reconvene_core::records::Record>(
+    key: &Key,
+    value: &[u8],
+) -> Result<R, Error> {
     R::decode(value).map_err(|error| {
-        Error::Store(StoreError::Damaged { key: format!("{key:?}"), what: error.to_string() })
+        Error::Store(StoreError::Damaged {
+            key: format!("{key:?}"),
+            what: error.to_string(),
+        })
     })
 }
 
@@ -232,7 +269,10 @@ pub(crate) fn read_document_of_kind(
         bodies.push(decode::<ChangeRow>(key, value)?.body);
     }
     let chunks = bodies.iter().map(|body| &body[..]);
-    materialise(kind, chunks, purpose, counter).map_err(|source| Error::Document { id, source })
+    materialise(kind, chunks, purpose, counter).map_err(|source| Error::Document {
+        id,
+        source: Box::new(source),
+    })
 }
 
 fn read_changes(

@@ -13,7 +13,7 @@ use reconvene_core::engine::{
     CloseReason, Edit, EditError, Engine, Enrolment, Event, Input, JoinRequest, LinkStats, Output,
     ReadQuery, ReadResult, SendStored, Write, stored_frames,
 };
-use reconvene_core::ids::{BatchId, LinkId, PeerId, ReadId, RequestId};
+use reconvene_core::ids::{BatchId, FeedSeq, LinkId, PeerId, ReadId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::records::{ChangeRow, Record as _};
 use reconvene_core::refusal::RefusalCode;
@@ -127,6 +127,17 @@ impl DriverHandle {
         receiver.await.map_err(|_| Error::Closed)?
     }
 
+    /// Has the indexer look at a workspace again.
+    pub(crate) fn look_again(&self, workspace: WorkspaceId) {
+        let event = Event::FeedAdvanced {
+            workspace,
+            seq: FeedSeq(0),
+        };
+        if self.notices.send(Notice::Engine(Arc::new(event))).is_err() {
+            tracing::trace!("no indexer runs");
+        }
+    }
+
     pub(crate) fn notices(&self) -> broadcast::Receiver<Notice> {
         self.notices.subscribe()
     }
@@ -156,6 +167,7 @@ pub(crate) fn start(
 ) -> Result<DriverHandle, Error> {
     let (commands, command_receiver) = mpsc::channel(COMMANDS_MAX);
     let (notices, _) = broadcast::channel(EVENTS_MAX);
+    // Bounded by what the driver asked for: one answer per batch, read and stored frame in flight.
     let (done, done_receiver) = mpsc::unbounded_channel();
     let completions = done.clone();
     let writer = Writer::spawn(store, move |completion| {
@@ -318,7 +330,8 @@ impl Driver {
                     Ok(()) => {}
                     Err(SubmitError::Full(batch)) => {
                         let what = "too many batches wait for the disk".to_owned();
-                        self.failed_batches.push((batch.id, StoreError::Io { what }));
+                        self.failed_batches
+                            .push((batch.id, StoreError::Io { what }));
                     }
                     Err(SubmitError::Closed(batch)) => {
                         self.failed_batches.push((batch.id, StoreError::Closed));
@@ -356,7 +369,9 @@ impl Driver {
             }
             Output::Dial { peer, addresses } => {
                 let dialed = match self.network() {
-                    Ok(network) => network.dial(peer, addresses).map_err(|error| error.to_string()),
+                    Ok(network) => network
+                        .dial(peer, addresses)
+                        .map_err(|error| error.to_string()),
                     Err(error) => Err(error.to_string()),
                 };
                 if let Err(why) = dialed {
@@ -449,7 +464,9 @@ impl Driver {
 
     fn wire_stats(&self, link: LinkId) -> reconvene_libp2p::LinkStats {
         let network = self.network.as_ref().map(|(network, _)| network);
-        network.and_then(|network| network.link_stats(link)).unwrap_or_default()
+        network
+            .and_then(|network| network.link_stats(link))
+            .unwrap_or_default()
     }
 
     fn on_network(&mut self, event: NetworkEvent) {
@@ -462,12 +479,25 @@ impl Driver {
             }
             NetworkEvent::ListenFailed { address, why } => {
                 if let Some((_, answer)) = self.listens.pop_first() {
-                    reply(answer, Err(Error::Listen { address, why: why.to_string() }));
+                    reply(
+                        answer,
+                        Err(Error::Listen {
+                            address,
+                            why: why.to_string(),
+                        }),
+                    );
                 }
             }
-            NetworkEvent::LinkUp { link, peer, direction, .. } => {
+            NetworkEvent::LinkUp {
+                link,
+                peer,
+                direction,
+                ..
+            } => {
                 tracing::debug!(%link, %peer, ?direction, "link up");
                 if let Some((network, _)) = &self.network {
+                    // Bounded by the engine: bulk by the link's window, the rest answers frames that
+                    // came; a peer that takes nothing is cut off by the write deadline.
                     let (sender, receiver) = mpsc::unbounded_channel();
                     self.links.insert(link, sender);
                     tokio::spawn(send_in_order(
@@ -487,10 +517,16 @@ impl Driver {
             NetworkEvent::LinkDown { link, why, .. } => {
                 tracing::debug!(%link, %why, "link down");
                 self.links.remove(&link);
-                self.input(Input::LinkDown { link, why: why.to_string() });
+                self.input(Input::LinkDown {
+                    link,
+                    why: why.to_string(),
+                });
             }
             NetworkEvent::DialFailed { peer, why } => {
-                self.input(Input::DialFailed { peer, why: dial_failure(&why) });
+                self.input(Input::DialFailed {
+                    peer,
+                    why: dial_failure(&why),
+                });
             }
             other => tracing::error!(?other, "an unknown network event"),
         }
@@ -534,7 +570,11 @@ impl Driver {
             }
             Event::PassComplete { link, peer, stats } => {
                 let wire = self.wire_stats(*link);
-                self.notify(Notice::PassComplete { peer: *peer, stats: *stats, wire });
+                self.notify(Notice::PassComplete {
+                    peer: *peer,
+                    stats: *stats,
+                    wire,
+                });
             }
             Event::StoreFailed { error } => tracing::error!(%error, "the store failed"),
             _ => tracing::trace!(?event, "engine"),
@@ -551,11 +591,7 @@ impl Driver {
 
     async fn shut_down(&mut self) -> Result<(), Error> {
         self.commands.close();
-        for (link, sender) in self.links.drain() {
-            if sender.send(Outgoing::Close { flush: true }).is_err() {
-                tracing::trace!(%link, "already down");
-            }
-        }
+        self.input(Input::Close);
         if let Some((network, mut events)) = self.network.take() {
             let drain = async { while events.recv().await.is_some() {} };
             tokio::select! {
@@ -595,8 +631,10 @@ fn join_error(code: Option<RefusalCode>, why: String) -> Error {
 fn dial_failure(why: &reconvene_libp2p::DialFailure) -> String {
     match why {
         reconvene_libp2p::DialFailure::Unreachable { attempts } => {
-            let attempts: Vec<_> =
-                attempts.iter().map(|(address, kind)| format!("{address}: {kind}")).collect();
+            let attempts: Vec<_> = attempts
+                .iter()
+                .map(|(address, kind)| format!("{address}: {kind}"))
+                .collect();
             attempts.join("; ")
         }
         other => other.to_string(),
@@ -665,7 +703,10 @@ fn report(done: &mpsc::UnboundedSender<LocalDone>, link: LinkId, error: StoreErr
 }
 
 fn read_bodies(reader: &SledReader, stored: &SendStored) -> Result<Vec<Vec<Bytes>>, StoreError> {
-    let damaged = |key: &Key, what: String| StoreError::Damaged { key: format!("{key:?}"), what };
+    let damaged = |key: &Key, what: String| StoreError::Damaged {
+        key: format!("{key:?}"),
+        what,
+    };
     let mut documents = Vec::with_capacity(stored.documents.len());
     for (document, _, hashes) in &stored.documents {
         let mut bodies = Vec::with_capacity(hashes.len());
@@ -673,7 +714,8 @@ fn read_bodies(reader: &SledReader, stored: &SendStored) -> Result<Vec<Vec<Bytes
             let key = Key::change(&stored.workspace, document, hash);
             let value = reader.read(&key)?;
             let value = value.ok_or_else(|| damaged(&key, "it is missing".to_owned()))?;
-            let row = ChangeRow::decode(&value).map_err(|error| damaged(&key, error.to_string()))?;
+            let row =
+                ChangeRow::decode(&value).map_err(|error| damaged(&key, error.to_string()))?;
             bodies.push(row.body);
         }
         documents.push(bodies);

@@ -106,7 +106,7 @@ pub enum Error {
         /// The document.
         id: reconvene_core::ids::DocumentId,
         /// Why.
-        source: MaterialiseError,
+        source: Box<MaterialiseError>,
     },
     /// A document could not be read.
     #[error(transparent)]
@@ -198,25 +198,39 @@ impl Error {
     /// What to do next, where something can be done.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self.code() {
-            "not_initialised" => "run `reconvene init`, or `reconvene join TICKET` with a ticket from a server",
+            "not_initialised" => {
+                "run `reconvene init`, or `reconvene join TICKET` with a ticket from a server"
+            }
             "already_initialised" => "use it as it is, or choose another directory with --data",
             "store_locked" => "close the other program that uses this directory, or talk to it",
-            "newer_version" => "use the version of reconvene that wrote this directory, or a later one",
+            "newer_version" => {
+                "use the version of reconvene that wrote this directory, or a later one"
+            }
             "not_a_store" => "choose an empty or new directory with --data",
             "permission" => "make the directory yours, or choose another one with --data",
             "no_space" => "free some space on the disk; nothing that was stored is lost",
-            "bad_ticket" => "copy the whole ticket again, or ask for a new one (`reconvene invite`)",
+            "bad_ticket" => {
+                "copy the whole ticket again, or ask for a new one (`reconvene invite`)"
+            }
             "ticket_unknown" | "ticket_expired" | "ticket_used" => {
                 "ask for a new ticket on the server (`reconvene invite`)"
             }
-            "not_enrolled" => "join with a ticket from that server (`reconvene invite` there, `reconvene join` here)",
+            "not_enrolled" => {
+                "join with a ticket from that server (`reconvene invite` there, `reconvene join` here)"
+            }
             "incompatible_protocol" => "update reconvene on the side with the older version",
-            "unreachable" | "timeout" => "check that the server runs and can be reached; local work goes on meanwhile",
+            "unreachable" | "timeout" => {
+                "check that the server runs and can be reached; local work goes on meanwhile"
+            }
             "no_server" => "run `reconvene join TICKET` with a ticket from a server",
             "not_shared" => "ask whoever runs the server to invite this device again",
-            "unknown_project" => "see `reconvene project list`, or add it with `reconvene project add`",
+            "unknown_project" => {
+                "see `reconvene project list`, or add it with `reconvene project add`"
+            }
             "ambiguous_project" => "name the project by its id (`reconvene project list`)",
-            "not_found" => "see the list for what there is (`meeting list`, `project list`, `workspace list`)",
+            "not_found" => {
+                "see the list for what there is (`meeting list`, `project list`, `workspace list`)"
+            }
             "bad_id" => "copy the id from a list",
             _ => return None,
         })

@@ -65,7 +65,12 @@ pub(crate) struct Profile {
 
 impl Profile {
     pub(crate) fn new(name: String, role: Role, member: MemberId, home: WorkspaceId) -> Self {
-        let workspace = ProfileWorkspace { id: home, name: "home".to_owned(), home: true, server: None };
+        let workspace = ProfileWorkspace {
+            id: home,
+            name: "home".to_owned(),
+            home: true,
+            server: None,
+        };
         Self {
             version: VERSION,
             member_name: name.clone(),
@@ -94,7 +99,9 @@ pub(crate) struct ProfileFile {
 
 impl ProfileFile {
     pub(crate) fn in_dir(dir: &Path) -> Self {
-        Self { path: dir.join("profile.json") }
+        Self {
+            path: dir.join("profile.json"),
+        }
     }
 
     /// Reads the profile; `None` if there is no file.
@@ -104,8 +111,9 @@ impl ProfileFile {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.error(error.to_string())),
         };
-        let profile: Profile = serde_json::from_slice(&bytes)
-            .map_err(|error| self.error(format!("it is damaged ({error}); restore it from a backup")))?;
+        let profile: Profile = serde_json::from_slice(&bytes).map_err(|error| {
+            self.error(format!("it is damaged ({error}); restore it from a backup"))
+        })?;
         if profile.version > VERSION {
             return Err(Error::Open(reconvene_sled::OpenError::NewerVersion {
                 found: profile.version,
@@ -117,7 +125,8 @@ impl ProfileFile {
 
     /// Replaces the profile; after a crash either the old or the new one is there, whole.
     pub(crate) fn save(&self, profile: &Profile) -> Result<(), Error> {
-        let bytes = serde_json::to_vec_pretty(profile).map_err(|error| self.error(error.to_string()))?;
+        let bytes =
+            serde_json::to_vec_pretty(profile).map_err(|error| self.error(error.to_string()))?;
         let temporary = self.path.with_extension("json.tmp");
         let write = || -> std::io::Result<()> {
             let mut file = File::create(&temporary)?;
@@ -133,7 +142,18 @@ impl ProfileFile {
         write().map_err(|error| self.error(error.to_string()))
     }
 
+    /// Writes the profile if the file does not say the same already.
+    pub(crate) fn save_if_changed(&self, profile: &Profile) -> Result<(), Error> {
+        if self.load()?.as_ref() == Some(profile) {
+            return Ok(());
+        }
+        self.save(profile)
+    }
+
     fn error(&self, what: String) -> Error {
-        Error::Profile { path: self.path.clone(), what }
+        Error::Profile {
+            path: self.path.clone(),
+            what,
+        }
     }
 }

@@ -63,7 +63,7 @@ pub enum Input {
         /// What the store said.
         error: StoreError,
     },
-    /// A batch's journal entry is durable.
+    /// A batch's journal entry is durable. A store's driver says so once readers see the batch too.
     Journaled(BatchId),
     /// This batch and all before it are durable in the store.
     Stored(BatchId),
@@ -109,6 +109,8 @@ pub enum Input {
     },
     /// Redeem a ticket at this peer.
     Join(JoinRequest),
+    /// The host is closing: keep no link, and write down what is known of the peers.
+    Close,
     /// The moment asked for by `wake_at` came.
     Wake,
 }
@@ -344,7 +346,7 @@ pub enum Event {
         /// Why.
         error: StoreError,
     },
-    /// The journal's frames are in the store.
+    /// All frames of an [`Input::Replay`] are in the store.
     ReplayDone {
         /// Changes the store had lost.
         changes: u64,

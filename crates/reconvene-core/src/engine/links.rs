@@ -9,8 +9,8 @@ use sha2::{Digest as _, Sha256};
 use super::follow::Flow;
 use super::reconcile::Reconciliation;
 use super::{
-    CloseReason, Engine, Enrolment, Event, JoinRequest, LinkStats, Output, ReadQuery, Reading,
-    WakeReason, WorkspaceState,
+    CloseReason, Engine, Enrolment, Event, JoinRequest, LinkStats, Moment, Output, ReadQuery,
+    Reading, WakeReason, WorkspaceState,
 };
 use crate::feed::FeedPoint;
 use crate::ids::{LinkId, PeerId, RequestId, WorkspaceId};
@@ -19,7 +19,7 @@ use crate::limits;
 use crate::records::{InviteRow, PeerRow, Record as _, RecordError};
 use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan, StoreError};
-use crate::time::Tick;
+use crate::time::{Tick, WallTime};
 use crate::wire::{self, Assembler, Frame, Hello, Join, Joined, Refused, WorkspaceHello};
 
 /// Where a link is in its life.
@@ -51,12 +51,15 @@ pub(super) struct Link {
     pub(super) dialed: bool,
     phase: Phase,
     pub(super) flows: BTreeMap<WorkspaceId, Flow>,
-    /// A frame that came before we were ready for it.
-    early_frame: Option<Bytes>,
+    /// Frames that came before we were ready for them, and when: the peer's greeting.
+    early_frames: VecDeque<(Bytes, WallTime)>,
+    /// When the frame being handled came.
+    heard_at: WallTime,
     assembler: Assembler,
     /// Workspaces of their hellos so far.
     greeted: BTreeMap<WorkspaceId, WorkspaceHello>,
-    last_sent: Tick,
+    /// When we last said where our feeds end.
+    last_stated: Tick,
     pub(super) last_number: u64,
     pub(super) in_flight: VecDeque<(u64, usize)>,
     pub(super) in_flight_bytes: usize,
@@ -68,16 +71,17 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn new(peer: PeerId, dialed: bool, now: Tick) -> Self {
+    fn new(peer: PeerId, dialed: bool, now: Moment) -> Self {
         Self {
             peer,
             dialed,
             phase: Phase::Arriving,
             flows: BTreeMap::new(),
-            early_frame: None,
+            early_frames: VecDeque::new(),
+            heard_at: now.wall,
             assembler: Assembler::default(),
             greeted: BTreeMap::new(),
-            last_sent: now,
+            last_stated: now.tick,
             last_number: 0,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -132,6 +136,14 @@ impl Engine {
         }
     }
 
+    pub(super) fn on_close(&mut self) {
+        self.dialers.clear();
+        let links: Vec<_> = self.links.keys().copied().collect();
+        for link in links {
+            self.close_link(link, CloseReason::Finished);
+        }
+    }
+
     pub(super) fn on_join_request(&mut self, request: JoinRequest) {
         let peer = request.peer;
         for link in self.links_to(peer) {
@@ -159,11 +171,11 @@ impl Engine {
         let Some(dialer) = self.dialers.get_mut(&peer) else {
             return;
         };
+        dialer.redial_at = None;
         if linked || dialer.dialing {
             return;
         }
         dialer.dialing = true;
-        dialer.redial_at = None;
         let addresses = dialer.addresses.clone();
         self.outputs.push_back(Output::Dial { peer, addresses });
     }
@@ -181,7 +193,10 @@ impl Engine {
                 why,
             });
         }
-        self.schedule_redial(peer, why);
+        // The peer may have dialled us meanwhile.
+        if self.links_to(peer).is_empty() {
+            self.schedule_redial(peer, why);
+        }
     }
 
     /// Backoff with full jitter: a uniform delay up to a bound that doubles with each attempt.
@@ -197,7 +212,7 @@ impl Engine {
                 dialer.attempts = dialer.attempts.saturating_add(1);
                 dialer.redial_at = Some(self.now.tick + delay);
                 retry_at = dialer.redial_at;
-            } else {
+            } else if !dialer.dialing {
                 self.dialers.remove(&peer);
             }
         }
@@ -210,19 +225,23 @@ impl Engine {
 
     pub(super) fn on_link_up(&mut self, link: LinkId, peer: PeerId, dialed: bool) {
         if let Some(dialer) = self.dialers.get_mut(&peer) {
-            dialer.dialing = false;
+            // A link from the other side leaves our own dial, and the join it is for, on its way.
+            dialer.dialing &= !dialed;
             dialer.redial_at = None;
         }
         for other in self.links_to(peer) {
             self.close_link(other, CloseReason::Replaced);
         }
-        self.links
-            .insert(link, Link::new(peer, dialed, self.now.tick));
+        self.links.insert(link, Link::new(peer, dialed, self.now));
+        if self.recovering {
+            return self.refuse(link, RefusalCode::Unavailable);
+        }
         let join = self
             .dialers
             .get_mut(&peer)
+            .filter(|_| dialed)
             .and_then(|dialer| dialer.join.take());
-        if let Some(join) = join.filter(|_| dialed) {
+        if let Some(join) = join {
             self.set_phase(link, Phase::Joining(join.request));
             self.send(
                 link,
@@ -267,6 +286,9 @@ impl Engine {
         let Some(gone) = self.links.remove(&link) else {
             return;
         };
+        if self.recovering {
+            return; // What was known is no longer.
+        }
         for workspace in gone.flows.keys() {
             let known = self
                 .ready(workspace)
@@ -336,9 +358,7 @@ impl Engine {
     }
 
     pub(super) fn note_sent(&mut self, link: LinkId) {
-        let now = self.now.tick;
         if let Some(link) = self.links.get_mut(&link) {
-            link.last_sent = now;
             link.awaiting_answer = true;
         }
     }
@@ -358,10 +378,7 @@ impl Engine {
                 // We share nothing with a peer we dialled ourselves: there is nothing to say.
                 return self.close_link(link, CloseReason::Finished);
             }
-            if let Some(frame) = state.early_frame.take() {
-                self.on_frame(link, &frame);
-            }
-            return;
+            return self.take_early_frames(link);
         }
         state.phase = Phase::Loading;
         for workspace in &workspaces {
@@ -440,7 +457,7 @@ impl Engine {
                 row,
                 dirty: false,
             });
-            flow.greeted_head = Some(known.released);
+            flow.greeted = Some((known.released, record.held_stored));
             hellos.push(WorkspaceHello {
                 workspace: *workspace,
                 head: known.released,
@@ -448,7 +465,6 @@ impl Engine {
             });
         }
         state.phase = Phase::Greeting;
-        let early = state.early_frame.take();
         let role = self.config.role;
         let state_version = self.config.state_version;
         let chunks: Vec<_> = hellos
@@ -469,24 +485,39 @@ impl Engine {
                 }),
             );
         }
-        if let Some(frame) = early {
-            self.on_frame(link, &frame);
+        self.take_early_frames(link);
+    }
+
+    /// Handles what came while the link was not ready, as of when it came.
+    fn take_early_frames(&mut self, link: LinkId) {
+        while let Some(state) = self.links.get_mut(&link)
+            && let Some((frame, heard_at)) = state.early_frames.pop_front()
+        {
+            state.heard_at = heard_at;
+            self.on_ready_frame(link, &frame);
         }
     }
 
     pub(super) fn on_frame(&mut self, link: LinkId, frame: &Bytes) {
+        let now = self.now.wall;
         let Some(state) = self.links.get_mut(&link) else {
             return; // Closed here; what was on its way no longer counts.
         };
-        if matches!(state.phase, Phase::Arriving | Phase::Loading) {
-            if state.early_frame.replace(frame.clone()).is_some() {
-                self.fault(
-                    link,
-                    "a second frame before the first was answered".to_owned(),
-                );
-            }
-            return;
+        if !matches!(state.phase, Phase::Arriving | Phase::Loading) {
+            state.heard_at = now;
+            return self.on_ready_frame(link, frame);
         }
+        state.early_frames.push_back((frame.clone(), now));
+        if state.early_frames.len() > limits::EARLY_FRAMES_MAX {
+            let what = "more frames than a greeting takes before it was answered";
+            self.fault(link, what.to_owned());
+        }
+    }
+
+    fn on_ready_frame(&mut self, link: LinkId, frame: &Bytes) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
         if frame.len() > limits::FRAME_BYTES_MAX {
             return self.fault(link, format!("a frame of {} bytes", frame.len()));
         }
@@ -626,7 +657,9 @@ impl Engine {
                 home: invite.home,
             }),
         );
-        self.set_phase(link, Phase::Stranger);
+        // Closed from this side too: a stranger's link is not read on, so the device's own end would
+        // be seen late, and the device waits for it.
+        self.close_link(link, CloseReason::Finished);
     }
 
     fn on_joined(&mut self, link: LinkId, request: RequestId, joined: Joined) {
@@ -700,50 +733,45 @@ impl Engine {
         let Some(state) = self.links.get(&link) else {
             return;
         };
-        let (peer, dialed) = (state.peer, state.dialed);
-        let Some(greeted_head) = state
-            .flows
-            .get(&workspace)
-            .and_then(|flow| flow.greeted_head)
-        else {
+        let (peer, dialed, heard_at) = (state.peer, state.dialed, state.heard_at);
+        // Both sides have to judge the same two greetings, whatever was stored since.
+        let greeted = state.flows.get(&workspace).and_then(|flow| flow.greeted);
+        let Some((greeted_head, mine)) = greeted else {
             return;
         };
         let Some(known) = self.ready(&workspace) else {
             return;
         };
         let record = known.peers.entry(peer).or_default();
-        let mine = record.held_stored;
         let either_empty = greeted_head.seq.0 == 0 || theirs.head.seq.0 == 0;
         let our_cursor = trust(mine, theirs.head, either_empty);
         let their_cursor = trust(theirs.held, greeted_head, either_empty);
         let rolled_back = matches!(their_cursor, Trust::Ahead);
-        if let Trust::At(point) = our_cursor
-            && record.row.held != Some(point)
-        {
-            record.row.held = Some(point);
-            record.held_stored = Some(point);
-            record.dirty = true;
-        }
-        if let Trust::At(point) = their_cursor
-            && record.row.acknowledged != Some(point)
-        {
-            record.row.acknowledged = Some(point);
+        // A cursor that cannot be trusted is forgotten on both sides: the peer may have lost what it
+        // once held, and we what we did.
+        let held = our_cursor.point();
+        record.dirty |= record.row.held != held;
+        record.row.held = held;
+        record.held_stored = held;
+        let acknowledged = their_cursor.point();
+        if record.row.acknowledged != acknowledged {
+            record.row.acknowledged = acknowledged;
             record.dirty = true;
         }
         if rolled_back {
             return self.on_rolled_back(workspace, peer);
         }
-        let now = self.now.wall;
         let following = match (our_cursor, their_cursor) {
             (Trust::At(_), Trust::At(point)) => Some(point),
             _ => None,
         };
         if let Some(flow) = self.flow(link, &workspace) {
-            flow.begin(theirs.head, greeted_head, now, following);
+            flow.begin(theirs.head, greeted_head, heard_at, following);
         }
         if following.is_some() {
             self.release_journal(workspace);
             self.note_held(link, workspace);
+            self.want_refused(link, workspace);
             self.walk(link, workspace);
         } else {
             if let Some(flow) = self.flow(link, &workspace) {
@@ -762,6 +790,7 @@ impl Engine {
         if let Some(state) = self.ready(&workspace) {
             state.point.epoch = epoch;
             state.released.epoch = epoch;
+            state.stored.epoch = epoch;
             state.persisted = false;
             state.journal_released = 0;
             // The journal's frames so far are of the old epoch.
@@ -770,7 +799,14 @@ impl Engine {
         }
         self.emit(Event::RolledBack { workspace, peer });
         self.enqueue_feed_head(workspace);
-        for link in self.links_sharing(&workspace) {
+        // Also those that were greeted with the old history and have not greeted back.
+        let greeted = self.links.iter().filter(|(_, link)| {
+            link.flows
+                .get(&workspace)
+                .is_some_and(|flow| flow.greeted.is_some())
+        });
+        let greeted: Vec<_> = greeted.map(|(id, _)| *id).collect();
+        for link in greeted {
             self.close_link(link, CloseReason::RolledBack);
         }
     }
@@ -811,7 +847,7 @@ impl Engine {
         let up = self.links.iter().filter(|(_, link)| link.is_up());
         up.map(|(id, link)| {
             (
-                link.last_sent + limits::HEARTBEAT_EVERY,
+                link.last_stated + limits::HEARTBEAT_EVERY,
                 WakeReason::Heartbeat(*id),
             )
         })
@@ -823,7 +859,7 @@ impl Engine {
         let due: Vec<_> = due
             .filter_map(|(_, why)| match why {
                 WakeReason::Heartbeat(link) => Some(link),
-                WakeReason::Redial(_) => None,
+                WakeReason::Redial(_) | WakeReason::Replay => None,
             })
             .collect();
         for link in due {
@@ -836,6 +872,9 @@ impl Engine {
         let redials: Vec<_> = redials.map(|(peer, _)| *peer).collect();
         for peer in redials {
             self.dial_if_needed(peer);
+        }
+        if self.replay_at.is_some_and(|at| at <= now) {
+            self.replay_owed();
         }
     }
 
@@ -852,6 +891,10 @@ impl Engine {
         });
         let points = points.collect();
         self.send(link, &Frame::Heartbeat(points));
+        let now = self.now.tick;
+        if let Some(state) = self.links.get_mut(&link) {
+            state.last_stated = now;
+        }
     }
 
     fn on_heartbeat(&mut self, link: LinkId, points: &[(WorkspaceId, FeedPoint)]) {
@@ -887,6 +930,15 @@ enum Trust {
     Ahead,
     /// It belongs to another history, or there is none.
     No,
+}
+
+impl Trust {
+    fn point(self) -> Option<FeedPoint> {
+        match self {
+            Self::At(point) => Some(point),
+            Self::Ahead | Self::No => None,
+        }
+    }
 }
 
 /// Judges the cursor a holder keeps of a feed that ends at `head`.

@@ -1,0 +1,611 @@
+//! What must hold, checked against what the world knows: at every frame, at every claim of the
+//! engine, and between nodes that came to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use reconvene_core::engine::Event;
+use reconvene_core::feed::{FeedPoint, heads_digest};
+use reconvene_core::guard::parse_change;
+use reconvene_core::ids::{ChangeHash, DocumentId, LinkId, PeerId, StoreEpoch, WorkspaceId};
+use reconvene_core::keys::{Key, KeyKind, KeyRange};
+use reconvene_core::limits::STALENESS_BOUND;
+use reconvene_core::records::{
+    ActorProgress, ChangeRow, FeedHeadRow, FeedRow, HeadRow, PeerRow, Record as _,
+};
+use reconvene_core::refusal::RefusalCode;
+use reconvene_core::storage::{Scan, StoreRead as _};
+use reconvene_core::time::WallTime;
+use reconvene_core::wire::Frame;
+
+use crate::changes::{KIND, OTHER_KIND, genesis};
+use crate::disk::{Fact, all_rows};
+use crate::wires::{Greeted, Side, WireId};
+use crate::world::{NodeId, World};
+
+/// What the world remembers in order to judge.
+#[derive(Debug, Default)]
+pub(crate) struct Knowledge {
+    /// Changes of edits whose author was told that they are safe.
+    pub(crate) acknowledged: BTreeSet<Fact>,
+    /// How much a sender held when it composed the earliest frame that arrived at a moment.
+    statements: BTreeMap<(NodeId, NodeId, u64), (u64, usize)>,
+    /// Up to where a cursor was found to be true.
+    held: BTreeMap<(NodeId, NodeId, WorkspaceId, StoreEpoch), u64>,
+    verified: BTreeMap<(NodeId, NodeId, WorkspaceId), (u64, u64, usize)>,
+    /// Documents that a node refused to take from another, at any time in its present life: while
+    /// they are being healed no claim includes them.
+    refused: BTreeSet<(NodeId, NodeId, WorkspaceId, DocumentId)>,
+}
+
+impl Knowledge {
+    pub(crate) fn note_arrival(
+        &mut self,
+        at: NodeId,
+        from: NodeId,
+        now: u64,
+        composed: (u64, u64),
+    ) {
+        let (life, held) = composed;
+        let held = usize::try_from(held).expect("a log fits memory");
+        let entry = self
+            .statements
+            .entry((at, from, now))
+            .or_insert((life, held));
+        entry.1 = entry.1.min(held);
+    }
+
+    /// A node starts anew: what it was found to hold is looked at again.
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        self.held
+            .retain(|(holder, other, ..), _| *holder != node && *other != node);
+        self.verified
+            .retain(|(holder, other, _), _| *holder != node && *other != node);
+        self.refused.retain(|(holder, ..)| *holder != node);
+    }
+}
+
+/// A document as the change rows alone show it.
+#[derive(Debug, PartialEq, Eq)]
+struct Recomputed {
+    heads: BTreeSet<ChangeHash>,
+    missing: BTreeSet<ChangeHash>,
+    actors: BTreeMap<Vec<u8>, ActorProgress>,
+    count: u64,
+    bytes: u64,
+}
+
+impl World {
+    fn fail(&self, what: impl std::fmt::Display) -> ! {
+        panic!("seed {}, at {} ms: {what}", self.seed, self.now)
+    }
+
+    /// An edit was reported durable: it must be.
+    pub(crate) fn check_durable(&mut self, node: NodeId, facts: Vec<Fact>) {
+        for fact in facts {
+            if !self.disk(node).durable.contains(&fact) {
+                self.fail(format_args!("node {node} acknowledged {fact:?} too early"));
+            }
+            self.knowledge.acknowledged.insert(fact);
+        }
+    }
+
+    /// Notes what a node held when it greeted.
+    pub(crate) fn check_statement(&mut self, node: NodeId, link: LinkId, frame: &Bytes) {
+        let Some((id, side)) = self.find_end(node, link) else {
+            return;
+        };
+        if self.wires[&id].ends[side].greeted.is_some() {
+            return;
+        }
+        if let Ok(Frame::Hello(_)) = Frame::decode(frame) {
+            let peer = self.wires[&id].ends[1 - side].node;
+            let greeted = Greeted {
+                held: self.disk(node).told.len(),
+                workspaces: self.shared(node, peer),
+            };
+            if let Some(wire) = self.wires.get_mut(&id) {
+                wire.ends[side].greeted = Some(greeted);
+            }
+        }
+    }
+
+    /// A frame leaves: everything in it must be behind its barrier, and every cursor in it true.
+    pub(crate) fn check_frame(&mut self, id: WireId, side: Side, frame: &Bytes) {
+        let Some(wire) = self.wires.get_mut(&id) else {
+            return;
+        };
+        let node = wire.ends[side].node;
+        let peer = wire.ends[1 - side].node;
+        let accepted = wire.ends[side].overheard.accept(frame);
+        let frame = match accepted {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return,
+            Err(error) => self.fail(format_args!("node {node} sent a bad frame: {error}")),
+        };
+        match frame {
+            Frame::Changes(changes) => {
+                if let Some(wire) = self.wires.get_mut(&id) {
+                    let end = &mut wire.ends[side];
+                    end.unacknowledged
+                        .push((changes.number, changes.body_bytes()));
+                    let open = end.unacknowledged.iter().map(|(_, bytes)| bytes).sum();
+                    end.traffic.unacknowledged_max = end.traffic.unacknowledged_max.max(open);
+                }
+                for document in &changes.documents {
+                    for body in &document.changes {
+                        let Ok(header) = parse_change(body) else {
+                            self.fail(format_args!("node {node} sent a change that is none"));
+                        };
+                        let fact = (changes.workspace, document.document, header.hash);
+                        if !self.disk(node).durable.contains(&fact) {
+                            self.fail(format_args!("node {node} sent {fact:?} before its barrier"));
+                        }
+                    }
+                }
+            }
+            Frame::Ack(ack) => {
+                if let Some(wire) = self.wires.get_mut(&id) {
+                    let end = &mut wire.ends[1 - side];
+                    end.unacknowledged
+                        .retain(|(number, _)| *number > ack.number);
+                }
+                if let Some(through) = ack.through {
+                    self.check_held(node, peer, ack.workspace, through);
+                }
+            }
+            Frame::Hello(hello) => {
+                for known in hello.workspaces {
+                    if let Some(held) = known.held {
+                        self.check_held(node, peer, known.workspace, held);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A node claims to hold another's feed up to a point: it must hold, durably, every change of
+    /// every entry, other than of documents it refused.
+    fn check_held(&mut self, node: NodeId, peer: NodeId, workspace: WorkspaceId, point: FeedPoint) {
+        let key = (node, peer, workspace, point.epoch);
+        let checked = self.knowledge.held.get(&key).copied().unwrap_or(0);
+        if checked >= point.seq.0 {
+            return;
+        }
+        let reader = self.disk(peer).reader.clone();
+        let head = reader
+            .read(&Key::feed_head(&workspace))
+            .expect("an open store reads");
+        let Some(head) = head else {
+            return;
+        };
+        let head = FeedHeadRow::decode(&head).expect("a stored feed head decodes");
+        if head.point.epoch != point.epoch {
+            return; // A cursor into a history that is over says nothing.
+        }
+        let feed = read_feed(&reader, &workspace, checked);
+        let feed: Vec<_> = feed
+            .into_iter()
+            .filter(|(seq, _)| *seq <= point.seq.0)
+            .collect();
+        if feed
+            .last()
+            .is_none_or(|(seq, row)| *seq != point.seq.0 || row.digest != point.digest)
+        {
+            return; // The peer was rolled back; it will find out from this very claim.
+        }
+        let refused = self.refused_by(node, peer, &workspace);
+        for (seq, row) in feed {
+            for (hash, _) in &row.changes {
+                let fact = (workspace, row.document, *hash);
+                if !self.disk(node).durable.contains(&fact) && !refused.contains(&row.document) {
+                    self.fail(format_args!(
+                        "node {node} claims to hold node {peer}'s feed up to {} but lacks {fact:?} \
+                         of entry {seq}",
+                        point.seq
+                    ));
+                }
+            }
+        }
+        self.knowledge.held.insert(key, point.seq.0);
+    }
+
+    fn refused_by(
+        &self,
+        node: NodeId,
+        peer: NodeId,
+        workspace: &WorkspaceId,
+    ) -> BTreeSet<DocumentId> {
+        let status = self
+            .engine(node)
+            .and_then(|engine| engine.workspace_status(workspace));
+        let peer = self.peer(peer);
+        let row = status.and_then(|status| status.peers.get(&peer).cloned());
+        let mut refused: BTreeSet<_> = row
+            .map(|row| row.refused_here.into_keys().collect())
+            .unwrap_or_default();
+        let from = self.node_of(&peer).unwrap_or(usize::MAX);
+        let earlier = self
+            .knowledge
+            .refused
+            .iter()
+            .filter(|(at, of, within, _)| (*at, *of) == (node, from) && within == workspace);
+        refused.extend(earlier.map(|(.., document)| *document));
+        refused
+    }
+
+    /// Notes what a node refused.
+    pub(crate) fn note_refused(
+        &mut self,
+        node: NodeId,
+        peer: &PeerId,
+        workspace: WorkspaceId,
+        documents: &[(DocumentId, RefusalCode)],
+    ) {
+        let Some(from) = self.node_of(peer) else {
+            return;
+        };
+        for (document, _) in documents {
+            let place = (node, from, workspace, *document);
+            self.knowledge.refused.insert(place);
+        }
+    }
+
+    /// `Verified` must mean that nothing the peer held when it said so is missing.
+    pub(crate) fn check_verified(
+        &mut self,
+        node: NodeId,
+        peer: PeerId,
+        workspace: WorkspaceId,
+        as_of: WallTime,
+    ) {
+        let Some(from) = self.node_of(&peer) else {
+            return;
+        };
+        let at = as_of.as_millis() - self.nodes[node].skew;
+        let at = u64::try_from(at).expect("time in the world is not negative");
+        let Some((life, held)) = self.knowledge.statements.get(&(node, from, at)).copied() else {
+            self.fail(format_args!(
+                "node {node} is verified as of a moment at which node {from} said nothing"
+            ));
+        };
+        let own = self.nodes[node].life;
+        if self.nodes[from].life != life {
+            return;
+        }
+        let key = (node, from, workspace);
+        let checked = match self.knowledge.verified.get(&key) {
+            Some((own_life, its_life, checked)) if *own_life == own && *its_life == life => {
+                *checked
+            }
+            _ => 0,
+        };
+        if checked >= held {
+            return;
+        }
+        let lacking = self.lacking(node, from, checked..held, &[workspace]);
+        if let Some(fact) = lacking {
+            self.fail(format_args!(
+                "node {node} says it is verified with node {from} but lacks {fact:?}"
+            ));
+        }
+        self.knowledge.verified.insert(key, (own, life, held));
+    }
+
+    /// Something in a stretch of one node's log that another neither holds durably nor refused.
+    fn lacking(
+        &self,
+        node: NodeId,
+        of: NodeId,
+        stretch: std::ops::Range<usize>,
+        workspaces: &[WorkspaceId],
+    ) -> Option<Fact> {
+        let held = &self.disk(node).durable;
+        let told = self.disk(of).told.get(stretch).unwrap_or_default();
+        let lacking = told.iter().filter(|fact| {
+            workspaces.contains(&fact.0)
+                && !held.contains(fact)
+                && !self.refused_by(node, of, &fact.0).contains(&fact.1)
+        });
+        lacking.copied().next()
+    }
+
+    /// `PassComplete` must mean that each side holds what the other held when it greeted.
+    pub(crate) fn check_pass(&mut self, node: NodeId, link: LinkId) {
+        let Some((id, side)) = self.find_end(node, link) else {
+            self.fail("a pass over a link that never was");
+        };
+        let wire = &self.wires[&id];
+        let peer = wire.ends[1 - side].node;
+        let (Some(own), Some(theirs)) = (&wire.ends[side].greeted, &wire.ends[1 - side].greeted)
+        else {
+            self.fail("a pass over a link on which nobody greeted");
+        };
+        if !wire.is_up() {
+            return; // What the other side held then is no longer known.
+        }
+        let both: Vec<_> = own
+            .workspaces
+            .iter()
+            .filter(|workspace| theirs.workspaces.contains(workspace))
+            .copied()
+            .collect();
+        let here = self.lacking(node, peer, 0..theirs.held, &both);
+        let there = self.lacking(peer, node, 0..own.held, &both);
+        if let Some(fact) = here.or(there) {
+            self.fail(format_args!(
+                "the pass of node {node} with node {peer} is complete without {fact:?}"
+            ));
+        }
+    }
+
+    /// A node lost power: whatever others have from it must have survived there.
+    pub(crate) fn check_what_left(&self, node: NodeId) {
+        let me = self.peer(node);
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            for (key, value) in all_rows(&self.disk(other).reader) {
+                if key.kind() != Some(KeyKind::Feed) {
+                    continue;
+                }
+                let row = FeedRow::decode(&value).expect("a stored feed entry decodes");
+                if row.origin != Some(me) || self.rewritten(node) {
+                    continue;
+                }
+                let bytes = key.as_bytes()[1..17].try_into();
+                let workspace = WorkspaceId::from_bytes(bytes.expect("a key's workspace"));
+                for (hash, _) in row.changes {
+                    let fact = (workspace, row.document, hash);
+                    if !self.disk(node).durable.contains(&fact) {
+                        self.fail(format_args!(
+                            "node {other} has {fact:?} from node {node}, which lost it"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Checks that nodes that came to rest agree on a workspace, that each one's rows agree with
+    /// each other, and that nothing acknowledged is lost.
+    pub fn check_converged(&self, nodes: &[NodeId], workspace: WorkspaceId) {
+        let mut first: Option<(NodeId, BTreeSet<Fact>)> = None;
+        for node in nodes {
+            let facts = self.check_rows(*node, workspace);
+            match &first {
+                None => first = Some((*node, facts)),
+                Some((other, theirs)) => {
+                    let differing = facts.symmetric_difference(theirs).next();
+                    if let Some(fact) = differing {
+                        let holder = if facts.contains(fact) { node } else { other };
+                        self.fail(format_args!(
+                            "of nodes {other} and {node}, only {holder} holds {fact:?}"
+                        ));
+                    }
+                }
+            }
+        }
+        let Some((node, facts)) = first else {
+            return;
+        };
+        let lost = self
+            .knowledge
+            .acknowledged
+            .iter()
+            .find(|fact| fact.0 == workspace && !facts.contains(fact));
+        if let Some(fact) = lost {
+            self.fail(format_args!(
+                "acknowledged, and lost at node {node}: {fact:?}"
+            ));
+        }
+        for node in nodes {
+            self.check_cursors(*node, nodes, workspace);
+        }
+    }
+
+    /// Checks the rows of one workspace in one store against each other; yields its changes.
+    pub fn check_rows(&self, node: NodeId, workspace: WorkspaceId) -> BTreeSet<Fact> {
+        let reader = &self.disk(node).reader;
+        let roots: BTreeMap<_, _> = [KIND, OTHER_KIND]
+            .into_iter()
+            .map(|kind| (genesis(kind).hash, kind))
+            .collect();
+        let mut facts = BTreeSet::new();
+        let mut documents = 0;
+        let mut last_entries: BTreeMap<DocumentId, u64> = BTreeMap::new();
+        let mut entered: BTreeSet<Fact> = BTreeSet::new();
+        let head = reader
+            .read(&Key::feed_head(&workspace))
+            .expect("an open store reads")
+            .map(|value| FeedHeadRow::decode(&value).expect("a stored feed head decodes"));
+        let mut point = head
+            .as_ref()
+            .map(|head| FeedPoint::start_of(head.point.epoch));
+        for (seq, row) in read_feed(reader, &workspace, 0) {
+            let Some(before) = point else {
+                self.fail(format_args!("node {node} has a feed without a head"));
+            };
+            let next = before.advance(&row.document, row.changes.iter().map(|(hash, _)| *hash));
+            if next.seq.0 != seq || next.digest != row.digest {
+                self.fail(format_args!("node {node}'s feed breaks at {seq}"));
+            }
+            point = Some(next);
+            last_entries.insert(row.document, seq);
+            for (hash, size) in &row.changes {
+                if !entered.insert((workspace, row.document, *hash)) {
+                    self.fail(format_args!("node {node} entered {hash:?} twice"));
+                }
+                let key = Key::change(&workspace, &row.document, hash);
+                let value = reader.read(&key).expect("an open store reads");
+                let body = value.map(|value| ChangeRow::decode(&value).map(|row| row.body.len()));
+                if body != Some(Ok(*size as usize)) {
+                    self.fail(format_args!(
+                        "node {node} entered {hash:?} without its body"
+                    ));
+                }
+            }
+        }
+        if point != head.as_ref().map(|head| head.point) {
+            self.fail(format_args!(
+                "node {node}'s feed ends at {point:?}, its head says {head:?}"
+            ));
+        }
+        let scan = Scan::ascending(KeyRange::heads(&workspace), usize::MAX);
+        for (key, value) in reader.scan(&scan).expect("an open store reads").rows {
+            let document = key.document().expect("a head key names its document");
+            let row = HeadRow::decode(&value).expect("a stored head row decodes");
+            let changes = crate::host::read_changes(reader, (workspace, document));
+            let stated = Recomputed {
+                heads: row.heads.clone(),
+                missing: row.missing.clone(),
+                actors: row
+                    .actors
+                    .iter()
+                    .map(|(actor, progress)| (actor.as_bytes().to_vec(), progress.clone()))
+                    .collect(),
+                count: row.change_count,
+                bytes: row.change_bytes,
+            };
+            let mut actual = Recomputed {
+                heads: BTreeSet::new(),
+                missing: BTreeSet::new(),
+                actors: BTreeMap::new(),
+                count: changes.len() as u64,
+                bytes: changes.iter().map(|header| header.body_bytes as u64).sum(),
+            };
+            let hashes: BTreeSet<_> = changes.iter().map(|header| header.hash).collect();
+            let needed: BTreeSet<_> = changes
+                .iter()
+                .flat_map(|header| &header.dependencies)
+                .filter(|hash| !roots.contains_key(*hash))
+                .copied()
+                .collect();
+            actual.heads.extend(hashes.difference(&needed));
+            actual.missing.extend(needed.difference(&hashes));
+            for header in &changes {
+                let actor = header.actor.as_bytes().to_vec();
+                actual.actors.entry(actor).or_default().add(header.seq);
+                facts.insert((workspace, document, header.hash));
+            }
+            if stated != actual {
+                self.fail(format_args!(
+                    "node {node}'s head row of {document} says {stated:?}, its changes {actual:?}"
+                ));
+            }
+            if heads_digest(&row.heads) != heads_digest(&actual.heads) {
+                self.fail("equal heads have different digests");
+            }
+            if last_entries.get(&document) != Some(&row.feed_seq.0) {
+                self.fail(format_args!(
+                    "node {node}'s head row of {document} names entry {}",
+                    row.feed_seq
+                ));
+            }
+            documents += 1;
+        }
+        if head
+            .as_ref()
+            .is_some_and(|head| head.documents != documents)
+        {
+            self.fail(format_args!(
+                "node {node} counts {head:?} documents, there are {documents}"
+            ));
+        }
+        if entered != facts {
+            self.fail(format_args!("node {node}'s feed and changes differ"));
+        }
+        facts
+    }
+
+    /// Checks that no stored cursor of a node is ahead of what it holds.
+    fn check_cursors(&self, node: NodeId, nodes: &[NodeId], workspace: WorkspaceId) {
+        let reader = &self.disk(node).reader;
+        for peer in nodes.iter().filter(|peer| **peer != node) {
+            let key = Key::peer(&workspace, &self.peer(*peer));
+            let Some(value) = reader.read(&key).expect("an open store reads") else {
+                continue;
+            };
+            let row = PeerRow::decode(&value).expect("a stored peer row decodes");
+            let Some(held) = row.held else {
+                continue;
+            };
+            let theirs = &self.disk(*peer).reader;
+            let head = theirs.read(&Key::feed_head(&workspace));
+            let Some(head) = head.expect("an open store reads") else {
+                continue;
+            };
+            let head = FeedHeadRow::decode(&head).expect("a stored feed head decodes");
+            if head.point.epoch != held.epoch {
+                continue;
+            }
+            for (seq, entry) in read_feed(theirs, &workspace, 0) {
+                let refused = row.refused_here.contains_key(&entry.document);
+                for (hash, _) in &entry.changes {
+                    let key = Key::change(&workspace, &entry.document, hash);
+                    let present = reader.contains(&key).expect("an open store reads");
+                    if seq <= held.seq.0 && !present && !refused {
+                        self.fail(format_args!(
+                            "node {node}'s cursor into node {peer}'s feed is ahead at {seq}"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Checks that a node that is linked to another knows that it is fresh, within the bound.
+    pub fn check_fresh(&self, node: NodeId, with: NodeId, workspace: WorkspaceId) {
+        let peer = self.peer(with);
+        let verified = self.nodes[node]
+            .events
+            .iter()
+            .filter_map(|(_, event)| match event {
+                Event::Verified {
+                    peer: with,
+                    workspace: of,
+                    as_of,
+                } if *with == peer && *of == workspace => Some(as_of.as_millis()),
+                _ => None,
+            });
+        let now = self.moment(node).wall.as_millis();
+        let bound = i64::try_from(STALENESS_BOUND.as_millis()).expect("a bound is short");
+        let last = verified.max();
+        if last.is_none_or(|last| now - last > bound) {
+            self.fail(format_args!(
+                "node {node} was verified with node {with} last at {last:?}, it is {now}"
+            ));
+        }
+    }
+
+    /// Every change a node holds of a workspace.
+    pub fn held(&self, node: NodeId, workspace: WorkspaceId) -> BTreeSet<Fact> {
+        let rows = all_rows(&self.disk(node).reader);
+        rows.iter()
+            .filter_map(|(key, _)| crate::disk::fact_of(key))
+            .filter(|fact| fact.0 == workspace)
+            .collect()
+    }
+
+    /// Every change whose author was told that it is safe.
+    pub fn acknowledged(&self) -> &BTreeSet<Fact> {
+        &self.knowledge.acknowledged
+    }
+}
+
+fn read_feed(
+    reader: &impl reconvene_core::storage::StoreRead,
+    workspace: &WorkspaceId,
+    after: u64,
+) -> Vec<(u64, FeedRow)> {
+    let range = KeyRange::feed_after(workspace, reconvene_core::ids::FeedSeq(after));
+    let rows = reader
+        .scan(&Scan::ascending(range, usize::MAX))
+        .expect("an open store reads")
+        .rows;
+    rows.into_iter()
+        .filter_map(|(key, value)| {
+            let row = FeedRow::decode(&value).expect("a stored feed entry decodes");
+            Some((key.feed_seq()?.0, row))
+        })
+        .collect()
+}

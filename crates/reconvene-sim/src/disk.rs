@@ -1,0 +1,317 @@
+//! A node's disk: batches in, completions out, each step a moment of its own so that a crash can
+//! fall between any two.
+//!
+//! A group of batches is journalled in one call, applied one by one, and covered by one barrier,
+//! as the writer thread of a real store does it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use reconvene_core::engine::{Input, ReadQuery, ReadResult, SendStored};
+use reconvene_core::ids::{BatchId, ChangeHash, DocumentId, WorkspaceId};
+use reconvene_core::keys::{Key, KeyRange};
+use reconvene_core::memory::{MemoryReader, MemoryStore};
+use reconvene_core::records::{ChangeRow, JournalFrame, Record as _};
+use reconvene_core::storage::{
+    Batch, Durability, JournalEntry, Scan, StoreError, StoreRead, StoreWrite as _,
+};
+
+/// One change of one document.
+pub type Fact = (WorkspaceId, DocumentId, ChangeHash);
+
+/// The disk of one node.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) store: MemoryStore,
+    pub(crate) reader: MemoryReader,
+    queue: VecDeque<Batch>,
+    group: Vec<Batch>,
+    pub(crate) busy: bool,
+    /// Changes that survive a power cut: journalled or behind a barrier.
+    pub(crate) durable: BTreeSet<Fact>,
+    /// What the store holds behind a barrier, in the order in which the engine was told.
+    pub(crate) told: Vec<Fact>,
+    facts_of: BTreeMap<BatchId, Vec<Fact>>,
+    pub(crate) counts: DiskCounts,
+    /// What the last barrier covered.
+    covered: BTreeMap<Key, Bytes>,
+    /// Whether the store failed in a way that needs it opened again.
+    pub(crate) refuses_writes: bool,
+}
+
+/// What a disk was asked to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskCounts {
+    /// Batches handed over.
+    pub batches: u64,
+    /// Barriers made.
+    pub barriers: u64,
+    /// Reads of any kind.
+    pub reads: u64,
+    /// Change bodies read, by whatever means.
+    pub bodies: u64,
+}
+
+/// Everything a store holds, to be put back later.
+#[derive(Clone, Debug)]
+pub struct StoreCopy {
+    rows: Vec<(Key, Bytes)>,
+}
+
+impl Disk {
+    pub(crate) fn open(store: MemoryStore) -> Self {
+        let reader = store.reader();
+        let mut durable: BTreeSet<Fact> = all_changes(&reader).into_iter().collect();
+        for entry in store.journal_entries() {
+            durable.extend(journal_facts(&entry));
+        }
+        let told = all_changes(&reader);
+        let covered = all_rows(&reader).into_iter().collect();
+        Self {
+            store,
+            reader,
+            queue: VecDeque::new(),
+            group: Vec::new(),
+            busy: false,
+            durable,
+            told,
+            facts_of: BTreeMap::new(),
+            counts: DiskCounts::default(),
+            covered,
+            refuses_writes: false,
+        }
+    }
+
+    pub(crate) fn submit(&mut self, batch: Batch) {
+        self.counts.batches += 1;
+        let facts = batch
+            .puts
+            .iter()
+            .filter_map(|(key, _)| fact_of(key))
+            .collect();
+        self.facts_of.insert(batch.id, facts);
+        self.queue.push_back(batch);
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Takes a group and journals it.
+    pub(crate) fn journal(&mut self) -> Vec<Input> {
+        const GROUP_BATCHES_MAX: usize = 16;
+        let count = self.queue.len().min(GROUP_BATCHES_MAX);
+        self.group = self.queue.drain(..count).collect();
+        let entries: Vec<_> = self
+            .group
+            .iter()
+            .filter_map(|batch| batch.journal.as_ref())
+            .collect();
+        if entries.is_empty() {
+            return Vec::new();
+        }
+        match self.store.journal(&entries) {
+            Ok(()) => {
+                for entry in &entries {
+                    self.durable.extend(journal_facts(entry));
+                }
+                let journaled = self.group.iter().filter(|batch| batch.journal.is_some());
+                journaled.map(|batch| Input::Journaled(batch.id)).collect()
+            }
+            Err(error) => {
+                self.refuses_writes = true;
+                let group = std::mem::take(&mut self.group);
+                let outcome = group.into_iter().map(|batch| {
+                    let error = error.clone();
+                    let batch_id = batch.id;
+                    // Only a batch with an entry may come back after a restart.
+                    if batch.journal.is_some() {
+                        Input::BatchUnknown {
+                            batch: batch_id,
+                            error,
+                        }
+                    } else {
+                        Input::BatchFailed {
+                            batch: batch_id,
+                            error,
+                        }
+                    }
+                });
+                outcome.collect()
+            }
+        }
+    }
+
+    pub(crate) fn apply(&mut self) -> Vec<Input> {
+        let mut failed = Vec::new();
+        for batch in std::mem::take(&mut self.group) {
+            match self.store.apply(&batch) {
+                Ok(()) => self.group.push(batch),
+                Err(error) => failed.push(Input::BatchFailed {
+                    batch: batch.id,
+                    error,
+                }),
+            }
+        }
+        failed
+    }
+
+    pub(crate) fn barrier(&mut self) -> Vec<Input> {
+        let group = std::mem::take(&mut self.group);
+        self.busy = false;
+        let Some(last) = group.last() else {
+            return Vec::new();
+        };
+        self.counts.barriers += 1;
+        match self.store.barrier() {
+            Ok(()) => {
+                for batch in &group {
+                    let puts = batch.puts.iter();
+                    self.durable
+                        .extend(puts.filter_map(|(key, _)| fact_of(key)));
+                    self.covered.extend(batch.puts.iter().cloned());
+                    for key in &batch.deletes {
+                        self.covered.remove(key);
+                    }
+                }
+                vec![Input::Stored(last.id)]
+            }
+            Err(error) => {
+                self.refuses_writes = true;
+                let unknown = group.iter().map(|batch| Input::BatchUnknown {
+                    batch: batch.id,
+                    error: error.clone(),
+                });
+                unknown.collect()
+            }
+        }
+    }
+
+    /// Notes what the engine learns from a completion.
+    pub(crate) fn note_told(&mut self, input: &Input) {
+        match input {
+            Input::BatchFailed { batch, .. } | Input::BatchUnknown { batch, .. } => {
+                self.facts_of.remove(batch);
+            }
+            Input::Stored(batch) => {
+                let later = self.facts_of.split_off(&batch.next());
+                for (_, facts) in std::mem::replace(&mut self.facts_of, later) {
+                    self.told.extend(facts);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn read(&mut self, query: &ReadQuery) -> Result<ReadResult, StoreError> {
+        self.counts.reads += 1;
+        let reader = &self.reader;
+        let result = match query {
+            ReadQuery::Values(keys) => ReadResult::Values(
+                keys.iter()
+                    .map(|key| reader.read(key))
+                    .collect::<Result<_, _>>()?,
+            ),
+            ReadQuery::Presence(keys) => ReadResult::Presence(
+                keys.iter()
+                    .map(|key| reader.contains(key))
+                    .collect::<Result<_, _>>()?,
+            ),
+            ReadQuery::Scan(scan) => {
+                let rows = reader.scan(scan)?;
+                let bodies = rows.rows.iter().filter(|(key, _)| fact_of(key).is_some());
+                self.counts.bodies += bodies.count() as u64;
+                ReadResult::Rows(rows)
+            }
+        };
+        Ok(result)
+    }
+
+    pub(crate) fn read_bodies(
+        &mut self,
+        stored: &SendStored,
+    ) -> Result<Vec<Vec<Bytes>>, StoreError> {
+        let mut bodies = Vec::with_capacity(stored.documents.len());
+        for (document, _, changes) in &stored.documents {
+            let mut of_document = Vec::with_capacity(changes.len());
+            for hash in changes {
+                self.counts.bodies += 1;
+                let key = Key::change(&stored.workspace, document, hash);
+                let damaged = |what: &str| StoreError::Damaged {
+                    key: format!("{key:?}"),
+                    what: what.to_owned(),
+                };
+                let value = self.reader.read(&key)?.ok_or_else(|| damaged("absent"))?;
+                let row = ChangeRow::decode(&value).map_err(|error| damaged(&error.to_string()))?;
+                of_document.push(row.body);
+            }
+            bodies.push(of_document);
+        }
+        Ok(bodies)
+    }
+
+    /// What would be found after a power cut.
+    pub(crate) fn copy_durable(&self) -> StoreCopy {
+        let rows = self.covered.iter();
+        StoreCopy {
+            rows: rows
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+        }
+    }
+}
+
+impl StoreCopy {
+    /// A store that holds this and, of `store`, nothing but its journal.
+    pub(crate) fn restore_into(&self, store: MemoryStore) -> MemoryStore {
+        let mut store = store.wipe();
+        store
+            .apply(&Batch {
+                id: BatchId(u64::MAX),
+                after: None,
+                puts: self.rows.clone(),
+                deletes: Vec::new(),
+                journal: None,
+                durability: Durability::Barrier,
+            })
+            .and_then(|()| store.barrier())
+            .expect("a fresh store without faults takes rows");
+        store.reopen()
+    }
+}
+
+pub(crate) fn all_rows(reader: &MemoryReader) -> Vec<(Key, Bytes)> {
+    let everything = KeyRange::new(Vec::new(), None);
+    let scan = Scan::ascending(everything, usize::MAX);
+    reader.scan(&scan).expect("an open store reads").rows
+}
+
+fn all_changes(reader: &MemoryReader) -> Vec<Fact> {
+    let rows = all_rows(reader);
+    rows.iter().filter_map(|(key, _)| fact_of(key)).collect()
+}
+
+pub(crate) fn fact_of(key: &Key) -> Option<Fact> {
+    let hash = key.change_hash()?;
+    let bytes = key.as_bytes();
+    let workspace = bytes[1..17].try_into().ok()?;
+    let document = bytes[17..33].try_into().ok()?;
+    Some((
+        WorkspaceId::from_bytes(workspace),
+        DocumentId::from_bytes(document),
+        hash,
+    ))
+}
+
+pub(crate) fn journal_facts(entry: &JournalEntry) -> Vec<Fact> {
+    let frame = JournalFrame::decode(&entry.frame).expect("the engine writes valid frames");
+    let mut facts = Vec::new();
+    for document in &frame.documents {
+        for body in &document.changes {
+            let header = reconvene_core::guard::parse_change(body)
+                .expect("only guarded changes are journalled");
+            facts.push((frame.workspace, document.document, header.hash));
+        }
+    }
+    facts
+}

@@ -1,0 +1,289 @@
+//! Hosts: what an app does with its engine. A host opens documents, edits on top of what it sees,
+//! drops an open document when an edit of it fails, and never uses an actor again after that.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use rand_chacha::rand_core::RngCore as _;
+use reconvene_core::engine::{Edit, EditedDocument, Event, Input};
+use reconvene_core::guard::{ChangeHeader, parse_change};
+use reconvene_core::ids::{ChangeHash, DocumentId, MemberId, RequestId, WorkspaceId};
+use reconvene_core::keys::{Key, KeyRange};
+use reconvene_core::memory::MemoryReader;
+use reconvene_core::records::{ChangeRow, InviteRow, Record as _, ShareRow};
+use reconvene_core::storage::{Scan, StoreRead as _};
+use reconvene_core::time::WallTime;
+use sha2::{Digest as _, Sha256};
+
+use crate::changes::{KIND, Recipe, genesis, make};
+use crate::disk::Fact;
+use crate::world::{NodeId, World};
+
+/// What a host keeps in memory; gone with its node.
+#[derive(Debug, Default)]
+pub(crate) struct Host {
+    open: BTreeMap<(WorkspaceId, DocumentId), Open>,
+    pub(crate) requested: BTreeMap<RequestId, Vec<Fact>>,
+}
+
+/// An open document: what of it the host sees, and its own incarnation.
+#[derive(Debug)]
+struct Open {
+    seen: BTreeSet<ChangeHash>,
+    heads: BTreeSet<ChangeHash>,
+    op_max: u64,
+    actor: [u8; 16],
+    seq: u64,
+}
+
+impl Open {
+    fn load(reader: &MemoryReader, place: (WorkspaceId, DocumentId), actor: [u8; 16]) -> Self {
+        let root = genesis(KIND).hash;
+        let mut open = Self {
+            seen: BTreeSet::from([root]),
+            heads: BTreeSet::from([root]),
+            op_max: 1,
+            actor,
+            seq: 0,
+        };
+        let mut waiting = read_changes(reader, place);
+        loop {
+            let before = waiting.len();
+            waiting.retain(|header| !open.see(header));
+            if waiting.len() == before {
+                return open; // What is left has no ancestors here and is not seen.
+            }
+        }
+    }
+
+    /// Takes in a change if everything it depends on is seen.
+    fn see(&mut self, header: &ChangeHeader) -> bool {
+        if !header
+            .dependencies
+            .iter()
+            .all(|hash| self.seen.contains(hash))
+        {
+            return false;
+        }
+        if self.seen.insert(header.hash) {
+            for dependency in &header.dependencies {
+                self.heads.remove(dependency);
+            }
+            self.heads.insert(header.hash);
+            self.op_max = self.op_max.max(header.start_op);
+        }
+        true
+    }
+}
+
+pub(crate) fn read_changes(
+    reader: &MemoryReader,
+    (workspace, document): (WorkspaceId, DocumentId),
+) -> Vec<ChangeHeader> {
+    let range = KeyRange::changes(&workspace, &document);
+    let scan = Scan::ascending(range, usize::MAX);
+    let rows = reader.scan(&scan).expect("an open store reads").rows;
+    let headers = rows.iter().map(|(_, value)| {
+        let row = ChangeRow::decode(value).expect("a stored change decodes");
+        parse_change(&row.body).expect("a stored change passes the guard")
+    });
+    headers.collect()
+}
+
+/// A document id made from a number.
+pub fn document(number: u64) -> DocumentId {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&number.to_be_bytes());
+    DocumentId::from_bytes(bytes)
+}
+
+/// A workspace id made from a number.
+pub fn workspace(number: u8) -> WorkspaceId {
+    WorkspaceId::from_bytes([number; 16])
+}
+
+impl World {
+    /// Has a host change one document by a change of about `bytes` bytes.
+    pub fn edit(
+        &mut self,
+        node: NodeId,
+        workspace: WorkspaceId,
+        document: DocumentId,
+        bytes: usize,
+    ) -> RequestId {
+        self.edit_many(node, workspace, &[(document, 1)], bytes)
+    }
+
+    /// Has a host make several changes to each of several documents, in one edit.
+    pub fn edit_many(
+        &mut self,
+        node: NodeId,
+        workspace: WorkspaceId,
+        documents: &[(DocumentId, usize)],
+        bytes: usize,
+    ) -> RequestId {
+        let request = self.request();
+        let mut edited = Vec::with_capacity(documents.len());
+        let mut facts = Vec::new();
+        for (document, count) in documents {
+            let mut bodies = Vec::with_capacity(*count);
+            for _ in 0..*count {
+                let (hash, body) = self.write_change(node, (workspace, *document), bytes);
+                facts.push((workspace, *document, hash));
+                bodies.push(body);
+            }
+            edited.push(EditedDocument {
+                document: *document,
+                kind: KIND,
+                changes: bodies,
+            });
+        }
+        self.nodes[node].host.requested.insert(request, facts);
+        self.give(
+            node,
+            Input::Edit(Edit {
+                request,
+                workspace,
+                documents: edited,
+                rows: Vec::new(),
+            }),
+        );
+        request
+    }
+
+    fn write_change(
+        &mut self,
+        node: NodeId,
+        place: (WorkspaceId, DocumentId),
+        bytes: usize,
+    ) -> (ChangeHash, Bytes) {
+        let mut value = vec![0; bytes];
+        self.rng.fill_bytes(&mut value);
+        if !self.nodes[node].host.open.contains_key(&place) {
+            let mut actor = [0; 16];
+            actor[0] = 0xa0;
+            actor[8..].copy_from_slice(&self.next_actor.to_be_bytes());
+            self.next_actor += 1;
+            let open = Open::load(&self.disk(node).reader, place, actor);
+            self.nodes[node].host.open.insert(place, open);
+        }
+        let Some(open) = self.nodes[node].host.open.get_mut(&place) else {
+            panic!("a document just opened is open");
+        };
+        open.seq += 1;
+        open.op_max += 1;
+        let made = make(Recipe {
+            actor: open.actor,
+            seq: open.seq,
+            start_op: open.op_max,
+            dependencies: open.heads.iter().copied().collect(),
+            value,
+        });
+        open.seen.insert(made.hash);
+        open.heads = BTreeSet::from([made.hash]);
+        (made.hash, made.body)
+    }
+
+    /// What a host does when it is told something.
+    pub(crate) fn on_event(&mut self, node: NodeId, event: &Event) {
+        match event {
+            Event::EditDurable { request } => {
+                let facts = self.nodes[node].host.requested.remove(request);
+                self.check_durable(node, facts.unwrap_or_default());
+            }
+            Event::EditRefused { request, .. } => {
+                let facts = self.nodes[node].host.requested.remove(request);
+                for (workspace, document, _) in facts.unwrap_or_default() {
+                    self.nodes[node].host.open.remove(&(workspace, document));
+                }
+            }
+            Event::DocumentChanged {
+                workspace,
+                document,
+                changes,
+                ..
+            } => self.on_document_changed(node, (*workspace, *document), changes),
+            Event::Verified {
+                peer,
+                workspace,
+                as_of,
+            } => self.check_verified(node, *peer, *workspace, *as_of),
+            Event::DocumentsRefused {
+                peer,
+                workspace,
+                here: true,
+                documents,
+            } => self.note_refused(node, peer, *workspace, documents),
+            Event::PassComplete { link, .. } => self.check_pass(node, *link),
+            _ => {}
+        }
+    }
+
+    fn on_document_changed(
+        &mut self,
+        node: NodeId,
+        place: (WorkspaceId, DocumentId),
+        changes: &[ChangeHash],
+    ) {
+        let reader = self.disk(node).reader.clone();
+        let Some(open) = self.nodes[node].host.open.get_mut(&place) else {
+            return;
+        };
+        let mut whole = true;
+        for hash in changes {
+            let key = Key::change(&place.0, &place.1, hash);
+            let value = reader.read(&key).expect("an open store reads");
+            let value = value.expect("a change that was announced is stored");
+            let row = ChangeRow::decode(&value).expect("a stored change decodes");
+            let header = parse_change(&row.body).expect("a stored change passes the guard");
+            whole &= open.see(&header);
+        }
+        if !whole {
+            // Something came without its ancestors, or brought some: look again at the next edit.
+            self.nodes[node].host.open.remove(&place);
+        }
+    }
+
+    /// Shares workspaces between two nodes, as a redeemed ticket would.
+    pub fn share(&mut self, one: NodeId, other: NodeId, workspaces: &[WorkspaceId]) {
+        let row = ShareRow {
+            member: MemberId::from_bytes([7; 16]),
+            device_name: "a device".to_owned(),
+            since: WallTime::from_millis(0),
+        }
+        .encode();
+        for (node, peer) in [(one, other), (other, one)] {
+            let peer = self.peer(peer);
+            let puts: Vec<_> = workspaces
+                .iter()
+                .map(|workspace| (Key::share(&peer, workspace), row.clone()))
+                .collect();
+            self.nodes[node].shares.extend(puts.iter().cloned());
+            self.write(node, puts);
+        }
+    }
+
+    /// Issues a ticket at a node: its secret.
+    pub fn issue_ticket(
+        &mut self,
+        node: NodeId,
+        workspaces: (WorkspaceId, WorkspaceId),
+        expires_in_ms: i64,
+    ) -> [u8; 32] {
+        let mut secret = [0; 32];
+        self.rng.fill_bytes(&mut secret);
+        let hash: [u8; 32] = Sha256::digest(secret).into();
+        let now = self.moment(node).wall.as_millis();
+        let row = InviteRow {
+            workspace: workspaces.0,
+            workspace_name: "Team".to_owned(),
+            member: MemberId::from_bytes([9; 16]),
+            member_name: "Ada".to_owned(),
+            home: workspaces.1,
+            expires_at: WallTime::from_millis(now + expires_in_ms),
+            redeemed_by: None,
+        };
+        self.write(node, vec![(Key::invite(&hash), row.encode())]);
+        secret
+    }
+}

@@ -1,0 +1,292 @@
+//! Wires: ordered both ways, each frame with its own delay, cut at any time. What is on its way
+//! when a wire is cut is lost; what was sent before a close still arrives.
+
+use bytes::Bytes;
+use reconvene_core::engine::{Input, stored_frames};
+use reconvene_core::ids::{LinkId, WorkspaceId};
+use reconvene_core::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
+use reconvene_core::wire::Assembler;
+
+use crate::world::{Arrival, Happening, NodeId, Sending, World};
+
+/// A wire, numbered in the order of laying.
+pub(crate) type WireId = u64;
+
+/// One of a wire's two ends; 0 is the one that dialled.
+pub(crate) type Side = usize;
+
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(crate) ends: [End; 2],
+    cut: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct End {
+    pub(crate) node: NodeId,
+    pub(crate) link: LinkId,
+    up: bool,
+    /// Nothing is given to this end any more, and nothing sent from it.
+    closed: bool,
+    admitted: bool,
+    sent_any: bool,
+    /// No frame leaves before this.
+    ready_at: u64,
+    /// No frame of this end arrives at the other before this.
+    arrive_at: u64,
+    pub(crate) traffic: Traffic,
+    /// Puts together what this end sent, to look at it.
+    pub(crate) overheard: Assembler,
+    /// Log lengths of both nodes when this end said its last hello: its own, then the other's.
+    pub(crate) greeted: Option<Greeted>,
+    pub(crate) unacknowledged: Vec<(u64, usize)>,
+}
+
+/// What both ends of a wire held when this end greeted.
+#[derive(Clone, Debug)]
+pub(crate) struct Greeted {
+    pub(crate) held: usize,
+    pub(crate) workspaces: Vec<WorkspaceId>,
+}
+
+/// What one end of a wire sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Frames.
+    pub frames: u64,
+    /// Their bodies and lengths.
+    pub bytes: u64,
+    /// The most change bytes ever sent and not acknowledged.
+    pub unacknowledged_max: usize,
+}
+
+impl Wire {
+    pub(crate) fn is_up(&self) -> bool {
+        !self.cut && self.ends.iter().all(|end| end.up && !end.closed)
+    }
+}
+
+impl End {
+    fn new(node: NodeId, link: LinkId) -> Self {
+        Self {
+            node,
+            link,
+            up: false,
+            closed: false,
+            admitted: false,
+            sent_any: false,
+            ready_at: 0,
+            arrive_at: 0,
+            traffic: Traffic::default(),
+            overheard: Assembler::default(),
+            greeted: None,
+            unacknowledged: Vec::new(),
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn wires_of(&self, node: NodeId) -> Vec<WireId> {
+        let wires = self.wires.iter().filter(|(_, wire)| {
+            !wire.cut && wire.ends.iter().any(|end| end.node == node && !end.closed)
+        });
+        wires.map(|(id, _)| *id).collect()
+    }
+
+    pub(crate) fn wires_between(&self, one: NodeId, other: NodeId) -> Vec<WireId> {
+        let wires = self.wires_of(one).into_iter().filter(|id| {
+            let wire = &self.wires[id];
+            wire.ends.iter().any(|end| end.node == other)
+        });
+        wires.collect()
+    }
+
+    /// What a node sent another over the last wire laid between them.
+    pub fn traffic(&self, from: NodeId, to: NodeId) -> Traffic {
+        let ends = self.wires.values().rev().filter_map(|wire| {
+            let side = wire.ends.iter().position(|end| end.node == from)?;
+            (wire.ends[1 - side].node == to).then_some(wire.ends[side].traffic)
+        });
+        ends.into_iter().next().unwrap_or_default()
+    }
+
+    pub(crate) fn find_end(&self, node: NodeId, link: LinkId) -> Option<(WireId, Side)> {
+        // Links are numbered in pairs: the dialling side's is the wire's own number.
+        let (id, side) = if link.0 % 2 == 1 {
+            (link.0, 0)
+        } else {
+            (link.0 - 1, 1)
+        };
+        let wire = self.wires.get(&id)?;
+        (wire.ends[side].node == node).then_some((id, side))
+    }
+
+    pub(crate) fn lay_wire(&mut self, nodes: [NodeId; 2], links: [LinkId; 2]) {
+        let ends = [End::new(nodes[0], links[0]), End::new(nodes[1], links[1])];
+        let id = links[0].0;
+        self.wires.insert(id, Wire { ends, cut: false });
+        self.arrive_later(id, 1, Arrival::Up);
+        self.arrive(id, 0, Arrival::Up);
+    }
+
+    pub(crate) fn cut(&mut self, id: WireId, why: &str) {
+        let Some(wire) = self.wires.get_mut(&id) else {
+            return;
+        };
+        if std::mem::replace(&mut wire.cut, true) {
+            return;
+        }
+        for side in [0, 1] {
+            // Each end notices in its own time; the end of a node that crashed is not there to.
+            let delay = self.draw(self.settings.latency);
+            let down = Arrival::Down(why.to_owned());
+            self.schedule(self.now + delay, Happening::Arrive(id, side, down));
+        }
+    }
+
+    pub(crate) fn admit(&mut self, node: NodeId, link: LinkId) {
+        if let Some((id, side)) = self.find_end(node, link)
+            && let Some(wire) = self.wires.get_mut(&id)
+        {
+            wire.ends[side].admitted = true;
+        }
+    }
+
+    /// Puts something a node wants to send in line behind what it sent before.
+    pub(crate) fn send(&mut self, node: NodeId, link: LinkId, sending: Sending) {
+        let Some((id, side)) = self.find_end(node, link) else {
+            panic!(
+                "seed {}: node {node} sends on no link of its own",
+                self.seed
+            );
+        };
+        let delay = match sending {
+            Sending::Stored(_) => self.draw(self.settings.read),
+            Sending::Frame(..) | Sending::Close(_) => 0,
+        };
+        let Some(wire) = self.wires.get_mut(&id) else {
+            return;
+        };
+        let end = &mut wire.ends[side];
+        if let Sending::Close(_) = sending {
+            end.closed = true;
+        }
+        end.ready_at = end.ready_at.max(self.now + delay);
+        let at = end.ready_at;
+        self.schedule(at, Happening::Transmit(id, side, sending));
+    }
+
+    pub(crate) fn transmit(&mut self, id: WireId, side: Side, sending: Sending) {
+        let end = &self.wires[&id].ends[side];
+        let (node, link) = (end.node, end.link);
+        if self.wires[&id].cut || self.engine(node).is_none() {
+            return;
+        }
+        match sending {
+            Sending::Frame(frame, composed) => self.transmit_frame(id, side, frame, composed),
+            Sending::Stored(stored) => match self.disk_mut(node).read_bodies(&stored) {
+                Ok(bodies) => {
+                    for frame in stored_frames(&stored, bodies) {
+                        let composed = self.composing(node);
+                        self.transmit_frame(id, side, frame, composed);
+                    }
+                }
+                Err(error) => self.give(node, Input::SendFailed { link, error }),
+            },
+            Sending::Close(why) => self.arrive_later(id, 1 - side, Arrival::Down(why)),
+        }
+    }
+
+    fn transmit_frame(&mut self, id: WireId, side: Side, frame: Bytes, composed: (u64, u64)) {
+        assert!(
+            frame.len() <= FRAME_BYTES_MAX,
+            "seed {}: a frame of {} bytes was sent",
+            self.seed,
+            frame.len()
+        );
+        let Some(wire) = self.wires.get_mut(&id) else {
+            return;
+        };
+        let first = !std::mem::replace(&mut wire.ends[side].sent_any, true);
+        assert!(
+            !first || frame.len() <= FIRST_FRAME_BYTES_MAX,
+            "seed {}: a first frame of {} bytes",
+            self.seed,
+            frame.len()
+        );
+        wire.ends[side].traffic.frames += 1;
+        wire.ends[side].traffic.bytes += frame.len() as u64 + 4;
+        self.check_frame(id, side, &frame);
+        self.arrive_later(id, 1 - side, Arrival::Frame(frame, composed));
+    }
+
+    fn arrive_later(&mut self, id: WireId, side: Side, arrival: Arrival) {
+        let delay = self.draw(self.settings.latency);
+        let now = self.now;
+        let Some(wire) = self.wires.get_mut(&id) else {
+            return;
+        };
+        let from = &mut wire.ends[1 - side];
+        from.arrive_at = from.arrive_at.max(now + delay);
+        let at = from.arrive_at;
+        self.schedule(at, Happening::Arrive(id, side, arrival));
+    }
+
+    pub(crate) fn arrive(&mut self, id: WireId, side: Side, arrival: Arrival) {
+        let Some(wire) = self.wires.get_mut(&id) else {
+            return;
+        };
+        let cut = wire.cut;
+        let peer = wire.ends[1 - side].node;
+        let end = &mut wire.ends[side];
+        let (node, link) = (end.node, end.link);
+        if end.closed {
+            return;
+        }
+        match arrival {
+            Arrival::Up if cut => {
+                end.closed = true;
+                if side == 0 {
+                    let peer = self.peer(peer);
+                    let why = "cut before it was up".to_owned();
+                    self.give(node, Input::DialFailed { peer, why });
+                }
+            }
+            Arrival::Up => {
+                end.up = true;
+                let dialed = side == 0;
+                let peer = self.peer(peer);
+                self.give(node, Input::LinkUp { link, peer, dialed });
+            }
+            Arrival::Frame(..) if cut || !end.up => {}
+            Arrival::Frame(frame, composed) => {
+                self.knowledge.note_arrival(node, peer, self.now, composed);
+                self.give(node, Input::FrameArrived { link, frame });
+            }
+            Arrival::Down(why) => {
+                end.closed = true;
+                if end.up {
+                    self.give(node, Input::LinkDown { link, why });
+                }
+            }
+        }
+    }
+
+    /// Gives a node bytes as if a peer had sent them over the wire between the two.
+    pub fn inject(&mut self, from: NodeId, to: NodeId, frame: Bytes) {
+        for id in self.wires_between(from, to) {
+            let wire = &self.wires[&id];
+            let side = usize::from(wire.ends[1].node == to);
+            let link = wire.ends[side].link;
+            if wire.ends[side].up && !wire.ends[side].closed {
+                self.give(
+                    to,
+                    Input::FrameArrived {
+                        link,
+                        frame: frame.clone(),
+                    },
+                );
+            }
+        }
+    }
+}

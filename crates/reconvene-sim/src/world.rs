@@ -1,0 +1,739 @@
+//! The world: nodes with an engine, a disk and a host each, wires between them, and one agenda of
+//! everything that will happen.
+//!
+//! The engine's outputs are carried out here with delays drawn from the world's generator. Some
+//! invariants are checked at every step (see `check`); a broken one panics with the seed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
+use reconvene_core::engine::{
+    Config, Engine, Event, Input, JoinRequest, LinkStats, Moment, Output, ReadQuery, ReadResult,
+    SendStored, Write,
+};
+use reconvene_core::ids::{LinkId, PeerId, ReadId, RequestId, WorkspaceId};
+use reconvene_core::keys::Key;
+use reconvene_core::memory::{Faults, MemoryStore};
+use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
+use reconvene_core::time::{Tick, WallTime};
+use reconvene_core::wire::Role;
+use sha2::{Digest as _, Sha256};
+
+use crate::changes::{KIND, OTHER_KIND, genesis};
+use crate::check::Knowledge;
+use crate::disk::{Disk, DiskCounts};
+use crate::host::Host;
+use crate::wires::{Side, Wire, WireId};
+
+pub use crate::disk::{Fact, StoreCopy};
+pub use crate::host::{document, workspace};
+pub use crate::wires::Traffic;
+
+/// A node, by its place.
+pub type NodeId = usize;
+
+/// How long things take: each is drawn between its two bounds, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// One way over a wire.
+    pub latency: (u64, u64),
+    /// From asking for a read until the store is looked at, and again until the answer.
+    pub read: (u64, u64),
+    /// Each of a group's journalling, application and barrier.
+    pub write: (u64, u64),
+    /// From a completion until the engine hears of it.
+    pub completion: (u64, u64),
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            latency: (5, 5),
+            read: (0, 1),
+            write: (1, 1),
+            completion: (0, 0),
+        }
+    }
+}
+
+/// One node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) me: PeerId,
+    role: Role,
+    /// How far its wall clock is from the world's, in milliseconds.
+    pub(crate) skew: i64,
+    /// `None` while it is down.
+    pub(crate) engine: Option<Engine>,
+    /// Counts its restarts; what was meant for an earlier life is dropped.
+    pub(crate) life: u64,
+    /// `None` only while the store changes hands.
+    pub(crate) disk: Option<Disk>,
+    pub(crate) host: Host,
+    completions_at: u64,
+    wake_at: Option<u64>,
+    wanted: BTreeSet<NodeId>,
+    /// What it shares with whom, to be written again when its store was lost.
+    pub(crate) shares: BTreeMap<Key, Bytes>,
+    /// Whether its store was ever replaced, so that others may rightly hold more of it.
+    rewritten: bool,
+    pub(crate) events: Vec<(u64, Event)>,
+}
+
+/// Something that will happen.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    Wake(NodeId, u64),
+    Read(NodeId, u64, ReadId, ReadQuery),
+    Journal(NodeId, u64),
+    Apply(NodeId, u64),
+    Barrier(NodeId, u64),
+    Input(NodeId, u64, Box<Input>),
+    Dialled(NodeId, u64, PeerId),
+    Transmit(WireId, Side, Sending),
+    Arrive(WireId, Side, Arrival),
+}
+
+/// Something on its way out of a node.
+#[derive(Debug)]
+pub(crate) enum Sending {
+    /// A frame, and the sender's life and how much it held when it was composed.
+    Frame(Bytes, (u64, u64)),
+    Stored(Box<SendStored>),
+    Close(String),
+}
+
+/// Something on its way into a node.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    Up,
+    /// A frame, and the sender's life and how much it held when it was composed.
+    Frame(Bytes, (u64, u64)),
+    Down(String),
+}
+
+/// The world. See the module's documentation.
+#[derive(Debug)]
+pub struct World {
+    pub(crate) seed: u64,
+    pub(crate) rng: ChaCha8Rng,
+    pub(crate) now: u64,
+    order: u64,
+    next_link: u64,
+    next_request: u64,
+    pub(crate) next_actor: u64,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) wires: BTreeMap<WireId, Wire>,
+    agenda: BTreeMap<(u64, u64), Happening>,
+    apart: BTreeSet<(NodeId, NodeId)>,
+    pub(crate) knowledge: Knowledge,
+    trace: Sha256,
+    steps: u64,
+    /// How long things take from now on.
+    pub settings: Settings,
+}
+
+impl World {
+    /// An empty world.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            now: 1_000,
+            order: 0,
+            next_link: 1,
+            next_request: 1,
+            next_actor: 1,
+            nodes: Vec::new(),
+            wires: BTreeMap::new(),
+            agenda: BTreeMap::new(),
+            apart: BTreeSet::new(),
+            knowledge: Knowledge::default(),
+            trace: Sha256::new(),
+            steps: 0,
+            settings: Settings::default(),
+        }
+    }
+
+    /// Adds a node with an empty store and starts it.
+    pub fn add(&mut self, role: Role) -> NodeId {
+        let node = self.nodes.len();
+        let mut key = [0; 32];
+        self.rng.fill_bytes(&mut key);
+        self.nodes.push(Node {
+            me: PeerId::from_bytes(key),
+            role,
+            skew: 0,
+            engine: None,
+            life: 0,
+            disk: Some(Disk::open(MemoryStore::new())),
+            host: Host::default(),
+            completions_at: 0,
+            wake_at: None,
+            wanted: BTreeSet::new(),
+            shares: BTreeMap::new(),
+            rewritten: false,
+            events: Vec::new(),
+        });
+        self.restart(node);
+        node
+    }
+
+    /// Sets how far a node's wall clock is from the world's.
+    pub fn set_skew(&mut self, node: NodeId, ms: i64) {
+        self.nodes[node].skew = ms;
+    }
+
+    /// A node's peer id.
+    pub fn peer(&self, node: NodeId) -> PeerId {
+        self.nodes[node].me
+    }
+
+    /// The node of a peer id.
+    pub fn node_of(&self, peer: &PeerId) -> Option<NodeId> {
+        self.nodes.iter().position(|node| node.me == *peer)
+    }
+
+    /// The moment, in milliseconds.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// How many things happened so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// A digest of everything that happened so far.
+    pub fn trace(&self) -> [u8; 32] {
+        self.trace.clone().finalize().into()
+    }
+
+    /// What a node was told so far, oldest first, with the moments.
+    pub fn events(&self, node: NodeId) -> &[(u64, Event)] {
+        &self.nodes[node].events
+    }
+
+    /// A node's engine, if it is up.
+    pub fn engine(&self, node: NodeId) -> Option<&Engine> {
+        self.nodes[node].engine.as_ref()
+    }
+
+    /// What a node's disk was asked to do since it was opened.
+    pub fn disk_counts(&self, node: NodeId) -> DiskCounts {
+        self.disk(node).counts
+    }
+
+    pub(crate) fn disk(&self, node: NodeId) -> &Disk {
+        self.nodes[node]
+            .disk
+            .as_ref()
+            .expect("a disk is absent only while it changes hands")
+    }
+
+    pub(crate) fn disk_mut(&mut self, node: NodeId) -> &mut Disk {
+        self.nodes[node]
+            .disk
+            .as_mut()
+            .expect("a disk is absent only while it changes hands")
+    }
+
+    pub(crate) fn rewritten(&self, node: NodeId) -> bool {
+        self.nodes[node].rewritten
+    }
+
+    /// Whether a node runs.
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.nodes[node].engine.is_some()
+    }
+
+    /// What the last pass that a node completed with a peer took.
+    pub fn last_pass(&self, node: NodeId, peer: NodeId) -> Option<LinkStats> {
+        let peer = self.peer(peer);
+        let events = self.nodes[node].events.iter().rev();
+        events
+            .filter_map(|(_, event)| match event {
+                Event::PassComplete {
+                    peer: with, stats, ..
+                } if *with == peer => Some(*stats),
+                _ => None,
+            })
+            .next()
+    }
+
+    pub(crate) fn draw(&mut self, (least, most): (u64, u64)) -> u64 {
+        least + self.rng.next_u64() % (most - least + 1)
+    }
+
+    /// A number below `bound`.
+    pub fn pick(&mut self, bound: usize) -> usize {
+        usize::try_from(self.rng.next_u64() % bound as u64).expect("it is below a usize")
+    }
+
+    pub(crate) fn request(&mut self) -> RequestId {
+        let mut bytes = [0; 16];
+        bytes[8..].copy_from_slice(&self.next_request.to_be_bytes());
+        self.next_request += 1;
+        RequestId::from_bytes(bytes)
+    }
+
+    // What a host asks for.
+
+    /// Has a node keep a link to another.
+    pub fn connect(&mut self, node: NodeId, to: NodeId) {
+        self.nodes[node].wanted.insert(to);
+        let peer = self.peer(to);
+        let addresses = vec![format!("node {to}")];
+        self.give(node, Input::Connect { peer, addresses });
+    }
+
+    /// Has a node keep no link to another any more.
+    pub fn disconnect(&mut self, node: NodeId, from: NodeId) {
+        self.nodes[node].wanted.remove(&from);
+        let peer = self.peer(from);
+        self.give(node, Input::Disconnect { peer });
+    }
+
+    /// Has a node redeem a ticket at another.
+    pub fn join(&mut self, node: NodeId, at: NodeId, secret: [u8; 32]) -> RequestId {
+        let request = self.request();
+        let join = JoinRequest {
+            request,
+            peer: self.peer(at),
+            addresses: vec![format!("node {at}")],
+            secret,
+            device_name: format!("node {node}"),
+        };
+        self.give(node, Input::Join(join));
+        request
+    }
+
+    /// Has a node write records of its own.
+    pub fn write(&mut self, node: NodeId, puts: Vec<(Key, Bytes)>) -> RequestId {
+        let request = self.request();
+        let deletes = Vec::new();
+        self.give(
+            node,
+            Input::Write(Write {
+                request,
+                puts,
+                deletes,
+            }),
+        );
+        request
+    }
+
+    // What befalls them.
+
+    /// Cuts the power of a node: what no barrier covered is lost, but for the first `kept` batches.
+    pub fn crash(&mut self, node: NodeId, kept: usize) {
+        assert!(self.is_up(node), "only a running node can crash");
+        self.note(&[b"crash", &node.to_be_bytes()]);
+        self.nodes[node].engine = None;
+        self.nodes[node].life += 1;
+        self.nodes[node].wake_at = None;
+        self.nodes[node].host = Host::default();
+        for wire in self.wires_of(node) {
+            self.cut(wire, "the other side lost power");
+        }
+        self.with_store(node, |store| store.crash_keeping(kept));
+        self.check_what_left(node);
+    }
+
+    /// Replaces a node's store while the node is down.
+    fn with_store(&mut self, node: NodeId, change: impl FnOnce(MemoryStore) -> MemoryStore) {
+        assert!(!self.is_up(node), "the store of a running node is in use");
+        let disk = self.nodes[node]
+            .disk
+            .take()
+            .expect("a disk is absent only while it changes hands");
+        self.nodes[node].disk = Some(Disk::open(change(disk.store)));
+        self.knowledge.forget(node);
+    }
+
+    /// Starts a node that is down, as its host would: journal first, then the links it wants.
+    pub fn restart(&mut self, node: NodeId) {
+        assert!(!self.is_up(node), "a running node cannot be started");
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let config = Config {
+            me: self.peer(node),
+            role: self.nodes[node].role,
+            state_version: 1,
+            roots: [KIND, OTHER_KIND]
+                .into_iter()
+                .map(|kind| (genesis(kind).hash, kind))
+                .collect(),
+        };
+        self.with_store(node, MemoryStore::reopen);
+        let moment = self.moment(node);
+        self.nodes[node].engine = Some(Engine::new(config, seed, moment));
+        self.nodes[node].completions_at = self.now;
+        let entries = self.disk(node).store.journal_entries();
+        if !entries.is_empty() {
+            self.give(node, Input::Replay(entries));
+        }
+        let reader = self.disk(node).reader.clone();
+        let mut shares = self.nodes[node].shares.clone();
+        shares.retain(|key, _| !reader.contains(key).expect("an open store reads"));
+        if !shares.is_empty() {
+            self.write(node, shares.into_iter().collect());
+        }
+        for to in self.nodes[node].wanted.clone() {
+            self.connect(node, to);
+        }
+    }
+
+    /// Loses everything a node that is down has stored, but for its journal.
+    pub fn wipe(&mut self, node: NodeId) {
+        self.with_store(node, MemoryStore::wipe);
+        self.nodes[node].rewritten = true;
+    }
+
+    /// A copy of what a node's store would be found to hold after a power cut.
+    pub fn copy_durable(&self, node: NodeId) -> StoreCopy {
+        self.disk(node).copy_durable()
+    }
+
+    /// Whether a node's store has failed and refuses writes until it is opened again.
+    pub fn refuses_writes(&self, node: NodeId) -> bool {
+        self.disk(node).refuses_writes
+    }
+
+    /// Puts an older copy in the place of the store of a node that is down; the journal stays.
+    pub fn restore(&mut self, node: NodeId, copy: &StoreCopy) {
+        self.with_store(node, |store| copy.restore_into(store));
+        self.nodes[node].rewritten = true;
+    }
+
+    /// Puts an older copy in the place of all a node that is down has, the journal included.
+    pub fn restore_all(&mut self, node: NodeId, copy: &StoreCopy) {
+        self.with_store(node, |_| copy.restore_into(MemoryStore::new()));
+        self.nodes[node].rewritten = true;
+    }
+
+    /// Sets which of the coming calls of a node's store fail.
+    pub fn set_faults(&mut self, node: NodeId, faults: Faults) {
+        self.disk_mut(node).store.set_faults(faults);
+    }
+
+    /// Keeps two nodes apart from now on.
+    pub fn part(&mut self, one: NodeId, other: NodeId) {
+        self.apart.insert((one.min(other), one.max(other)));
+        for wire in self.wires_between(one, other) {
+            self.cut(wire, "the network is gone");
+        }
+    }
+
+    /// Lets two nodes reach each other again.
+    pub fn heal(&mut self, one: NodeId, other: NodeId) {
+        self.apart.remove(&(one.min(other), one.max(other)));
+    }
+
+    /// Cuts the wires there are between two nodes; they may dial again at once.
+    pub fn cut_between(&mut self, one: NodeId, other: NodeId) {
+        for wire in self.wires_between(one, other) {
+            self.cut(wire, "the connection was reset");
+        }
+    }
+
+    pub(crate) fn may_reach(&self, one: NodeId, other: NodeId) -> bool {
+        self.is_up(one)
+            && self.is_up(other)
+            && !self.apart.contains(&(one.min(other), one.max(other)))
+    }
+
+    // Time.
+
+    /// Lets the next thing happen; false if nothing is due until `limit`.
+    fn step_until(&mut self, limit: u64) -> bool {
+        let Some(entry) = self.agenda.first_entry() else {
+            return false;
+        };
+        let (at, _) = *entry.key();
+        if at > limit {
+            return false;
+        }
+        let happening = entry.remove();
+        self.now = self.now.max(at);
+        self.steps += 1;
+        self.happen(happening);
+        true
+    }
+
+    /// Lets the next thing happen, whenever that is; false if nothing ever will.
+    pub fn step(&mut self) -> bool {
+        self.step_until(u64::MAX)
+    }
+
+    /// Lets everything happen that is due within a time, and that time pass.
+    pub fn advance(&mut self, time: Duration) {
+        let limit = self.now + u64::try_from(time.as_millis()).expect("a test's time is short");
+        while self.step_until(limit) {}
+        self.now = limit;
+    }
+
+    /// Runs until nothing is left to do but to keep links alive.
+    ///
+    /// # Panics
+    /// If that takes more than ten minutes of the world's time.
+    pub fn run_until_quiet(&mut self) {
+        let limit = self.now + 600_000;
+        while !self.is_quiet() {
+            if !self.step_until(limit) {
+                let last: Vec<_> = self
+                    .nodes
+                    .iter()
+                    .map(|node| node.events.iter().rev().take(4).collect::<Vec<_>>())
+                    .collect();
+                panic!(
+                    "seed {}: not quiet after ten minutes; the last events: {last:#?}",
+                    self.seed
+                );
+            }
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        let idle = self
+            .agenda
+            .values()
+            .all(|happening| matches!(happening, Happening::Wake(..)));
+        idle && self.nodes.iter().enumerate().all(|(place, node)| {
+            let mut wanted = node.wanted.iter();
+            node.engine.is_none()
+                || wanted.all(|to| !self.may_reach(place, *to) || self.is_linked(place, *to))
+        })
+    }
+
+    /// Whether a wire between two nodes is up at both ends.
+    pub fn is_linked(&self, one: NodeId, other: NodeId) -> bool {
+        let wires = self.wires_between(one, other);
+        wires.iter().any(|wire| self.wires[wire].is_up())
+    }
+
+    pub(crate) fn schedule(&mut self, at: u64, happening: Happening) {
+        let order = self.order;
+        self.order += 1;
+        self.agenda.insert((at.max(self.now), order), happening);
+    }
+
+    /// Schedules the same, but never before what was scheduled for a node's completions earlier.
+    fn complete(&mut self, node: NodeId, inputs: Vec<Input>) {
+        for input in inputs {
+            let delay = self.draw(self.settings.completion);
+            let at = (self.now + delay).max(self.nodes[node].completions_at);
+            self.nodes[node].completions_at = at;
+            let life = self.nodes[node].life;
+            self.schedule(at, Happening::Input(node, life, Box::new(input)));
+        }
+    }
+
+    pub(crate) fn moment(&self, node: NodeId) -> Moment {
+        let wall = i64::try_from(self.now).expect("simulated time is short");
+        Moment {
+            tick: Tick::from_millis(self.now),
+            wall: WallTime::from_millis(wall + self.nodes[node].skew),
+        }
+    }
+
+    pub(crate) fn note(&mut self, parts: &[&[u8]]) {
+        self.trace.update(self.now.to_be_bytes());
+        for part in parts {
+            self.trace.update(part.len().to_be_bytes());
+            self.trace.update(part);
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        let alive = |node: &NodeId, life: &u64| {
+            self.nodes[*node].life == *life && self.nodes[*node].engine.is_some()
+        };
+        match happening {
+            Happening::Wake(node, at) => {
+                if self.nodes[node].wake_at == Some(at) {
+                    self.nodes[node].wake_at = None;
+                    self.give(node, Input::Wake);
+                }
+            }
+            Happening::Read(node, life, read, query) if alive(&node, &life) => {
+                let result = self.disk_mut(node).read(&query);
+                let delay = self.draw(self.settings.read);
+                let input = Box::new(Input::ReadDone { read, result });
+                self.schedule(self.now + delay, Happening::Input(node, life, input));
+            }
+            Happening::Journal(node, life) if alive(&node, &life) => {
+                let inputs = self.disk_mut(node).journal();
+                self.complete(node, inputs);
+                let delay = self.draw(self.settings.write);
+                self.schedule(self.now + delay, Happening::Apply(node, life));
+            }
+            Happening::Apply(node, life) if alive(&node, &life) => {
+                let inputs = self.disk_mut(node).apply();
+                self.complete(node, inputs);
+                let delay = self.draw(self.settings.write);
+                self.schedule(self.now + delay, Happening::Barrier(node, life));
+            }
+            Happening::Barrier(node, life) if alive(&node, &life) => {
+                let inputs = self.disk_mut(node).barrier();
+                self.complete(node, inputs);
+                self.start_writing(node);
+            }
+            Happening::Input(node, life, input) if alive(&node, &life) => self.give(node, *input),
+            Happening::Dialled(node, life, peer) if alive(&node, &life) => {
+                self.on_dialled(node, peer);
+            }
+            Happening::Transmit(wire, side, sending) => self.transmit(wire, side, sending),
+            Happening::Arrive(wire, side, arrival) => self.arrive(wire, side, arrival),
+            Happening::Read(..)
+            | Happening::Journal(..)
+            | Happening::Apply(..)
+            | Happening::Barrier(..)
+            | Happening::Input(..)
+            | Happening::Dialled(..) => {} // Meant for an earlier life.
+        }
+    }
+
+    fn start_writing(&mut self, node: NodeId) {
+        let disk = self.disk_mut(node);
+        if disk.busy || !disk.has_work() {
+            return;
+        }
+        disk.busy = true;
+        let life = self.nodes[node].life;
+        let delay = self.draw(self.settings.write);
+        self.schedule(self.now + delay, Happening::Journal(node, life));
+    }
+
+    /// Gives a node's engine an input and carries out what it wants done.
+    pub(crate) fn give(&mut self, node: NodeId, input: Input) {
+        let moment = self.moment(node);
+        self.note_input(node, &input);
+        self.disk_mut(node).note_told(&input);
+        let was_wake = matches!(input, Input::Wake);
+        let Some(engine) = self.nodes[node].engine.as_mut() else {
+            return;
+        };
+        engine.handle(moment, input);
+        while let Some(output) = self.nodes[node].engine.as_mut().and_then(Engine::poll) {
+            self.carry_out(node, output);
+        }
+        let wake = self.engine(node).and_then(Engine::wake_at);
+        let at = wake.map(|wake| wake.at.as_millis());
+        assert!(
+            !was_wake || at.is_none_or(|at| at > self.now),
+            "seed {}: node {node} wants to be woken in the past: {wake:?}",
+            self.seed
+        );
+        if let Some(at) = at.map(|at| at.max(self.now))
+            && self.nodes[node].wake_at != Some(at)
+        {
+            self.nodes[node].wake_at = Some(at);
+            self.schedule(at, Happening::Wake(node, at));
+        }
+    }
+
+    fn note_input(&mut self, node: NodeId, input: &Input) {
+        let place = node.to_be_bytes();
+        match input {
+            Input::FrameArrived { link, frame } => {
+                self.note(&[b"frame", &place, &link.0.to_be_bytes(), frame]);
+            }
+            Input::ReadDone { read, result } => {
+                let size = match result {
+                    Ok(ReadResult::Values(values)) => values.len(),
+                    Ok(ReadResult::Presence(present)) => present.len(),
+                    Ok(ReadResult::Rows(rows)) => rows.rows.len(),
+                    Err(_) => usize::MAX,
+                };
+                let size = size.to_be_bytes();
+                self.note(&[b"read", &place, &read.0.to_be_bytes(), &size]);
+            }
+            Input::Edit(edit) => self.note(&[b"edit", &place, edit.request.as_bytes()]),
+            Input::Write(write) => self.note(&[b"write", &place, write.request.as_bytes()]),
+            Input::Replay(entries) => {
+                self.note(&[b"replay", &place, &entries.len().to_be_bytes()]);
+            }
+            other => self.note(&[&place, format!("{other:?}").as_bytes()]),
+        }
+    }
+
+    fn carry_out(&mut self, node: NodeId, output: Output) {
+        let life = self.nodes[node].life;
+        match output {
+            Output::StoreBatch(batch) => {
+                self.note(&[b"batch", &batch.id.0.to_be_bytes()]);
+                for (key, value) in &batch.puts {
+                    self.trace.update(key.as_bytes());
+                    self.trace.update(value);
+                }
+                self.disk_mut(node).submit(batch);
+                self.start_writing(node);
+            }
+            Output::Read { read, query } => {
+                let delay = self.draw(self.settings.read);
+                self.schedule(self.now + delay, Happening::Read(node, life, read, query));
+            }
+            Output::ReleaseJournal(releases) => {
+                match self.disk_mut(node).store.release_journal(&releases) {
+                    // A store that refuses writes keeps its journal, which is safe.
+                    Ok(()) | Err(StoreError::ReadOnly { .. }) => {}
+                    Err(error) => panic!("seed {}: a release failed: {error}", self.seed),
+                }
+            }
+            Output::SendFrame { link, frame } => {
+                self.check_statement(node, link, &frame);
+                let composed = self.composing(node);
+                self.send(node, link, Sending::Frame(frame, composed));
+            }
+            Output::SendStored(stored) => {
+                self.send(node, stored.link, Sending::Stored(Box::new(stored)));
+            }
+            Output::AdmitLink { link } => self.admit(node, link),
+            Output::CloseLink { link, why } => {
+                self.note(&[b"close", format!("{why:?}").as_bytes()]);
+                self.send(node, link, Sending::Close(format!("{why:?}")));
+            }
+            Output::Dial { peer, .. } => {
+                let delay = 2 * self.draw(self.settings.latency);
+                self.schedule(self.now + delay, Happening::Dialled(node, life, peer));
+            }
+            Output::Event(event) => {
+                self.note(&[b"event", format!("{event:?}").as_bytes()]);
+                self.on_event(node, &event);
+                self.nodes[node].events.push((self.now, event));
+            }
+        }
+    }
+
+    /// A node's life, and how much it was told it holds.
+    pub(crate) fn composing(&self, node: NodeId) -> (u64, u64) {
+        (self.nodes[node].life, self.disk(node).told.len() as u64)
+    }
+
+    fn on_dialled(&mut self, node: NodeId, peer: PeerId) {
+        let target = self.node_of(&peer).filter(|to| self.may_reach(node, *to));
+        let Some(to) = target else {
+            let why = "nobody answers".to_owned();
+            return self.give(node, Input::DialFailed { peer, why });
+        };
+        let links = [LinkId(self.next_link), LinkId(self.next_link + 1)];
+        self.next_link += 2;
+        self.lay_wire([node, to], links);
+    }
+
+    /// Workspaces shared by two nodes, as the first one's store has it.
+    pub fn shared(&self, node: NodeId, peer: NodeId) -> Vec<WorkspaceId> {
+        use reconvene_core::keys::KeyRange;
+        use reconvene_core::storage::{Scan, StoreRead as _};
+        let range = KeyRange::shares_of(&self.peer(peer));
+        let rows = self.disk(node).reader.scan(&Scan::ascending(range, 4096));
+        let rows = rows.expect("an open store reads").rows;
+        rows.iter()
+            .filter_map(|(key, _)| key.workspace_id())
+            .collect()
+    }
+}
