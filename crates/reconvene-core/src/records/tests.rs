@@ -8,11 +8,13 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use super::*;
 use crate::golden::{self, Vector};
 
+type Expects = Box<dyn Fn(&[u8])>;
+
 /// A record whose bytes are committed.
 struct Case {
     vector: Vector,
     /// Decodes committed bytes and compares.
-    expects: Box<dyn Fn(&[u8])>,
+    expects: Expects,
     /// Decodes any bytes; what comes of it is encoded again.
     tries: fn(&[u8]) -> bool,
 }
