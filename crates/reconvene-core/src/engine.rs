@@ -35,7 +35,7 @@ pub use io::{
 
 pub use follow::stored_frames;
 
-use ingest::{Job, PendingBatch, Slots};
+use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
 
 /// What an engine is, fixed for its life.
@@ -119,6 +119,7 @@ enum Reading {
     Catalogue(LinkId, WorkspaceId),
     WantRows(LinkId, WorkspaceId),
     Exchange(LinkId, WorkspaceId),
+    ExchangeKind(LinkId, WorkspaceId),
 }
 
 /// The engine. See the module's documentation.
@@ -133,7 +134,8 @@ pub struct Engine {
     workspaces: BTreeMap<WorkspaceId, WorkspaceState>,
     jobs: VecDeque<Job>,
     pending: VecDeque<PendingBatch>,
-    /// Invitations whose redemption is on its way to the store.
+    replays: BTreeMap<WorkspaceId, Replay>,
+    /// Invitations whose redemption is on its way to the store or got there in this run.
     redeeming: BTreeMap<[u8; 32], PeerId>,
     /// Journal frames not yet in the store, and the changes restored so far.
     replaying: (usize, u64),
@@ -167,6 +169,7 @@ impl Engine {
             workspaces: BTreeMap::new(),
             jobs: VecDeque::new(),
             pending: VecDeque::new(),
+            replays: BTreeMap::new(),
             redeeming: BTreeMap::new(),
             replaying: (0, 0),
             reads: BTreeMap::new(),
@@ -316,6 +319,9 @@ impl Engine {
             (Reading::Exchange(link, workspace), ReadResult::Rows(rows)) => {
                 self.on_exchange_rows(link, workspace, &rows)
             }
+            (Reading::ExchangeKind(link, workspace), ReadResult::Values(values)) => {
+                self.on_exchange_kind(link, workspace, &values)
+            }
             (reading, result) => {
                 panic!("a read for {reading:?} was answered in another shape: {result:?}")
             }
@@ -342,7 +348,8 @@ impl Engine {
             | Reading::FeedPage(link, _)
             | Reading::Catalogue(link, _)
             | Reading::WantRows(link, _)
-            | Reading::Exchange(link, _) => {
+            | Reading::Exchange(link, _)
+            | Reading::ExchangeKind(link, _) => {
                 self.close_link(*link, CloseReason::StoreFailed);
                 self.emit(Event::StoreFailed { error });
             }

@@ -208,6 +208,12 @@ impl World {
                 workspace,
                 as_of,
             } => self.check_verified(node, *peer, *workspace, *as_of),
+            Event::DocumentsRefused {
+                peer,
+                workspace,
+                here: true,
+                documents,
+            } => self.note_refused(node, peer, *workspace, documents),
             Event::PassComplete { link, .. } => self.check_pass(node, *link),
             _ => {}
         }

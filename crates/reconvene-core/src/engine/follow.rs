@@ -49,7 +49,8 @@ pub(super) struct Flow {
     page: VecDeque<(FeedSeq, FeedRow)>,
     /// The cursor at which the peer's history has to be confirmed by the first entry read.
     confirm: Option<FeedPoint>,
-    /// Up to here the peer gets its own changes back, too: it lost what it once sent us.
+    /// Up to here the peer gets its own changes back, too: it may have lost what it sent us before
+    /// this link, and its cursor with it.
     echo_through: FeedSeq,
 }
 
@@ -62,12 +63,10 @@ impl Flow {
         following_from: Option<FeedPoint>,
     ) {
         self.pass = Some((their_head, our_head));
+        self.echo_through = our_head.seq;
         self.their_head = Some((their_head, now));
         if let Some(point) = following_from {
             self.follow_from(point);
-            if point.seq.0 == 0 {
-                self.echo_through = our_head.seq;
-            }
             self.confirm = (point.seq.0 > 0 && point.seq < our_head.seq).then_some(point);
         }
     }
@@ -386,13 +385,11 @@ impl Engine {
                 .iter()
                 .filter(|entry| entry.origin.is_none())
                 .collect();
-            let small = own
-                .iter()
-                .flat_map(|entry| &entry.changes)
-                .map(|(_, body)| body.len());
-            if !own.is_empty() && small.sum::<usize>() <= limits::FRAME_BODY_BYTES_TARGET {
+            let changes = own.iter().flat_map(|entry| &entry.changes);
+            let bytes = changes.map(|(_, body)| body.len()).sum();
+            if !own.is_empty() && bytes <= limits::FRAME_BODY_BYTES_TARGET {
                 let documents = own.iter().map(|entry| entry.to_frame()).collect();
-                let number = self.number_frame(link, 0);
+                let number = self.number_frame(link, bytes);
                 let frame = Changes {
                     workspace,
                     documents,
@@ -526,6 +523,8 @@ impl Engine {
                     other.bytes += ack.bytes;
                     other.held = ack.held;
                     other.refused.extend(ack.refused);
+                    other.refused.sort_unstable();
+                    other.refused.dedup();
                 }
                 None => merged.push(ack),
             }

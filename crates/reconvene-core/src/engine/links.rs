@@ -171,11 +171,11 @@ impl Engine {
         let Some(dialer) = self.dialers.get_mut(&peer) else {
             return;
         };
+        dialer.redial_at = None;
         if linked || dialer.dialing {
             return;
         }
         dialer.dialing = true;
-        dialer.redial_at = None;
         let addresses = dialer.addresses.clone();
         self.outputs.push_back(Output::Dial { peer, addresses });
     }
@@ -193,7 +193,10 @@ impl Engine {
                 why,
             });
         }
-        self.schedule_redial(peer, why);
+        // The peer may have dialled us meanwhile.
+        if self.links_to(peer).is_empty() {
+            self.schedule_redial(peer, why);
+        }
     }
 
     /// Backoff with full jitter: a uniform delay up to a bound that doubles with each attempt.
@@ -209,7 +212,7 @@ impl Engine {
                 dialer.attempts = dialer.attempts.saturating_add(1);
                 dialer.redial_at = Some(self.now.tick + delay);
                 retry_at = dialer.redial_at;
-            } else {
+            } else if !dialer.dialing {
                 self.dialers.remove(&peer);
             }
         }
@@ -222,7 +225,8 @@ impl Engine {
 
     pub(super) fn on_link_up(&mut self, link: LinkId, peer: PeerId, dialed: bool) {
         if let Some(dialer) = self.dialers.get_mut(&peer) {
-            dialer.dialing = false;
+            // A link from the other side leaves our own dial, and the join it is for, on its way.
+            dialer.dialing &= !dialed;
             dialer.redial_at = None;
         }
         for other in self.links_to(peer) {
@@ -235,8 +239,9 @@ impl Engine {
         let join = self
             .dialers
             .get_mut(&peer)
+            .filter(|_| dialed)
             .and_then(|dialer| dialer.join.take());
-        if let Some(join) = join.filter(|_| dialed) {
+        if let Some(join) = join {
             self.set_phase(link, Phase::Joining(join.request));
             self.send(
                 link,
@@ -652,7 +657,9 @@ impl Engine {
                 home: invite.home,
             }),
         );
-        self.set_phase(link, Phase::Stranger);
+        // Closed from this side too: a stranger's link is not read on, so the device's own end would
+        // be seen late, and the device waits for it.
+        self.close_link(link, CloseReason::Finished);
     }
 
     fn on_joined(&mut self, link: LinkId, request: RequestId, joined: Joined) {
@@ -740,15 +747,15 @@ impl Engine {
         let our_cursor = trust(mine, theirs.head, either_empty);
         let their_cursor = trust(theirs.held, greeted_head, either_empty);
         let rolled_back = matches!(their_cursor, Trust::Ahead);
-        if let Trust::At(point) = our_cursor {
-            record.dirty |= record.row.held != Some(point);
-            record.row.held = Some(point);
-            record.held_stored = Some(point);
-        }
-        if let Trust::At(point) = their_cursor
-            && record.row.acknowledged != Some(point)
-        {
-            record.row.acknowledged = Some(point);
+        // A cursor that cannot be trusted is forgotten on both sides: the peer may have lost what it
+        // once held, and we what we did.
+        let held = our_cursor.point();
+        record.dirty |= record.row.held != held;
+        record.row.held = held;
+        record.held_stored = held;
+        let acknowledged = their_cursor.point();
+        if record.row.acknowledged != acknowledged {
+            record.row.acknowledged = acknowledged;
             record.dirty = true;
         }
         if rolled_back {
@@ -764,6 +771,7 @@ impl Engine {
         if following.is_some() {
             self.release_journal(workspace);
             self.note_held(link, workspace);
+            self.want_refused(link, workspace);
             self.walk(link, workspace);
         } else {
             if let Some(flow) = self.flow(link, &workspace) {
@@ -785,6 +793,9 @@ impl Engine {
             state.stored.epoch = epoch;
             state.persisted = false;
             state.journal_released = 0;
+            // The journal's frames so far are of the old epoch.
+            let through = state.point.seq;
+            self.replays.entry(workspace).or_default().through = through;
         }
         self.emit(Event::RolledBack { workspace, peer });
         self.enqueue_feed_head(workspace);
@@ -919,6 +930,15 @@ enum Trust {
     Ahead,
     /// It belongs to another history, or there is none.
     No,
+}
+
+impl Trust {
+    fn point(self) -> Option<FeedPoint> {
+        match self {
+            Self::At(point) => Some(point),
+            Self::Ahead | Self::No => None,
+        }
+    }
 }
 
 /// Judges the cursor a holder keeps of a feed that ends at `head`.

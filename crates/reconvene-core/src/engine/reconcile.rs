@@ -83,6 +83,9 @@ pub(super) struct Exchange {
     /// Documents the peer lacks something of, and what it has.
     answers: VecDeque<(DocumentId, Vec<KnownActor>)>,
     answering: Option<(DocumentId, Vec<KnownActor>)>,
+    /// Bodies of the document being answered, while its kind is being read: none of its stored
+    /// changes follows from a genesis, as when an emptied store holds what the journal brought.
+    rootless: Vec<Bytes>,
     /// Bodies ready to be sent.
     ready: VecDeque<(DocumentId, DocumentKind, Bytes)>,
     ready_bytes: usize,
@@ -93,6 +96,18 @@ pub(super) struct Exchange {
 impl Exchange {
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    fn add_ready(
+        &mut self,
+        document: DocumentId,
+        kind: DocumentKind,
+        bodies: impl Iterator<Item = Bytes>,
+    ) {
+        for body in bodies {
+            self.ready_bytes += body.len();
+            self.ready.push_back((document, kind, body));
+        }
     }
 
     fn is_drained(&self) -> bool {
@@ -153,7 +168,9 @@ impl Engine {
             let row = HeadRow::decode(value)?;
             let mut item = [0; 32];
             item[..16].copy_from_slice(document.as_bytes());
-            item[16..].copy_from_slice(heads_digest(&row.heads).as_bytes());
+            // A document that lacks ancestors may have the heads of one that does not.
+            let version = heads_digest(row.heads.iter().chain(&row.missing));
+            item[16..].copy_from_slice(version.as_bytes());
             if catalogue.insert(0, Id::from_byte_array(item)).is_err() {
                 panic!("an unsealed catalogue takes items");
             }
@@ -332,6 +349,27 @@ impl Engine {
         self.send_exchange(link, workspace);
     }
 
+    /// Asks again for what was refused for want of its dependencies: they may have come since.
+    pub(super) fn want_refused(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let Some(peer) = self.links.get(&link).map(|state| state.peer) else {
+            return;
+        };
+        let Some(known) = self
+            .ready(&workspace)
+            .and_then(|state| state.peers.get(&peer))
+        else {
+            return;
+        };
+        let refused = known.row.refused_here.keys();
+        let lacking: Vec<_> = refused
+            .filter(|document| known.row.lacks_dependencies_of(document))
+            .copied()
+            .collect();
+        if !lacking.is_empty() {
+            self.want_documents(link, workspace, lacking);
+        }
+    }
+
     /// Asks for documents whose changes arrived without what they depend on.
     pub(super) fn want_documents(
         &mut self,
@@ -390,16 +428,16 @@ impl Engine {
                 .map(|value| HeadRow::decode(value))
                 .transpose()?;
             let known = row.map_or_else(Vec::new, |row| known_of(&row.actors));
+            if known_count + known.len() >= KNOWN_PER_FRAME && !documents.is_empty() {
+                frames.push(std::mem::take(&mut documents));
+                known_count = 0;
+            }
             known_count += known.len() + 1;
             documents.push(WantDocument {
                 document,
                 known,
                 mutual,
             });
-            if known_count >= KNOWN_PER_FRAME {
-                frames.push(std::mem::take(&mut documents));
-                known_count = 0;
-            }
         }
         if !documents.is_empty() {
             frames.push(documents);
@@ -561,11 +599,36 @@ impl Engine {
         }
         // A change starts after all operations it depends on: this order puts it after them.
         missing.sort_by_key(|(start_op, hash, _)| (*start_op, *hash));
-        if let Some(kind) = kind {
-            for (_, _, body) in missing {
-                flow.exchange.ready_bytes += body.len();
-                flow.exchange.ready.push_back((document, kind, body));
+        let bodies = missing.into_iter().map(|(_, _, body)| body);
+        match kind {
+            Some(kind) => flow.exchange.add_ready(document, kind, bodies),
+            None if bodies.len() > 0 => {
+                flow.exchange.rootless = bodies.collect();
+                flow.exchange.answering = Some((document, Vec::new()));
+                let query = ReadQuery::Values(vec![Key::head(&workspace, &document)]);
+                self.read(query, Reading::ExchangeKind(link, workspace));
+                return Ok(());
             }
+            None => {}
+        }
+        self.send_exchange(link, workspace);
+        Ok(())
+    }
+
+    pub(super) fn on_exchange_kind(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+        values: &[Option<Bytes>],
+    ) -> Result<(), RecordError> {
+        let Some(flow) = self.flow(link, &workspace) else {
+            return Ok(());
+        };
+        let bodies = std::mem::take(&mut flow.exchange.rootless);
+        let answering = flow.exchange.answering.take();
+        if let (Some((document, _)), Some(Some(value))) = (answering, values.first()) {
+            let kind = HeadRow::decode(value)?.kind;
+            flow.exchange.add_ready(document, kind, bodies.into_iter());
         }
         self.send_exchange(link, workspace);
         Ok(())
@@ -723,6 +786,7 @@ impl Engine {
         }
         if let Some(WorkspaceState::Ready(_)) = self.workspaces.get(&workspace) {
             self.note_held(link, workspace);
+            self.want_refused(link, workspace);
             self.walk(link, workspace);
         }
     }
