@@ -146,7 +146,10 @@ fn act(
                 world.connect(node, other);
             }
         }
-        _ => edit(world, node),
+        _ => {
+            let _: usize = world.held(node, shared).len();
+            edit(world, node);
+        }
     }
 }
 
