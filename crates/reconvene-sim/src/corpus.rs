@@ -146,10 +146,7 @@ fn act(
                 world.connect(node, other);
             }
         }
-        _ => {
-            let _: usize = world.held(node, shared).len();
-            edit(world, node);
-        }
+        _ => edit(world, node),
     }
 }
 
