@@ -8,22 +8,18 @@ async fn main() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let replica = Replica::open(directory.path().join("data")).await?;
 
+    let meetings = replica.meetings();
+
     // Local and durable: this resolves, online or not, when the meeting would survive a power cut.
-    let new = NewMeeting::titled("Weekly planning");
-    let added = replica.meetings().add(new).await?;
-    let edit = replica.meetings().edit(added.meeting.id, |meeting| {
+    let added = meetings.add(NewMeeting::titled("Weekly planning")).await?;
+    let edit = meetings.edit(added.meeting.id, |meeting| {
         meeting.reach_state(State::Recording)?;
         meeting.append_note("Bring the figures.")
     });
     edit.await?;
 
     // Lists come from an index; no document is loaded.
-    for row in replica
-        .meetings()
-        .list(ListOptions::default())
-        .await?
-        .meetings
-    {
+    for row in meetings.list(ListOptions::default()).await?.meetings {
         println!("{}  {}  {:?}", row.id, row.title, row.state);
     }
 

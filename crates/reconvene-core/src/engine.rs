@@ -35,7 +35,7 @@ pub use io::{
 
 pub use follow::stored_frames;
 
-use ingest::{Job, PendingBatch, Slots};
+use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
 
 /// What an engine is, fixed for its life.
@@ -134,6 +134,7 @@ pub struct Engine {
     workspaces: BTreeMap<WorkspaceId, WorkspaceState>,
     jobs: VecDeque<Job>,
     pending: VecDeque<PendingBatch>,
+    replays: BTreeMap<WorkspaceId, Replay>,
     /// Invitations whose redemption is on its way to the store or got there in this run.
     redeeming: BTreeMap<[u8; 32], PeerId>,
     /// Journal frames not yet in the store, and the changes restored so far.
@@ -168,6 +169,7 @@ impl Engine {
             workspaces: BTreeMap::new(),
             jobs: VecDeque::new(),
             pending: VecDeque::new(),
+            replays: BTreeMap::new(),
             redeeming: BTreeMap::new(),
             replaying: (0, 0),
             reads: BTreeMap::new(),

@@ -41,6 +41,12 @@ pub const ACTOR_BYTES_MAX: usize = 64;
 /// Longest message of a change. Beyond it the change is refused (`Malformed`).
 pub const CHANGE_MESSAGE_BYTES_MAX: usize = 4 * 1024;
 
+/// Largest time of a change, either side of zero: what a double holds exactly, and far beyond any
+/// honest clock in milliseconds. Automerge keeps differences of times; ones near the ends of 64 bits
+/// overflow there, which panics where arithmetic is checked. Beyond it the change is refused
+/// (`Damaged`).
+pub const TIME_MAX: i64 = (1 << 53) - 1;
+
 /// Most actors of one document. A change by one more is refused (`TooLarge`).
 pub const ACTORS_PER_DOCUMENT_MAX: usize = 4096;
 

@@ -226,9 +226,11 @@ impl World {
             .map(|row| row.refused_here.into_keys().collect())
             .unwrap_or_default();
         let from = self.node_of(&peer).unwrap_or(usize::MAX);
-        let earlier = self.knowledge.refused.iter().filter(|(at, of, within, _)| {
-            (*at, *of) == (node, from) && within == workspace
-        });
+        let earlier = self
+            .knowledge
+            .refused
+            .iter()
+            .filter(|(at, of, within, _)| (*at, *of) == (node, from) && within == workspace);
         refused.extend(earlier.map(|(.., document)| *document));
         refused
     }

@@ -13,7 +13,9 @@ use std::thread::{Builder, JoinHandle};
 use std::{fmt, io};
 
 use reconvene_core::ids::BatchId;
-use reconvene_core::storage::{Batch, Durability, JournalReleases, StoreError, StoreWrite};
+use reconvene_core::storage::{
+    Batch, Durability, JournalReleases, StoreError, StoreWrite, merge_release,
+};
 
 use crate::contain::contained;
 
@@ -192,9 +194,8 @@ impl<S: StoreWrite> Writer<S> {
     pub fn release(&self, releases: JournalReleases) {
         let mut waiting = self.queue.releases();
         let was_empty = waiting.is_empty();
-        for (workspace, through) in releases {
-            let release = waiting.entry(workspace).or_default();
-            *release = (*release).max(through);
+        for (workspace, place) in releases {
+            merge_release(&mut waiting, workspace, place);
         }
         if was_empty && !waiting.is_empty() && self.sender.send(Message::Release).is_err() {
             tracing::debug!("a release came after the writer's end");

@@ -218,6 +218,15 @@ pub(super) struct PendingBatch {
     pinned: Vec<(WorkspaceId, DocumentId)>,
 }
 
+/// Where the changes of journal frames of earlier epochs are.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    /// Frames found at open whose changes are not behind a barrier yet.
+    left: u64,
+    /// Up to here in the feed, those of the others are.
+    pub(super) through: FeedSeq,
+}
+
 #[derive(Debug)]
 struct Redeemed {
     link: LinkId,
@@ -267,6 +276,8 @@ impl Engine {
             self.emit(Event::ReplayDone { changes: 0 });
         }
         for entry in entries {
+            // A frame that fails, too, keeps the journal from being shortened until the next open.
+            self.replays.entry(entry.workspace).or_default().left += 1;
             if let Some(work) = self.read_journal(&entry) {
                 self.enqueue(work);
             }
@@ -513,6 +524,7 @@ impl Engine {
                 && self.feed_covers(workspace, epoch, through)
             {
                 self.note_replayed(0);
+                self.on_replayed(workspace, FeedSeq(0));
                 continue;
             }
             self.pin(&mut job);
@@ -757,7 +769,9 @@ impl Engine {
                 .map(|(_, document)| *document)
                 .collect();
             self.unpin(&workspace, &documents);
-            return self.note_replayed(changes);
+            let through = first.seq;
+            self.note_replayed(changes);
+            return self.on_replayed(workspace, through);
         }
         enter(
             state,
@@ -784,6 +798,7 @@ impl Engine {
             };
             JournalEntry {
                 workspace,
+                epoch: first.epoch,
                 through: state.point.seq,
                 frame: frame.encode(),
             }
@@ -1011,17 +1026,28 @@ impl Engine {
             if let Some(request) = batch.write.take() {
                 events.push(Event::WriteDone { request });
             }
-            replayed.extend(batch.replayed.take());
+            if let Some(changes) = batch.replayed.take() {
+                replayed.push((
+                    changes,
+                    batch.pinned.first().map(|(workspace, _)| *workspace),
+                ));
+            }
             redeemed.extend(batch.redeemed.take());
         }
         for event in events {
             self.emit(event);
         }
-        for changes in replayed {
-            self.note_replayed(changes);
-        }
         self.push_entries(entries);
         self.acknowledge(acks);
+        for (changes, workspace) in replayed {
+            self.note_replayed(changes);
+            if let Some(workspace) = workspace
+                && let Some(state) = self.ready(&workspace)
+            {
+                let through = state.released.seq;
+                self.on_replayed(workspace, through);
+            }
+        }
         for redeemed in redeemed {
             // It stays among those being redeemed: an invitation read before may still be on its
             // way to us as unused.
@@ -1159,11 +1185,27 @@ impl Engine {
         queued || written || !self.owed.is_empty()
     }
 
+    /// A journal frame's changes are in the feed, at `through` at the latest.
+    fn on_replayed(&mut self, workspace: WorkspaceId, through: FeedSeq) {
+        let replay = self.replays.entry(workspace).or_default();
+        replay.left = replay.left.saturating_sub(1);
+        replay.through = replay.through.max(through);
+        self.release_journal(workspace);
+    }
+
     /// Tells the journal what other peers hold by now.
+    ///
+    /// A release also frees the frames of earlier epochs, so it waits until what those hold is in
+    /// the feed and held by the peer.
     pub(super) fn release_journal(&mut self, workspace: WorkspaceId) {
         if self.owes_replay() {
             return;
         }
+        let earlier = match self.replays.get(&workspace) {
+            Some(replay) if replay.left > 0 => return,
+            Some(replay) => replay.through.0,
+            None => 0,
+        };
         let Some(state) = self.ready(&workspace) else {
             return;
         };
@@ -1176,9 +1218,9 @@ impl Engine {
             .map(|point| point.seq.0)
             .max()
             .unwrap_or(0);
-        if held > state.journal_released {
+        if held > state.journal_released && held >= earlier {
             state.journal_released = held;
-            let releases = JournalReleases::from([(workspace, FeedSeq(held))]);
+            let releases = JournalReleases::from([(workspace, (epoch, FeedSeq(held)))]);
             self.outputs.push_back(Output::ReleaseJournal(releases));
         }
     }
@@ -1561,3 +1603,6 @@ fn check_edit(
     }
     Ok(documents)
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,7 +92,8 @@ pub enum Input {
     Edit(Edit),
     /// The host wants records of its own written.
     Write(Write),
-    /// Journal frames found at open. To be given before any edit.
+    /// All journal frames found at open, in their order. To be given before any edit or link:
+    /// what the engine then releases may free any of them.
     Replay(Vec<JournalEntry>),
     /// Keep a link to this peer, from now on.
     Connect {

@@ -793,6 +793,9 @@ impl Engine {
             state.stored.epoch = epoch;
             state.persisted = false;
             state.journal_released = 0;
+            // The journal's frames so far are of the old epoch.
+            let through = state.point.seq;
+            self.replays.entry(workspace).or_default().through = through;
         }
         self.emit(Event::RolledBack { workspace, peer });
         self.enqueue_feed_head(workspace);

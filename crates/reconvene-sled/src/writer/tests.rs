@@ -8,7 +8,7 @@ use reconvene_core::keys::Key;
 use reconvene_core::storage::{JournalEntry, Rows, Scan, StoreRead};
 
 use super::*;
-use crate::testing::{WORKSPACE, batch, change_key, entry, open, value};
+use crate::testing::{EPOCH, WORKSPACE, batch, change_key, entry, open, value};
 
 /// What a [`TestStore`] does at the call it was told to fail.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -360,11 +360,14 @@ fn releases_are_merged_and_never_wait_for_room() {
     writer.submit(linked(1, false)).unwrap();
     keeper.reached.recv().unwrap();
     for through in [3, 9, 4] {
-        writer.release(JournalReleases::from([(WORKSPACE, FeedSeq(through))]));
+        writer.release(JournalReleases::from([(
+            WORKSPACE,
+            (EPOCH, FeedSeq(through)),
+        )]));
     }
     keeper.opened.send(()).unwrap();
     writer.shutdown().unwrap();
-    let expected = Call::Release(JournalReleases::from([(WORKSPACE, FeedSeq(9))]));
+    let expected = Call::Release(JournalReleases::from([(WORKSPACE, (EPOCH, FeedSeq(9)))]));
     let calls = calls.lock().unwrap();
     let releases: Vec<_> = calls
         .iter()
