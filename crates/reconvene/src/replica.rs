@@ -100,7 +100,14 @@ impl OpenOptions {
     }
 
     fn open_files(self) -> Result<Files, Error> {
-        if !self.create && !self.path.join("profile.json").exists() {
+        // Where it cannot be told, opening the directory says why.
+        if !self.create
+            && self
+                .path
+                .join("profile.json")
+                .try_exists()
+                .is_ok_and(|found| !found)
+        {
             return Err(Error::NotInitialised(self.path));
         }
         let data_dir = open_data_dir(&self.path)?;
