@@ -15,7 +15,7 @@ mod io;
 mod links;
 mod reconcile;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng as _;
@@ -35,7 +35,7 @@ pub use io::{
 
 pub use follow::stored_frames;
 
-use ingest::{Job, PendingBatch, Slots};
+use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
 
 /// What an engine is, fixed for its life.
@@ -58,6 +58,8 @@ pub enum WakeReason {
     Heartbeat(LinkId),
     /// A peer is to be dialled again.
     Redial(PeerId),
+    /// Edits that are in the journal and that the store refused are to be tried again.
+    Replay,
 }
 
 /// When the engine next wants [`Input::Wake`].
@@ -76,6 +78,8 @@ struct Workspace {
     point: FeedPoint,
     /// The end of the feed that may leave: everything up to here is behind its barrier.
     released: FeedPoint,
+    /// The end of the feed that the store holds: what is only journalled may not be readable yet.
+    stored: FeedPoint,
     documents: u64,
     /// Whether the feed head was ever written under this epoch.
     persisted: bool,
@@ -115,6 +119,7 @@ enum Reading {
     Catalogue(LinkId, WorkspaceId),
     WantRows(LinkId, WorkspaceId),
     Exchange(LinkId, WorkspaceId),
+    ExchangeKind(LinkId, WorkspaceId),
 }
 
 /// The engine. See the module's documentation.
@@ -129,14 +134,26 @@ pub struct Engine {
     workspaces: BTreeMap<WorkspaceId, WorkspaceState>,
     jobs: VecDeque<Job>,
     pending: VecDeque<PendingBatch>,
-    /// Invitations whose redemption is on its way to the store.
+    replays: BTreeMap<WorkspaceId, Replay>,
+    /// Invitations whose redemption is on its way to the store or got there in this run.
     redeeming: BTreeMap<[u8; 32], PeerId>,
+    /// Journal frames not yet in the store, and the changes restored so far.
+    replaying: (usize, u64),
     reads: BTreeMap<ReadId, Reading>,
     next_read: ReadId,
     next_batch: BatchId,
     last_batch: Option<BatchId>,
     /// A batch failed and the outcome of others is awaited; nothing new is submitted meanwhile.
     recovering: bool,
+    /// The outcome of a batch is unknown: what can be read may not be durable, so nothing is
+    /// stored, sent or believed until the store is opened again, with a new engine.
+    failed: Option<StoreError>,
+    /// Edits whose authors were told that they are safe, in the journal and refused by the store.
+    owed: Vec<Job>,
+    /// When those are tried again.
+    replay_at: Option<Tick>,
+    /// Workspaces in which the journal numbers entries that the feed does not have.
+    forked: BTreeSet<WorkspaceId>,
 }
 
 impl Engine {
@@ -152,12 +169,18 @@ impl Engine {
             workspaces: BTreeMap::new(),
             jobs: VecDeque::new(),
             pending: VecDeque::new(),
+            replays: BTreeMap::new(),
             redeeming: BTreeMap::new(),
+            replaying: (0, 0),
             reads: BTreeMap::new(),
             next_read: ReadId(1),
             next_batch: BatchId(1),
             last_batch: None,
             recovering: false,
+            failed: None,
+            owed: Vec::new(),
+            replay_at: None,
+            forked: BTreeSet::new(),
         }
     }
 
@@ -182,7 +205,9 @@ impl Engine {
             Input::SendFailed { link, error } => self.on_send_failed(link, &error),
             Input::Journaled(batch) => self.on_journaled(batch),
             Input::Stored(batch) => self.on_stored(batch),
-            Input::BatchFailed { batch, error } | Input::BatchUnknown { batch, error } => {
+            Input::BatchFailed { batch, error } => self.on_batch_failed(batch, &error),
+            Input::BatchUnknown { batch, error } => {
+                self.failed.get_or_insert_with(|| error.clone());
                 self.on_batch_failed(batch, &error);
             }
             Input::ReadDone { read, result } => self.on_read_done(read, result),
@@ -192,6 +217,7 @@ impl Engine {
             Input::Connect { peer, addresses } => self.on_connect(peer, addresses),
             Input::Disconnect { peer } => self.on_disconnect(peer),
             Input::Join(request) => self.on_join_request(request),
+            Input::Close => self.on_close(),
             Input::Wake => self.on_wake(),
         }
         self.advance_jobs();
@@ -209,7 +235,8 @@ impl Engine {
             let at = dialer.redial_at?;
             Some((at, WakeReason::Redial(*peer)))
         });
-        let (at, why) = heartbeats.chain(redials).min()?;
+        let replay = self.replay_at.map(|at| (at, WakeReason::Replay));
+        let (at, why) = heartbeats.chain(redials).chain(replay).min()?;
         Some(Wake { at, why })
     }
 
@@ -281,16 +308,19 @@ impl Engine {
             }
             (Reading::Invite(link), ReadResult::Values(values)) => self.on_invite(link, &values),
             (Reading::FeedPage(link, workspace), ReadResult::Rows(rows)) => {
-                self.on_feed_page(link, workspace, rows)
+                self.on_feed_page(read, link, workspace, rows)
             }
             (Reading::Catalogue(link, workspace), ReadResult::Rows(rows)) => {
-                self.on_catalogue_page(link, workspace, &rows)
+                self.on_catalogue_page(read, link, workspace, &rows)
             }
             (Reading::WantRows(link, workspace), ReadResult::Values(values)) => {
                 self.on_want_rows(link, workspace, &values)
             }
             (Reading::Exchange(link, workspace), ReadResult::Rows(rows)) => {
                 self.on_exchange_rows(link, workspace, &rows)
+            }
+            (Reading::ExchangeKind(link, workspace), ReadResult::Values(values)) => {
+                self.on_exchange_kind(link, workspace, &values)
             }
             (reading, result) => {
                 panic!("a read for {reading:?} was answered in another shape: {result:?}")
@@ -318,7 +348,8 @@ impl Engine {
             | Reading::FeedPage(link, _)
             | Reading::Catalogue(link, _)
             | Reading::WantRows(link, _)
-            | Reading::Exchange(link, _) => {
+            | Reading::Exchange(link, _)
+            | Reading::ExchangeKind(link, _) => {
                 self.close_link(*link, CloseReason::StoreFailed);
                 self.emit(Event::StoreFailed { error });
             }
@@ -351,14 +382,19 @@ impl Engine {
             Some(Some(value)) => Some(FeedHeadRow::decode(value)?),
             _ => None,
         };
-        let persisted = row.is_some();
-        let (point, documents) = match row {
+        let forked = self.forked.remove(&workspace) && row.is_some();
+        let persisted = row.is_some() && !forked;
+        let (mut point, documents) = match row {
             Some(row) => (row.point, row.documents),
             None => (FeedPoint::start_of(self.fresh_epoch()), 0),
         };
+        if forked {
+            point.epoch = self.fresh_epoch();
+        }
         let state = Workspace {
             point,
             released: point,
+            stored: point,
             documents,
             persisted,
             slots: Slots::default(),
@@ -367,6 +403,9 @@ impl Engine {
         };
         self.workspaces
             .insert(workspace, WorkspaceState::Ready(Box::new(state)));
+        if forked {
+            self.enqueue_feed_head(workspace);
+        }
         self.greet_waiting_links();
         Ok(())
     }

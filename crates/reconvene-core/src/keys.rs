@@ -74,9 +74,9 @@ impl Key {
         Self::new(KeyKind::Invite, &[secret_hash])
     }
 
-    /// A member of a workspace, by the SHA-256 of the name as it was given.
-    pub fn member(workspace: &WorkspaceId, name_hash: &[u8; 32]) -> Self {
-        Self::new(KeyKind::Member, &[workspace.as_bytes(), name_hash])
+    /// A member known to this server, by the SHA-256 of the name as it was given.
+    pub fn member(name_hash: &[u8; 32]) -> Self {
+        Self::new(KeyKind::Member, &[name_hash])
     }
 
     /// A workspace held here.

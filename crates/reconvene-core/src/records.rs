@@ -358,6 +358,13 @@ pub struct PeerRow {
     pub verified_at: Option<WallTime>,
 }
 
+impl PeerRow {
+    /// Whether changes of a document were refused here because they depend on others.
+    pub fn lacks_dependencies_of(&self, document: &DocumentId) -> bool {
+        self.refused_here.get(document) == Some(&RefusalCode::MissingDependencies)
+    }
+}
+
 impl Record for PeerRow {
     const NAME: &'static str = "peer row";
 

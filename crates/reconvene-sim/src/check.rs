@@ -13,6 +13,7 @@ use reconvene_core::limits::STALENESS_BOUND;
 use reconvene_core::records::{
     ActorProgress, ChangeRow, FeedHeadRow, FeedRow, HeadRow, PeerRow, Record as _,
 };
+use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{Scan, StoreRead as _};
 use reconvene_core::time::WallTime;
 use reconvene_core::wire::Frame;
@@ -32,6 +33,9 @@ pub(crate) struct Knowledge {
     /// Up to where a cursor was found to be true.
     held: BTreeMap<(NodeId, NodeId, WorkspaceId, StoreEpoch), u64>,
     verified: BTreeMap<(NodeId, NodeId, WorkspaceId), (u64, u64, usize)>,
+    /// Documents that a node refused to take from another, at any time in its present life: while
+    /// they are being healed no claim includes them.
+    refused: BTreeSet<(NodeId, NodeId, WorkspaceId, DocumentId)>,
 }
 
 impl Knowledge {
@@ -57,6 +61,7 @@ impl Knowledge {
             .retain(|(holder, other, ..), _| *holder != node && *other != node);
         self.verified
             .retain(|(holder, other, _), _| *holder != node && *other != node);
+        self.refused.retain(|(holder, ..)| *holder != node);
     }
 }
 
@@ -217,8 +222,34 @@ impl World {
             .and_then(|engine| engine.workspace_status(workspace));
         let peer = self.peer(peer);
         let row = status.and_then(|status| status.peers.get(&peer).cloned());
-        row.map(|row| row.refused_here.into_keys().collect())
-            .unwrap_or_default()
+        let mut refused: BTreeSet<_> = row
+            .map(|row| row.refused_here.into_keys().collect())
+            .unwrap_or_default();
+        let from = self.node_of(&peer).unwrap_or(usize::MAX);
+        let earlier = self
+            .knowledge
+            .refused
+            .iter()
+            .filter(|(at, of, within, _)| (*at, *of) == (node, from) && within == workspace);
+        refused.extend(earlier.map(|(.., document)| *document));
+        refused
+    }
+
+    /// Notes what a node refused.
+    pub(crate) fn note_refused(
+        &mut self,
+        node: NodeId,
+        peer: &PeerId,
+        workspace: WorkspaceId,
+        documents: &[(DocumentId, RefusalCode)],
+    ) {
+        let Some(from) = self.node_of(peer) else {
+            return;
+        };
+        for (document, _) in documents {
+            let place = (node, from, workspace, *document);
+            self.knowledge.refused.insert(place);
+        }
     }
 
     /// `Verified` must mean that nothing the peer held when it said so is missing.

@@ -41,7 +41,7 @@ struct Mishaps {
 pub fn run_seed(seed: u64) -> Outcome {
     let mut world = World::new(seed);
     let on = |world: &mut World, one_in: usize| world.pick(one_in) == 0;
-    let mishaps = Mishaps {
+    let mut mishaps = Mishaps {
         cuts: on(&mut world, 2),
         partitions: on(&mut world, 3),
         crashes: on(&mut world, 2),
@@ -50,6 +50,10 @@ pub fn run_seed(seed: u64) -> Outcome {
         rollbacks: on(&mut world, 5),
         direct_links: on(&mut world, 3),
     };
+    // Two disks that lose their past can lose it for good: one holds what the other's journal
+    // already let go.
+    mishaps.rollbacks &= !mishaps.wipes;
+    let victim = world.pick(4);
     world.settings = if on(&mut world, 2) {
         Settings::default()
     } else {
@@ -84,7 +88,7 @@ pub fn run_seed(seed: u64) -> Outcome {
     let mut copies = BTreeMap::new();
     let actions = 40 + world.pick(80);
     for _ in 0..actions {
-        act(&mut world, mishaps, &mut copies);
+        act(&mut world, mishaps, victim, &mut copies);
         if on(&mut world, 2) {
             let pause = world.pick(300) as u64;
             world.advance(Duration::from_millis(pause));
@@ -108,7 +112,12 @@ pub fn run_seed(seed: u64) -> Outcome {
     }
 }
 
-fn act(world: &mut World, mishaps: Mishaps, copies: &mut BTreeMap<NodeId, StoreCopy>) {
+fn act(
+    world: &mut World,
+    mishaps: Mishaps,
+    victim: NodeId,
+    copies: &mut BTreeMap<NodeId, StoreCopy>,
+) {
     let shared = workspace(1);
     let node = world.pick(4);
     let other = (node + 1 + world.pick(3)) % 4;
@@ -122,12 +131,12 @@ fn act(world: &mut World, mishaps: Mishaps, copies: &mut BTreeMap<NodeId, StoreC
             world.crash(node, kept);
         }
         16 | 17 if !world.is_up(node) => world.restart(node),
-        18 if mishaps.wipes && node != 0 && world.is_up(node) => {
+        18 if mishaps.wipes && node == victim.max(1) && world.is_up(node) => {
             world.crash(node, 0);
             world.wipe(node);
             world.restart(node);
         }
-        19 if mishaps.rollbacks => roll_back(world, node, copies),
+        19 if mishaps.rollbacks => roll_back(world, victim, copies),
         20 if mishaps.store_faults && world.is_up(node) => fault(world, node),
         21 if mishaps.direct_links && node != 0 && other != 0 && world.is_up(node) => {
             world.connect(node, other);

@@ -29,7 +29,7 @@ pub(crate) struct Disk {
     pub(crate) busy: bool,
     /// Changes that survive a power cut: journalled or behind a barrier.
     pub(crate) durable: BTreeSet<Fact>,
-    /// The same, in the order in which the engine was told.
+    /// What the store holds behind a barrier, in the order in which the engine was told.
     pub(crate) told: Vec<Fact>,
     facts_of: BTreeMap<BatchId, Vec<Fact>>,
     pub(crate) counts: DiskCounts,
@@ -190,10 +190,8 @@ impl Disk {
     /// Notes what the engine learns from a completion.
     pub(crate) fn note_told(&mut self, input: &Input) {
         match input {
-            Input::Journaled(batch) => {
-                if let Some(facts) = self.facts_of.get_mut(batch) {
-                    self.told.append(facts);
-                }
+            Input::BatchFailed { batch, .. } | Input::BatchUnknown { batch, .. } => {
+                self.facts_of.remove(batch);
             }
             Input::Stored(batch) => {
                 let later = self.facts_of.split_off(&batch.next());

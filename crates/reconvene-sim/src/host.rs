@@ -208,6 +208,12 @@ impl World {
                 workspace,
                 as_of,
             } => self.check_verified(node, *peer, *workspace, *as_of),
+            Event::DocumentsRefused {
+                peer,
+                workspace,
+                here: true,
+                documents,
+            } => self.note_refused(node, peer, *workspace, documents),
             Event::PassComplete { link, .. } => self.check_pass(node, *link),
             _ => {}
         }
@@ -248,10 +254,12 @@ impl World {
         .encode();
         for (node, peer) in [(one, other), (other, one)] {
             let peer = self.peer(peer);
-            let puts = workspaces
+            let puts: Vec<_> = workspaces
                 .iter()
-                .map(|workspace| (Key::share(&peer, workspace), row.clone()));
-            self.write(node, puts.collect());
+                .map(|workspace| (Key::share(&peer, workspace), row.clone()))
+                .collect();
+            self.nodes[node].shares.extend(puts.iter().cloned());
+            self.write(node, puts);
         }
     }
 

@@ -17,7 +17,7 @@ use reconvene_core::engine::{
 use reconvene_core::ids::{LinkId, PeerId, ReadId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::memory::{Faults, MemoryStore};
-use reconvene_core::storage::{StoreError, StoreWrite as _};
+use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_core::time::{Tick, WallTime};
 use reconvene_core::wire::Role;
 use sha2::{Digest as _, Sha256};
@@ -76,6 +76,8 @@ pub(crate) struct Node {
     completions_at: u64,
     wake_at: Option<u64>,
     wanted: BTreeSet<NodeId>,
+    /// What it shares with whom, to be written again when its store was lost.
+    pub(crate) shares: BTreeMap<Key, Bytes>,
     /// Whether its store was ever replaced, so that others may rightly hold more of it.
     rewritten: bool,
     pub(crate) events: Vec<(u64, Event)>,
@@ -172,6 +174,7 @@ impl World {
             completions_at: 0,
             wake_at: None,
             wanted: BTreeSet::new(),
+            shares: BTreeMap::new(),
             rewritten: false,
             events: Vec::new(),
         });
@@ -373,6 +376,12 @@ impl World {
         if !entries.is_empty() {
             self.give(node, Input::Replay(entries));
         }
+        let reader = self.disk(node).reader.clone();
+        let mut shares = self.nodes[node].shares.clone();
+        shares.retain(|key, _| !reader.contains(key).expect("an open store reads"));
+        if !shares.is_empty() {
+            self.write(node, shares.into_iter().collect());
+        }
         for to in self.nodes[node].wanted.clone() {
             self.connect(node, to);
         }
@@ -475,7 +484,15 @@ impl World {
         let limit = self.now + 600_000;
         while !self.is_quiet() {
             if !self.step_until(limit) {
-                panic!("seed {}: not quiet after ten minutes", self.seed);
+                let last: Vec<_> = self
+                    .nodes
+                    .iter()
+                    .map(|node| node.events.iter().rev().take(4).collect::<Vec<_>>())
+                    .collect();
+                panic!(
+                    "seed {}: not quiet after ten minutes; the last events: {last:#?}",
+                    self.seed
+                );
             }
         }
     }

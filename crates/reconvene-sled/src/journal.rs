@@ -11,8 +11,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use reconvene_core::ids::{FeedSeq, WorkspaceId};
-use reconvene_core::storage::{JournalEntry, JournalReleases};
+use reconvene_core::ids::{FeedSeq, StoreEpoch, WorkspaceId};
+use reconvene_core::storage::{JournalEntry, JournalEpochs, JournalReleases, merge_release};
 
 use crate::files::{move_synced, names_in, sync_dir, unused_name, with_suffix, write_synced};
 
@@ -53,6 +53,7 @@ pub(crate) struct Journal {
     active: Option<File>,
     next_number: u64,
     released: JournalReleases,
+    epochs: JournalEpochs,
 }
 
 /// One segment file, with what decides when it may go.
@@ -60,8 +61,8 @@ pub(crate) struct Journal {
 struct Segment {
     number: u64,
     bytes: u64,
-    /// The last feed entry of each workspace in it.
-    through: BTreeMap<WorkspaceId, FeedSeq>,
+    /// The last feed entry of each workspace and epoch in it.
+    through: BTreeMap<(WorkspaceId, StoreEpoch), FeedSeq>,
     /// Whether a barrier of the store came after its last entry.
     covered: bool,
 }
@@ -77,14 +78,10 @@ impl Segment {
     }
 
     fn note(&mut self, entry: &JournalEntry) {
-        let through = self.through.entry(entry.workspace).or_default();
+        let key = (entry.workspace, entry.epoch);
+        let through = self.through.entry(key).or_default();
         *through = (*through).max(entry.through);
         self.covered = false;
-    }
-
-    fn is_released(&self, released: &JournalReleases) -> bool {
-        let is_released = |(workspace, through)| released.get(workspace) >= Some(through);
-        self.covered && self.through.iter().all(is_released)
     }
 }
 
@@ -97,6 +94,7 @@ impl Journal {
             active: None,
             next_number: 1,
             released: JournalReleases::new(),
+            epochs: JournalEpochs::default(),
         };
         let mut recovered = Recovered::default();
         let numbers = journal.settle_names()?;
@@ -144,6 +142,7 @@ impl Journal {
         segment.bytes += frames.len() as u64;
         for entry in entries {
             segment.note(entry);
+            self.epochs.note(entry);
         }
         Ok(())
     }
@@ -158,15 +157,14 @@ impl Journal {
     /// Forgets entries another peer holds; deletes the segments that hold no other. A deleted
     /// segment may come back after a power cut, which does no harm.
     pub(crate) fn release(&mut self, releases: &JournalReleases) -> io::Result<()> {
-        for (workspace, through) in releases {
-            let released = self.released.entry(*workspace).or_default();
-            *released = (*released).max(*through);
+        for (workspace, place) in releases {
+            merge_release(&mut self.released, *workspace, *place);
         }
         let mut index = 0;
         while let Some(segment) = self.segments.get(index) {
             let is_active = self.active.is_some() && index + 1 == self.segments.len();
             let is_kept = is_active && segment.bytes <= SEGMENT_BYTES_KEPT;
-            if is_kept || !segment.is_released(&self.released) {
+            if is_kept || !self.is_released(segment) {
                 index += 1;
                 continue;
             }
@@ -181,6 +179,14 @@ impl Journal {
             self.segments.remove(index);
         }
         Ok(())
+    }
+
+    fn is_released(&self, segment: &Segment) -> bool {
+        let frees = |((workspace, epoch), through): (&(_, _), &_)| {
+            self.epochs
+                .frees(&self.released, workspace, (*epoch, *through))
+        };
+        segment.covered && segment.through.iter().all(frees)
     }
 
     /// Makes sure that the last segment is open and not full.

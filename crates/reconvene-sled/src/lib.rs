@@ -66,6 +66,6 @@ pub use open::{OpenReport, Opened, QuarantinedSled, open_store};
 pub use reader::SledReader;
 pub use store::SledStore;
 pub use writer::{
-    Completion, GROUP_BATCHES_MAX, GROUP_BYTES_MAX, QUEUE_BATCHES_MAX, QUEUE_BYTES_MAX,
-    SubmitError, Writer,
+    BARRIER_GROUPS_MAX, Completion, GROUP_BATCHES_MAX, GROUP_BYTES_MAX, QUEUE_BATCHES_MAX,
+    QUEUE_BYTES_MAX, SubmitError, Writer,
 };

@@ -22,7 +22,7 @@ use crate::data_dir::{DataDir, Reservation};
 use crate::files::names_in;
 use crate::journal::Journal;
 use crate::reader::{Shared, SledReader, parts_of};
-use crate::record::{encode, part_count};
+use crate::record::{encode, part_count, part_key};
 
 /// A store on sled; the only writer of its data directory.
 ///
@@ -277,7 +277,8 @@ fn to_sled(tree: &Tree, writes: &BTreeMap<&Key, Option<&Bytes>>) -> sled::Result
     Ok(sled_batch)
 }
 
-/// Removes the stored parts of a record from number `from` on, whatever its part 0 says.
+/// Removes the stored parts of a record from number `from` on, whatever its part 0 says. Parts beyond
+/// a gap, which only damage can make, stay: reading the record then reports it.
 fn remove_parts(
     tree: &Tree,
     key: &[u8],
@@ -285,6 +286,10 @@ fn remove_parts(
     sled_batch: &mut sled::Batch,
 ) -> sled::Result<()> {
     let from = u16::try_from(from).expect("a value has at most 2^16 parts");
+    // Nearly every record keeps its number of parts, and a look-up costs less than a range.
+    if from > 0 && !tree.contains_key(part_key(key, from))? {
+        return Ok(());
+    }
     for row in parts_of(tree, key, from) {
         let (_, stored_key, _) = row?;
         sled_batch.remove(stored_key);

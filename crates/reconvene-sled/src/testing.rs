@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
-use reconvene_core::ids::{BatchId, ChangeHash, DocumentId, FeedSeq, WorkspaceId};
+use reconvene_core::ids::{BatchId, ChangeHash, DocumentId, FeedSeq, StoreEpoch, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::storage::{Batch, Durability, JournalEntry, StoreWrite};
 
@@ -14,6 +14,8 @@ use crate::{Opened, SledStore, open_data_dir, open_store};
 pub(crate) const CHILD_DIR: &str = "RECONVENE_SLED_TEST_CHILD_DIR";
 
 pub(crate) const WORKSPACE: WorkspaceId = WorkspaceId::from_bytes([7; 16]);
+
+pub(crate) const EPOCH: StoreEpoch = StoreEpoch::from_bytes([9; 16]);
 
 pub(crate) fn open(path: &Path) -> Opened {
     open_store(&open_data_dir(path).unwrap()).unwrap()
@@ -54,6 +56,7 @@ pub(crate) fn batch(id: u64, puts: Vec<(Key, Bytes)>) -> Batch {
 pub(crate) fn entry(through: u64, length: usize) -> JournalEntry {
     JournalEntry {
         workspace: WORKSPACE,
+        epoch: EPOCH,
         through: FeedSeq(through),
         frame: value(through, length),
     }

@@ -9,7 +9,7 @@ use reconvene_core::ids::{BatchId, FeedSeq};
 use reconvene_core::keys::Key;
 use reconvene_core::storage::{Batch, JournalReleases, StoreRead, StoreWrite};
 
-use crate::testing::{CHILD_DIR, WORKSPACE, batch, change_key, child, entry, open, value};
+use crate::testing::{CHILD_DIR, EPOCH, WORKSPACE, batch, change_key, child, entry, open, value};
 use crate::{Completion, Opened, SubmitError, Writer};
 
 const KILLS: u64 = 24;
@@ -169,7 +169,10 @@ fn child_writes_until_it_is_killed() {
             if let Completion::Stored(stored) = completions.recv().unwrap() {
                 waiting -= 1;
                 let through = stored.0.saturating_sub(RELEASED_BEHIND);
-                writer.release(JournalReleases::from([(WORKSPACE, FeedSeq(through))]));
+                writer.release(JournalReleases::from([(
+                    WORKSPACE,
+                    (EPOCH, FeedSeq(through)),
+                )]));
             }
         }
     }

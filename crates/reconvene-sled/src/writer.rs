@@ -1,9 +1,10 @@
 //! The writer: the one thread that writes to a store, in groups that share their barriers.
 //!
 //! Each turn takes what has been submitted, up to a bound: all journal entries in one write and one
-//! sync, then every batch in one write, then one barrier. Every batch submitted is answered by completions in
-//! the order of submission, whatever fails; the thread never ends in silence. It knows no sled:
-//! any [`StoreWrite`] will do.
+//! sync, then every batch in one write, then one barrier. While only journalled batches come, whose
+//! authors need not wait for it, several groups share a barrier. Every batch submitted is answered
+//! by completions in the order of submission, whatever fails; the thread never ends in silence. It
+//! knows no sled: any [`StoreWrite`] will do.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -12,7 +13,9 @@ use std::thread::{Builder, JoinHandle};
 use std::{fmt, io};
 
 use reconvene_core::ids::BatchId;
-use reconvene_core::storage::{Batch, JournalReleases, StoreError, StoreWrite};
+use reconvene_core::storage::{
+    Batch, Durability, JournalReleases, StoreError, StoreWrite, merge_release,
+};
 
 use crate::contain::contained;
 
@@ -21,6 +24,10 @@ pub const GROUP_BATCHES_MAX: usize = 64;
 
 /// Bytes of batches after which a group takes no more; the next ones wait for the next turn.
 pub const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Most groups that wait for one barrier, if journal entries alone made all their batches safe and
+/// more are waiting; the barrier then comes behind the last of them.
+pub const BARRIER_GROUPS_MAX: usize = 16;
 
 /// Most batches waiting for the writer; [`Writer::submit`] hands back a further one.
 pub const QUEUE_BATCHES_MAX: usize = 4096;
@@ -143,6 +150,7 @@ impl<S: StoreWrite> Writer<S> {
         store: S,
         on_completion: impl FnMut(Completion) + Send + 'static,
     ) -> io::Result<Self> {
+        // Bounded by the queue's counts, which `submit` checks: a channel cannot count bytes.
         let (sender, receiver) = channel();
         let queue = Arc::new(Queue::default());
         let task = Task {
@@ -151,6 +159,7 @@ impl<S: StoreWrite> Writer<S> {
             receiver,
             queue: queue.clone(),
             last: Last::Unknown,
+            unanswered: Unanswered::default(),
             broken: None,
         };
         let thread = Builder::new()
@@ -185,9 +194,8 @@ impl<S: StoreWrite> Writer<S> {
     pub fn release(&self, releases: JournalReleases) {
         let mut waiting = self.queue.releases();
         let was_empty = waiting.is_empty();
-        for (workspace, through) in releases {
-            let release = waiting.entry(workspace).or_default();
-            *release = (*release).max(through);
+        for (workspace, place) in releases {
+            merge_release(&mut waiting, workspace, place);
         }
         if was_empty && !waiting.is_empty() && self.sender.send(Message::Release).is_err() {
             tracing::debug!("a release came after the writer's end");
@@ -219,6 +227,7 @@ struct Task<S, F> {
     receiver: Receiver<Message>,
     queue: Arc<Queue>,
     last: Last,
+    unanswered: Unanswered,
     /// Set once the store panicked: it is not touched again.
     broken: Option<String>,
 }
@@ -248,6 +257,14 @@ impl Last {
     }
 }
 
+/// The batches of the groups since the last barrier, in order.
+#[derive(Default)]
+struct Unanswered {
+    fates: Vec<(BatchId, Fate)>,
+    groups: usize,
+    bytes: usize,
+}
+
 /// What one turn has to do.
 struct Turn {
     group: Vec<Batch>,
@@ -264,6 +281,7 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
                 break;
             }
         }
+        self.answer();
         self.call(|store| store.barrier())
             .map_err(Fault::into_error)?;
         Ok(self.store)
@@ -275,8 +293,7 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
             ends: false,
         };
         let mut bytes = 0;
-        // A writer that was dropped is shut down.
-        let mut message = self.receiver.recv().unwrap_or(Message::Shutdown);
+        let mut message = self.next_message();
         loop {
             match message {
                 Message::Batch(batch) => {
@@ -302,7 +319,20 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
         }
     }
 
+    /// The next message. Nobody is kept waiting for a barrier while nothing else is to be done.
+    fn next_message(&mut self) -> Message {
+        if let Ok(message) = self.receiver.try_recv() {
+            return message;
+        }
+        self.answer();
+        // A writer that was dropped is shut down.
+        self.receiver.recv().unwrap_or(Message::Shutdown)
+    }
+
     fn write_group(&mut self, group: &[Batch]) {
+        if group.is_empty() {
+            return;
+        }
         let (mut fates, journaled) = self.journal(group);
         self.apply(group, &mut fates);
         // Told only now, so that whoever hears it reads what was written.
@@ -317,17 +347,36 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
                 _ => self.last.after_failure(),
             };
         }
-        if fates.iter().any(|fate| matches!(fate, Fate::Applied)) {
+        let waits =
+            |batch: &Batch| batch.journal.is_none() && batch.durability == Durability::Barrier;
+        let is_due =
+            group.iter().any(waits) || fates.iter().any(|fate| !matches!(fate, Fate::Applied));
+        let ids = group.iter().map(|batch| batch.id);
+        self.unanswered.fates.extend(ids.zip(fates));
+        self.unanswered.groups += 1;
+        self.unanswered.bytes += group.iter().map(total_bytes).sum::<usize>();
+        if is_due
+            || self.unanswered.groups >= BARRIER_GROUPS_MAX
+            || self.unanswered.bytes >= GROUP_BYTES_MAX
+        {
+            self.answer();
+        }
+    }
+
+    /// Makes what was applied durable, and answers for every batch since the last barrier.
+    fn answer(&mut self) {
+        let mut fates = std::mem::take(&mut self.unanswered).fates;
+        if fates.iter().any(|(_, fate)| matches!(fate, Fate::Applied)) {
             let barrier = self.call(|store| store.barrier());
             if let Err(error) = barrier.map_err(Fault::into_error) {
                 let applied = fates
                     .iter_mut()
-                    .filter(|fate| matches!(fate, Fate::Applied));
-                applied.for_each(|fate| *fate = Fate::Unknown(error.clone()));
+                    .filter(|(_, fate)| matches!(fate, Fate::Applied));
+                applied.for_each(|(_, fate)| *fate = Fate::Unknown(error.clone()));
             }
         }
-        for (batch, fate) in group.iter().zip(fates) {
-            (self.on_completion)(fate.into_completion(batch.id));
+        for (id, fate) in fates {
+            (self.on_completion)(fate.into_completion(id));
         }
     }
 

@@ -167,6 +167,7 @@ pub(crate) fn start(
 ) -> Result<DriverHandle, Error> {
     let (commands, command_receiver) = mpsc::channel(COMMANDS_MAX);
     let (notices, _) = broadcast::channel(EVENTS_MAX);
+    // Bounded by what the driver asked for: one answer per batch, read and stored frame in flight.
     let (done, done_receiver) = mpsc::unbounded_channel();
     let completions = done.clone();
     let writer = Writer::spawn(store, move |completion| {
@@ -495,6 +496,8 @@ impl Driver {
             } => {
                 tracing::debug!(%link, %peer, ?direction, "link up");
                 if let Some((network, _)) = &self.network {
+                    // Bounded by the engine: bulk by the link's window, the rest answers frames that
+                    // came; a peer that takes nothing is cut off by the write deadline.
                     let (sender, receiver) = mpsc::unbounded_channel();
                     self.links.insert(link, sender);
                     tokio::spawn(send_in_order(
@@ -588,11 +591,7 @@ impl Driver {
 
     async fn shut_down(&mut self) -> Result<(), Error> {
         self.commands.close();
-        for (link, sender) in self.links.drain() {
-            if sender.send(Outgoing::Close { flush: true }).is_err() {
-                tracing::trace!(%link, "already down");
-            }
-        }
+        self.input(Input::Close);
         if let Some((network, mut events)) = self.network.take() {
             let drain = async { while events.recv().await.is_some() {} };
             tokio::select! {

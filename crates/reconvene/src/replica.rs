@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -40,7 +41,7 @@ pub struct OpenOptions {
     create: bool,
     create_new: bool,
     name: Option<String>,
-    role: Role,
+    role: Option<Role>,
 }
 
 impl OpenOptions {
@@ -51,7 +52,7 @@ impl OpenOptions {
             create: true,
             create_new: false,
             name: None,
-            role: Role::Device,
+            role: None,
         }
     }
 
@@ -76,10 +77,13 @@ impl OpenOptions {
         }
     }
 
-    /// What the replica is to others while it is open.
+    /// What the replica is to others while it is open; without, what it was made as.
     #[must_use]
     pub fn role(self, role: Role) -> Self {
-        Self { role, ..self }
+        Self {
+            role: Some(role),
+            ..self
+        }
     }
 
     /// Opens the replica on the current tokio runtime.
@@ -102,29 +106,34 @@ impl OpenOptions {
         let data_dir = open_data_dir(&self.path)?;
         let profile_file = ProfileFile::in_dir(&self.path);
         let identity = load_or_create_identity(&self.path.join("identity.key"))?;
-        let profile = match profile_file.load()? {
+        let stored = profile_file.load()?;
+        let is_new = stored.is_none();
+        let profile = match stored {
             Some(_) if self.create_new => return Err(Error::AlreadyInitialised(self.path)),
             Some(profile) => profile,
             None => {
-                let name = self.name.unwrap_or_else(|| match self.role {
+                let role = self.role.unwrap_or(Role::Device);
+                let name = self.name.unwrap_or_else(|| match role {
                     Role::Device => "device".to_owned(),
                     Role::Server => "server".to_owned(),
                 });
                 check_name(&name)?;
                 let member = MemberId::from_bytes(*uuid::Uuid::new_v4().as_bytes());
-                let profile = Profile::new(name, self.role, member, new_workspace_id());
+                let profile = Profile::new(name, role, member, new_workspace_id());
                 profile_file.save(&profile)?;
                 profile
             }
         };
         let opened = open_store(&data_dir)?;
+        let role = self.role.unwrap_or(profile.role);
         Ok(Files {
             data_dir,
             profile_file,
             profile,
             identity,
             opened,
-            role: self.role,
+            role,
+            is_new,
         })
     }
 }
@@ -136,6 +145,7 @@ struct Files {
     identity: Identity,
     opened: reconvene_sled::Opened,
     role: Role,
+    is_new: bool,
 }
 
 /// A device's replica: its store, its engine and its links. Cheap to clone; all clones are the same
@@ -167,6 +177,8 @@ pub(crate) struct Shared {
     /// Random, minted at the first write after an open and after every failed one.
     incarnation: Mutex<Option<[u8; 16]>>,
     index_task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// Whether links to the servers stay up between passes.
+    pub(crate) keeps_links: AtomicBool,
 }
 
 /// What this device is.
@@ -285,6 +297,7 @@ impl Replica {
             identity,
             opened,
             role,
+            is_new,
         } = files;
         let peer = identity.peer_id();
         let reader = opened.store.reader();
@@ -305,17 +318,12 @@ impl Replica {
         let journal = opened.journal;
         let driver = driver::start(engine, clock, opened.store, reader.clone(), identity)?;
         let mut replayed = driver.notices();
-        let frames = journal.len();
-        if frames > 0 {
-            driver.send(Command::Replay(journal)).await?;
-        }
+        driver.send(Command::Replay(journal)).await?;
         let restored = restore_rows(&reader, &driver, &profile).await?;
-        if restored {
-            tracing::warn!(
-                "the store was empty or new; its workspaces were entered from the profile"
-            );
+        if restored && !is_new {
+            tracing::warn!("the store had lost workspaces; they were entered from the profile");
         }
-        wait_for_replay(&mut replayed, frames).await?;
+        wait_for_replay(&mut replayed).await?;
         profile_file.save_if_changed(&profile)?;
         let documents = Arc::new(Documents::new(reader.clone()));
         let (events, _) = broadcast::channel(EVENTS_MAX);
@@ -339,6 +347,7 @@ impl Replica {
             profile: Mutex::new(profile),
             incarnation: Mutex::new(None),
             index_task: Mutex::new(Some(index_task)),
+            keeps_links: AtomicBool::new(false),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -738,36 +747,25 @@ async fn restore_rows(
     Ok(true)
 }
 
-async fn wait_for_replay(
-    notices: &mut broadcast::Receiver<Notice>,
-    mut frames: usize,
-) -> Result<(), Error> {
-    let mut changes = 0;
-    while frames > 0 {
+async fn wait_for_replay(notices: &mut broadcast::Receiver<Notice>) -> Result<(), Error> {
+    loop {
         match notices.recv().await {
             Ok(Notice::Engine(event)) => match &*event {
-                Event::ReplayDone { changes: replayed } => {
-                    frames -= 1;
-                    changes += replayed;
+                Event::ReplayDone { changes: 0 } => return Ok(()),
+                Event::ReplayDone { changes } => {
+                    tracing::warn!(
+                        changes,
+                        "changes that the store had lost came from the journal"
+                    );
+                    return Ok(());
                 }
                 Event::StoreFailed { error } => return Err(Error::Store(error.clone())),
                 _ => {}
             },
-            Ok(Notice::PassComplete { .. }) => {}
-            // More frames than the channel holds: each event stands for one, also a missed one.
-            Err(broadcast::error::RecvError::Lagged(missed)) => {
-                frames = frames.saturating_sub(usize::try_from(missed).unwrap_or(usize::MAX));
-            }
+            Ok(Notice::PassComplete { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return Err(Error::Closed),
         }
     }
-    if changes > 0 {
-        tracing::warn!(
-            changes,
-            "changes that the store had lost were restored from the journal"
-        );
-    }
-    Ok(())
 }
 
 /// The workspaces in the store.

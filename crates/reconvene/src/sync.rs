@@ -1,6 +1,7 @@
 //! Syncing with servers: one pass, or staying in touch.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use reconvene_core::engine::{Event, LinkStats};
@@ -107,8 +108,10 @@ impl Replica {
         for server in servers {
             let peer = server.peer;
             let passed = self.pass(server, &options).await;
-            // The link is not needed any more, however the pass ended.
-            self.shared.driver.send(Command::Disconnect(peer)).await?;
+            if !self.shared.keeps_links.load(Ordering::SeqCst) {
+                // The link is not needed any more, however the pass ended.
+                self.shared.driver.send(Command::Disconnect(peer)).await?;
+            }
             let (stats, wire) = passed?;
             report.documents_compared += stats.documents_compared;
             report.documents_sent += stats.documents_sent;
@@ -262,6 +265,7 @@ impl Replica {
         if servers.is_empty() {
             return Err(Error::NoServer);
         }
+        self.shared.keeps_links.store(true, Ordering::SeqCst);
         for server in servers {
             self.shared
                 .driver
@@ -276,6 +280,7 @@ impl Replica {
     /// # Errors
     /// If the replica is closed.
     pub async fn disconnect(&self) -> Result<(), Error> {
+        self.shared.keeps_links.store(false, Ordering::SeqCst);
         let servers = self.profile().servers.clone();
         for server in servers {
             self.shared

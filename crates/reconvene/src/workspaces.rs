@@ -217,7 +217,7 @@ impl Replica {
                     .to_owned(),
             ));
         }
-        let (member, mut puts) = self.member(workspace.id, member).await?;
+        let (member, mut puts) = self.member(member).await?;
         let secret: [u8; 32] = random()?;
         let life_ms = i64::try_from(expires_in.as_millis()).unwrap_or(i64::MAX);
         let expires_at = WallTime::from_millis(wall_now().as_millis().saturating_add(life_ms));
@@ -255,12 +255,11 @@ impl Replica {
     /// The member of this name, or a new one, with the rows that make them.
     async fn member(
         &self,
-        workspace: WorkspaceId,
         name: Option<String>,
     ) -> Result<(MemberRow, Vec<(Key, bytes::Bytes)>), Error> {
         let member = MemberId::from_bytes(*uuid::Uuid::new_v4().as_bytes());
         let name = name.unwrap_or_else(|| format!("member-{}", &member.to_string()[..8]));
-        let key = Key::member(&workspace, &Sha256::digest(&name).into());
+        let key = Key::member(&Sha256::digest(&name).into());
         let lookup = key.clone();
         let known = self
             .blocking(move |shared| {

@@ -9,7 +9,7 @@ use super::ingest::{AckDue, CursorMove, Entry};
 use super::reconcile::{Exchange, Reconciliation};
 use super::{Engine, Event, Output, Peer, ReadQuery, Reading, SendStored, WorkspaceState};
 use crate::feed::FeedPoint;
-use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, WorkspaceId};
+use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, ReadId, WorkspaceId};
 use crate::keys::KeyRange;
 use crate::limits;
 use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
@@ -23,8 +23,8 @@ enum Walk {
     /// Nothing to read, as far as is known.
     #[default]
     Idle,
-    /// A page of the feed is being read.
-    Reading,
+    /// A page of the feed is being read; the answer to an earlier read no longer counts.
+    Reading(ReadId),
 }
 
 /// One workspace over one link.
@@ -32,8 +32,8 @@ enum Walk {
 pub(super) struct Flow {
     /// The peer row as stored, until the greeting.
     pub(super) stored_row: Option<PeerRow>,
-    /// The end of our feed as greeted.
-    pub(super) greeted_head: Option<FeedPoint>,
+    /// What our greeting said: the end of our feed, and how far we hold theirs.
+    pub(super) greeted: Option<(FeedPoint, Option<FeedPoint>)>,
     /// What a pass has to reach: the end of their feed and of ours when both greeted.
     pass: Option<(FeedPoint, FeedPoint)>,
     /// The end of their feed as last heard, and when.
@@ -49,6 +49,9 @@ pub(super) struct Flow {
     page: VecDeque<(FeedSeq, FeedRow)>,
     /// The cursor at which the peer's history has to be confirmed by the first entry read.
     confirm: Option<FeedPoint>,
+    /// Up to here the peer gets its own changes back, too: it may have lost what it sent us before
+    /// this link, and its cursor with it.
+    echo_through: FeedSeq,
 }
 
 impl Flow {
@@ -60,6 +63,7 @@ impl Flow {
         following_from: Option<FeedPoint>,
     ) {
         self.pass = Some((their_head, our_head));
+        self.echo_through = our_head.seq;
         self.their_head = Some((their_head, now));
         if let Some(point) = following_from {
             self.follow_from(point);
@@ -78,6 +82,7 @@ impl Flow {
 
     pub(super) fn stop_following(&mut self) {
         self.following = false;
+        self.walk = Walk::Idle;
         self.page.clear();
     }
 
@@ -96,11 +101,17 @@ impl Flow {
         }
     }
 
+    /// Whether what this link says of the peer's feed may be relied on: the peer has not yet shown
+    /// that ours was rolled back, and can not do so any more.
+    fn is_sound(&self) -> bool {
+        self.following && self.confirm.is_none()
+    }
+
     pub(super) fn pass_complete(&self, peer: &Peer) -> bool {
         let reached = |cursor: Option<FeedPoint>, target: FeedPoint| {
             cursor.is_some_and(|cursor| cursor.epoch == target.epoch && cursor.seq >= target.seq)
         };
-        self.following
+        self.is_sound()
             && self.pass.is_some_and(|(theirs, ours)| {
                 reached(peer.held_stored, theirs) && reached(peer.row.acknowledged, ours)
             })
@@ -125,14 +136,13 @@ impl Engine {
             let Some(sent) = flow.sent.filter(|_| flow.following) else {
                 return;
             };
-            if flow.walk == Walk::Reading || !window_open {
+            if flow.walk != Walk::Idle || !window_open {
                 return;
             }
             if flow.page.is_empty() {
                 if sent.seq >= released.seq {
                     return self.tell_skipped(link, workspace);
                 }
-                flow.walk = Walk::Reading;
                 // The entry at the cursor itself is read too if it has to confirm the cursor.
                 let after = match flow.confirm {
                     Some(point) => FeedSeq(point.seq.0 - 1),
@@ -140,7 +150,10 @@ impl Engine {
                 };
                 let range = KeyRange::feed_after(&workspace, after);
                 let scan = Scan::ascending(range, limits::FEED_PAGE_ROWS);
-                self.read(ReadQuery::Scan(scan), Reading::FeedPage(link, workspace));
+                let read = self.read(ReadQuery::Scan(scan), Reading::FeedPage(link, workspace));
+                if let Some(flow) = self.flow(link, &workspace) {
+                    flow.walk = Walk::Reading(read);
+                }
                 return;
             }
             if !self.send_page_part(link, workspace, released) {
@@ -151,6 +164,7 @@ impl Engine {
 
     pub(super) fn on_feed_page(
         &mut self,
+        read: ReadId,
         link: LinkId,
         workspace: WorkspaceId,
         rows: Rows,
@@ -158,10 +172,11 @@ impl Engine {
         let Some(peer) = self.links.get(&link).map(|state| state.peer) else {
             return Ok(());
         };
+        let waiting = self.first_unstored().is_some();
         let Some(flow) = self.flow(link, &workspace) else {
             return Ok(());
         };
-        if flow.walk != Walk::Reading {
+        if flow.walk != Walk::Reading(read) {
             return Ok(());
         }
         flow.walk = Walk::Idle;
@@ -172,6 +187,11 @@ impl Engine {
             }
         }
         if let Some(point) = flow.confirm.take() {
+            // The entry may be journalled and not applied yet; the next barrier comes back here.
+            if page.is_empty() && waiting {
+                flow.confirm = Some(point);
+                return Ok(());
+            }
             let confirmed = page
                 .pop_front()
                 .is_some_and(|(seq, row)| seq == point.seq && row.digest == point.digest);
@@ -180,11 +200,15 @@ impl Engine {
                 return Ok(());
             }
         }
-        if page.is_empty() {
-            return Ok(()); // Not applied yet; the next barrier comes back here.
-        }
         flow.page = page;
-        self.walk(link, workspace);
+        self.note_held(link, workspace);
+        let Some(flow) = self.flow(link, &workspace) else {
+            return Ok(());
+        };
+        // What is not applied yet is read after the next barrier.
+        if !flow.page.is_empty() {
+            self.walk(link, workspace);
+        }
         Ok(())
     }
 
@@ -222,7 +246,7 @@ impl Engine {
                 self.on_send_failed(link, &error);
                 return false;
             }
-            if row.origin != Some(peer) {
+            if row.origin != Some(peer) || *seq <= flow.echo_through {
                 let (taken, taken_bytes) = take_changes(&mut row.changes, bytes);
                 if !taken.is_empty() {
                     bytes += taken_bytes;
@@ -361,13 +385,11 @@ impl Engine {
                 .iter()
                 .filter(|entry| entry.origin.is_none())
                 .collect();
-            let small = own
-                .iter()
-                .flat_map(|entry| &entry.changes)
-                .map(|(_, body)| body.len());
-            if !own.is_empty() && small.sum::<usize>() <= limits::FRAME_BODY_BYTES_TARGET {
+            let changes = own.iter().flat_map(|entry| &entry.changes);
+            let bytes = changes.map(|(_, body)| body.len()).sum();
+            if !own.is_empty() && bytes <= limits::FRAME_BODY_BYTES_TARGET {
                 let documents = own.iter().map(|entry| entry.to_frame()).collect();
-                let number = self.number_frame(link, 0);
+                let number = self.number_frame(link, bytes);
                 let frame = Changes {
                     workspace,
                     documents,
@@ -501,6 +523,8 @@ impl Engine {
                     other.bytes += ack.bytes;
                     other.held = ack.held;
                     other.refused.extend(ack.refused);
+                    other.refused.sort_unstable();
+                    other.refused.dedup();
                 }
                 None => merged.push(ack),
             }
@@ -569,9 +593,9 @@ impl Engine {
         let Some(flow) = state.flows.get(&workspace) else {
             return;
         };
-        let (their_head, following) = (flow.their_head, flow.following);
+        let (their_head, is_sound) = (flow.their_head, flow.is_sound());
         if let Some((head, as_of)) = their_head
-            && following
+            && is_sound
             && let Some(known) = self.ready(&workspace)
             && let Some(record) = known.peers.get_mut(&peer)
             && record
@@ -615,13 +639,14 @@ impl Engine {
         }
         let workspace = ack.workspace;
         let stats = state.stats();
-        let flow_sent = self.flow(link, &workspace).and_then(|flow| flow.sent);
         if let Some(known) = self.ready(&workspace) {
-            let epoch = known.point.epoch;
+            let released = known.released;
             let record = known.peers.entry(peer).or_default();
-            if let Some(through) = ack.through.filter(|through| {
-                through.epoch == epoch && flow_sent.is_none_or(|sent| through.seq <= sent.seq)
-            }) && record.row.acknowledged != Some(through)
+            // More than ever left here nobody can hold.
+            if let Some(through) = ack
+                .through
+                .filter(|through| through.epoch == released.epoch && through.seq <= released.seq)
+                && record.row.acknowledged != Some(through)
             {
                 record.row.acknowledged = Some(through);
                 record.dirty = true;

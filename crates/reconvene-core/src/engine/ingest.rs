@@ -203,9 +203,12 @@ pub(super) struct AckDue {
 pub(super) struct PendingBatch {
     id: BatchId,
     journaled: bool,
-    has_journal: bool,
     stored: bool,
     released: bool,
+    /// Where the batch takes a feed.
+    reaches: Option<(WorkspaceId, FeedPoint)>,
+    /// What the journal keeps of the batch.
+    journal: Option<JournalEntry>,
     entries: Vec<Entry>,
     acks: Vec<AckDue>,
     edit: Option<RequestId>,
@@ -213,6 +216,15 @@ pub(super) struct PendingBatch {
     replayed: Option<u64>,
     redeemed: Option<Redeemed>,
     pinned: Vec<(WorkspaceId, DocumentId)>,
+}
+
+/// Where the changes of journal frames of earlier epochs are.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    /// Frames found at open whose changes are not behind a barrier yet.
+    left: u64,
+    /// Up to here in the feed, those of the others are.
+    pub(super) through: FeedSeq,
 }
 
 #[derive(Debug)]
@@ -232,7 +244,11 @@ impl Engine {
             documents,
             rows,
         } = edit;
-        match check_edit(&documents, &rows, self.jobs.len()) {
+        let checked = match &self.failed {
+            Some(error) => Err(EditError::Store(error.clone())),
+            None => check_edit(&documents, &rows, self.jobs.len()),
+        };
+        match checked {
             Ok(documents) => {
                 let author = Author::Host { request, rows };
                 self.enqueue(Work::Changes {
@@ -247,47 +263,76 @@ impl Engine {
     }
 
     pub(super) fn on_write(&mut self, write: Write) {
+        if let Some(error) = self.failed.clone() {
+            let request = write.request;
+            return self.emit(Event::WriteFailed { request, error });
+        }
         self.enqueue(Work::Write(write));
     }
 
     pub(super) fn on_replay(&mut self, entries: Vec<JournalEntry>) {
-        for entry in entries {
-            // A frame passed the journal's checksum, so one that does not decode was written so.
-            let decoded = JournalFrame::decode(&entry.frame);
-            let Some(frame) = decoded.ok().filter(|frame| !frame.documents.is_empty()) else {
-                self.emit(Event::StoreFailed {
-                    error: StoreError::Damaged {
-                        key: format!("journal frame through {}", entry.through),
-                        what: "it does not decode; it is left in the journal".to_owned(),
-                    },
-                });
-                continue;
-            };
-            let through = FeedSeq(frame.seq.0 + frame.documents.len() as u64 - 1);
-            let author = Author::Journal {
-                epoch: frame.epoch,
-                through,
-            };
-            let documents = frame
-                .documents
-                .into_iter()
-                .map(|document| {
-                    let (changes, refused) = check_changes(document.changes);
-                    JobDocument {
-                        document: document.document,
-                        kind: document.kind,
-                        changes,
-                        refused,
-                    }
-                })
-                .collect();
-            self.enqueue(Work::Changes {
-                workspace: frame.workspace,
-                documents,
-                author,
-                cursor: None,
-            });
+        self.replaying.0 += entries.len();
+        if entries.is_empty() {
+            self.emit(Event::ReplayDone { changes: 0 });
         }
+        for entry in entries {
+            // A frame that fails, too, keeps the journal from being shortened until the next open.
+            self.replays.entry(entry.workspace).or_default().left += 1;
+            if let Some(work) = self.read_journal(&entry) {
+                self.enqueue(work);
+            }
+        }
+    }
+
+    /// One more frame of the journal is in the store.
+    fn note_replayed(&mut self, changes: u64) {
+        let (left, restored) = &mut self.replaying;
+        *left = left.saturating_sub(1);
+        *restored += changes;
+        if *left == 0 {
+            let changes = std::mem::take(restored);
+            self.emit(Event::ReplayDone { changes });
+        }
+    }
+
+    /// The work of bringing a journal entry into the store.
+    fn read_journal(&mut self, entry: &JournalEntry) -> Option<Work> {
+        // A frame passed the journal's checksum, so one that does not decode was written so.
+        let decoded = JournalFrame::decode(&entry.frame);
+        let Some(frame) = decoded.ok().filter(|frame| !frame.documents.is_empty()) else {
+            self.emit(Event::StoreFailed {
+                error: StoreError::Damaged {
+                    key: format!("journal frame through {}", entry.through),
+                    what: "it does not decode; it is left in the journal".to_owned(),
+                },
+            });
+            self.note_replayed(0);
+            return None;
+        };
+        let through = FeedSeq(frame.seq.0 + frame.documents.len() as u64 - 1);
+        let author = Author::Journal {
+            epoch: frame.epoch,
+            through,
+        };
+        let documents = frame
+            .documents
+            .into_iter()
+            .map(|document| {
+                let (changes, refused) = check_changes(document.changes);
+                JobDocument {
+                    document: document.document,
+                    kind: document.kind,
+                    changes,
+                    refused,
+                }
+            })
+            .collect();
+        Some(Work::Changes {
+            workspace: frame.workspace,
+            documents,
+            author,
+            cursor: None,
+        })
     }
 
     pub(super) fn enqueue_received(&mut self, link: LinkId, peer: PeerId, changes: wire::Changes) {
@@ -399,7 +444,8 @@ impl Engine {
         else {
             return;
         };
-        if job.pinned || !self.ensure_workspace(*workspace) {
+        // While outcomes are awaited, what could be read may be about to change.
+        if job.pinned || self.recovering || !self.ensure_workspace(*workspace) {
             return;
         }
         let workspace = *workspace;
@@ -477,7 +523,8 @@ impl Engine {
             if let Some((workspace, epoch, through)) = job.journaled_through()
                 && self.feed_covers(workspace, epoch, through)
             {
-                self.emit(Event::ReplayDone { changes: 0 });
+                self.note_replayed(0);
+                self.on_replayed(workspace, FeedSeq(0));
                 continue;
             }
             self.pin(&mut job);
@@ -714,6 +761,18 @@ impl Engine {
         };
         let first = state.point;
         let mut puts = rows;
+        let nothing = placed.documents.is_empty() && puts.is_empty();
+        if let Some(changes) = replayed.filter(|_| nothing) {
+            let documents: Vec<_> = pending
+                .pinned
+                .iter()
+                .map(|(_, document)| *document)
+                .collect();
+            self.unpin(&workspace, &documents);
+            let through = first.seq;
+            self.note_replayed(changes);
+            return self.on_replayed(workspace, through);
+        }
         enter(
             state,
             workspace,
@@ -739,6 +798,7 @@ impl Engine {
             };
             JournalEntry {
                 workspace,
+                epoch: first.epoch,
                 through: state.point.seq,
                 frame: frame.encode(),
             }
@@ -786,6 +846,14 @@ impl Engine {
             &mut puts,
             &mut pending.entries,
         );
+        // What someone else refused to build on may follow from what came now.
+        let mut others_lacking = Vec::new();
+        for (other, row) in state.peers.iter().filter(|(other, _)| **other != peer) {
+            let documents = healed
+                .iter()
+                .filter(|document| row.row.lacks_dependencies_of(document));
+            others_lacking.extend(documents.map(|document| (*other, *document)));
+        }
         let known = state.peers.entry(peer).or_default();
         let moved = match cursor {
             Some(CursorMove::Set(point)) => {
@@ -797,7 +865,7 @@ impl Engine {
             }
             None => Ok(false),
         };
-        let fresh_wants: Vec<_> = missing
+        let mut fresh_wants: Vec<_> = missing
             .into_iter()
             .filter(|document| !known.row.refused_here.contains_key(document))
             .collect();
@@ -805,9 +873,14 @@ impl Engine {
             known.dirty |= known.row.refused_here.insert(*document, *code) != Some(*code);
         }
         for document in &healed {
-            if !refused.iter().any(|(other, _)| other == document) {
-                known.dirty |= known.row.refused_here.remove(document).is_some();
+            if refused.iter().any(|(other, _)| other == document) {
+                continue;
             }
+            if known.row.lacks_dependencies_of(document) {
+                // This may not be all that was refused: ask once more.
+                fresh_wants.push(*document);
+            }
+            known.dirty |= known.row.refused_here.remove(document).is_some();
         }
         let too_many = known.row.refused_here.len() > limits::REFUSALS_MAX;
         if moved == Ok(true) || (known.dirty && !pending.entries.is_empty()) || !refused.is_empty()
@@ -848,6 +921,13 @@ impl Engine {
         if !fresh_wants.is_empty() {
             self.want_documents(link, workspace, fresh_wants);
         }
+        for (other, document) in others_lacking {
+            for link in self.links_sharing(&workspace) {
+                if self.links.get(&link).is_some_and(|link| link.peer == other) {
+                    self.want_documents(link, workspace, vec![document]);
+                }
+            }
+        }
     }
 
     fn unpin(&mut self, workspace: &WorkspaceId, documents: &[DocumentId]) {
@@ -868,7 +948,11 @@ impl Engine {
         let id = self.next_batch;
         self.next_batch = id.next();
         pending.id = id;
-        pending.has_journal = journal.is_some();
+        pending.reaches = pending
+            .entries
+            .last()
+            .map(|entry| (entry.workspace, entry.point));
+        pending.journal.clone_from(&journal);
         let batch = Batch {
             id,
             after: self.last_batch.replace(id),
@@ -907,6 +991,12 @@ impl Engine {
             let Some(batch) = self.pending.pop_front() else {
                 break;
             };
+            if let Some((workspace, point)) = batch.reaches
+                && let Some(state) = self.ready(&workspace)
+            {
+                let epoch = state.stored.epoch;
+                state.stored = FeedPoint { epoch, ..point };
+            }
             for (workspace, document) in batch.pinned {
                 self.unpin(&workspace, &[document]);
             }
@@ -917,18 +1007,16 @@ impl Engine {
 
     /// Lets out, in order, whatever is behind its barrier.
     fn release(&mut self) {
-        if self.recovering {
-            return;
-        }
         let mut entries = Vec::new();
         let mut acks = Vec::new();
         let mut events = Vec::new();
         let mut redeemed = Vec::new();
+        let mut replayed = Vec::new();
         for batch in &mut self.pending {
             if batch.released {
                 continue;
             }
-            let behind_barrier = batch.stored || (batch.has_journal && batch.journaled);
+            let behind_barrier = batch.stored || (batch.journal.is_some() && batch.journaled);
             if !behind_barrier {
                 break;
             }
@@ -939,7 +1027,10 @@ impl Engine {
                 events.push(Event::WriteDone { request });
             }
             if let Some(changes) = batch.replayed.take() {
-                events.push(Event::ReplayDone { changes });
+                replayed.push((
+                    changes,
+                    batch.pinned.first().map(|(workspace, _)| *workspace),
+                ));
             }
             redeemed.extend(batch.redeemed.take());
         }
@@ -948,8 +1039,18 @@ impl Engine {
         }
         self.push_entries(entries);
         self.acknowledge(acks);
+        for (changes, workspace) in replayed {
+            self.note_replayed(changes);
+            if let Some(workspace) = workspace
+                && let Some(state) = self.ready(&workspace)
+            {
+                let through = state.released.seq;
+                self.on_replayed(workspace, through);
+            }
+        }
         for redeemed in redeemed {
-            self.redeeming.remove(&redeemed.secret_hash);
+            // It stays among those being redeemed: an invitation read before may still be on its
+            // way to us as unused.
             let Redeemed {
                 link,
                 peer,
@@ -975,7 +1076,9 @@ impl Engine {
             return;
         };
         self.fail_batch(batch, error);
-        self.fail_store(error);
+        if !self.recovering {
+            self.fail_store(error);
+        }
         self.finish_recovery();
     }
 
@@ -993,14 +1096,29 @@ impl Engine {
         if let Some(redeemed) = batch.redeemed {
             self.redeeming.remove(&redeemed.secret_hash);
         }
+        // An edit that was reported durable is still owed to the store.
+        if let Some(entry) = batch
+            .journal
+            .filter(|_| batch.journaled || batch.replayed.is_some())
+            && let Some(work) = self.read_journal(&entry)
+        {
+            // Its place in the feed may go to something else.
+            self.forked.insert(entry.workspace);
+            self.owed.push(Job::new(work));
+        }
     }
 
     /// The store refused or lost something: forget everything it was assumed to hold, close every
     /// link, and start again from what it says once all outcomes are in.
     pub(super) fn fail_store(&mut self, error: &StoreError) {
+        let first = !std::mem::replace(&mut self.recovering, true);
         let jobs = std::mem::take(&mut self.jobs);
         for job in jobs {
             match job.work {
+                work @ Work::Changes {
+                    author: Author::Journal { .. },
+                    ..
+                } => self.owed.push(Job::new(work)),
                 Work::Changes {
                     author: Author::Host { request, .. },
                     ..
@@ -1024,24 +1142,70 @@ impl Engine {
         self.close_all_links(error);
         self.workspaces.clear();
         self.reads.clear();
-        if !self.recovering {
+        for batch in &mut self.pending {
+            // Their slots are gone, and the feed is read anew.
+            batch.pinned.clear();
+            batch.reaches = None;
+        }
+        if first {
             self.emit(Event::StoreFailed {
                 error: error.clone(),
             });
         }
-        self.recovering = true;
         self.finish_recovery();
     }
 
     fn finish_recovery(&mut self) {
-        if self.recovering && self.pending.is_empty() {
+        if self.recovering && self.pending.is_empty() && self.failed.is_none() {
             self.recovering = false;
             self.last_batch = None;
+            if !self.owed.is_empty() {
+                self.replay_at = Some(self.now.tick + limits::REPLAY_AFTER);
+            }
         }
     }
 
+    /// Tries again what the store owes to the journal.
+    pub(super) fn replay_owed(&mut self) {
+        self.replay_at = None;
+        self.jobs.extend(std::mem::take(&mut self.owed));
+    }
+
+    /// Whether something that is in the journal is not in the store yet, nor in the journal again
+    /// under its new place in the feed.
+    fn owes_replay(&self) -> bool {
+        let queued = self
+            .jobs
+            .iter()
+            .any(|job| job.journaled_through().is_some());
+        let written = self
+            .pending
+            .iter()
+            .any(|batch| batch.replayed.is_some() && !batch.journaled && !batch.stored);
+        queued || written || !self.owed.is_empty()
+    }
+
+    /// A journal frame's changes are in the feed, at `through` at the latest.
+    fn on_replayed(&mut self, workspace: WorkspaceId, through: FeedSeq) {
+        let replay = self.replays.entry(workspace).or_default();
+        replay.left = replay.left.saturating_sub(1);
+        replay.through = replay.through.max(through);
+        self.release_journal(workspace);
+    }
+
     /// Tells the journal what other peers hold by now.
+    ///
+    /// A release also frees the frames of earlier epochs, so it waits until what those hold is in
+    /// the feed and held by the peer.
     pub(super) fn release_journal(&mut self, workspace: WorkspaceId) {
+        if self.owes_replay() {
+            return;
+        }
+        let earlier = match self.replays.get(&workspace) {
+            Some(replay) if replay.left > 0 => return,
+            Some(replay) => replay.through.0,
+            None => 0,
+        };
         let Some(state) = self.ready(&workspace) else {
             return;
         };
@@ -1054,9 +1218,9 @@ impl Engine {
             .map(|point| point.seq.0)
             .max()
             .unwrap_or(0);
-        if held > state.journal_released {
+        if held > state.journal_released && held >= earlier {
             state.journal_released = held;
-            let releases = JournalReleases::from([(workspace, FeedSeq(held))]);
+            let releases = JournalReleases::from([(workspace, (epoch, FeedSeq(held)))]);
             self.outputs.push_back(Output::ReleaseJournal(releases));
         }
     }
@@ -1080,9 +1244,10 @@ impl PendingBatch {
         Self {
             id: BatchId(0),
             journaled: false,
-            has_journal: false,
             stored: false,
             released: false,
+            reaches: None,
+            journal: None,
             entries: Vec::new(),
             acks: Vec::new(),
             edit: None,
@@ -1152,6 +1317,8 @@ fn place(
             let present = |hash: &ChangeHash| {
                 hashes.contains(hash)
                     || slot.fresh.contains(hash)
+                    // What was a head before is stored, also once something was put on top of it.
+                    || slot.row.as_ref().is_some_and(|row| row.heads.contains(hash))
                     || (!row.missing.contains(hash)
                         && (row.heads.contains(hash)
                             || slot.looked_up.get(hash).copied().unwrap_or(false)))
@@ -1406,8 +1573,17 @@ fn check_edit(
             max: limits::BATCH_BYTES_MAX,
         });
     }
-    let mut documents = Vec::with_capacity(edited.len());
+    let mut documents: Vec<JobDocument> = Vec::with_capacity(edited.len());
     for document in edited {
+        // Two entries for one document would each be placed on what was there before.
+        if documents
+            .iter()
+            .any(|known| known.document == document.document)
+        {
+            return Err(EditError::Guard {
+                what: format!("document {} stands in it twice", document.document),
+            });
+        }
         let mut changes = Vec::with_capacity(document.changes.len());
         for body in &document.changes {
             let header = parse_change(body).map_err(|error| EditError::Guard {
@@ -1427,3 +1603,6 @@ fn check_edit(
     }
     Ok(documents)
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,7 +92,8 @@ pub enum Input {
     Edit(Edit),
     /// The host wants records of its own written.
     Write(Write),
-    /// Journal frames found at open. To be given before any edit.
+    /// All journal frames found at open, in their order. To be given before any edit or link:
+    /// what the engine then releases may free any of them.
     Replay(Vec<JournalEntry>),
     /// Keep a link to this peer, from now on.
     Connect {
@@ -108,6 +109,8 @@ pub enum Input {
     },
     /// Redeem a ticket at this peer.
     Join(JoinRequest),
+    /// The host is closing: keep no link, and write down what is known of the peers.
+    Close,
     /// The moment asked for by `wake_at` came.
     Wake,
 }
@@ -343,7 +346,7 @@ pub enum Event {
         /// Why.
         error: StoreError,
     },
-    /// The journal's frames are in the store.
+    /// All frames of an [`Input::Replay`] are in the store.
     ReplayDone {
         /// Changes the store had lost.
         changes: u64,

@@ -136,6 +136,14 @@ impl Engine {
         }
     }
 
+    pub(super) fn on_close(&mut self) {
+        self.dialers.clear();
+        let links: Vec<_> = self.links.keys().copied().collect();
+        for link in links {
+            self.close_link(link, CloseReason::Finished);
+        }
+    }
+
     pub(super) fn on_join_request(&mut self, request: JoinRequest) {
         let peer = request.peer;
         for link in self.links_to(peer) {
@@ -163,11 +171,11 @@ impl Engine {
         let Some(dialer) = self.dialers.get_mut(&peer) else {
             return;
         };
+        dialer.redial_at = None;
         if linked || dialer.dialing {
             return;
         }
         dialer.dialing = true;
-        dialer.redial_at = None;
         let addresses = dialer.addresses.clone();
         self.outputs.push_back(Output::Dial { peer, addresses });
     }
@@ -185,7 +193,10 @@ impl Engine {
                 why,
             });
         }
-        self.schedule_redial(peer, why);
+        // The peer may have dialled us meanwhile.
+        if self.links_to(peer).is_empty() {
+            self.schedule_redial(peer, why);
+        }
     }
 
     /// Backoff with full jitter: a uniform delay up to a bound that doubles with each attempt.
@@ -201,7 +212,7 @@ impl Engine {
                 dialer.attempts = dialer.attempts.saturating_add(1);
                 dialer.redial_at = Some(self.now.tick + delay);
                 retry_at = dialer.redial_at;
-            } else {
+            } else if !dialer.dialing {
                 self.dialers.remove(&peer);
             }
         }
@@ -214,18 +225,23 @@ impl Engine {
 
     pub(super) fn on_link_up(&mut self, link: LinkId, peer: PeerId, dialed: bool) {
         if let Some(dialer) = self.dialers.get_mut(&peer) {
-            dialer.dialing = false;
+            // A link from the other side leaves our own dial, and the join it is for, on its way.
+            dialer.dialing &= !dialed;
             dialer.redial_at = None;
         }
         for other in self.links_to(peer) {
             self.close_link(other, CloseReason::Replaced);
         }
         self.links.insert(link, Link::new(peer, dialed, self.now));
+        if self.recovering {
+            return self.refuse(link, RefusalCode::Unavailable);
+        }
         let join = self
             .dialers
             .get_mut(&peer)
+            .filter(|_| dialed)
             .and_then(|dialer| dialer.join.take());
-        if let Some(join) = join.filter(|_| dialed) {
+        if let Some(join) = join {
             self.set_phase(link, Phase::Joining(join.request));
             self.send(
                 link,
@@ -270,6 +286,9 @@ impl Engine {
         let Some(gone) = self.links.remove(&link) else {
             return;
         };
+        if self.recovering {
+            return; // What was known is no longer.
+        }
         for workspace in gone.flows.keys() {
             let known = self
                 .ready(workspace)
@@ -438,7 +457,7 @@ impl Engine {
                 row,
                 dirty: false,
             });
-            flow.greeted_head = Some(known.released);
+            flow.greeted = Some((known.released, record.held_stored));
             hellos.push(WorkspaceHello {
                 workspace: *workspace,
                 head: known.released,
@@ -638,7 +657,9 @@ impl Engine {
                 home: invite.home,
             }),
         );
-        self.set_phase(link, Phase::Stranger);
+        // Closed from this side too: a stranger's link is not read on, so the device's own end would
+        // be seen late, and the device waits for it.
+        self.close_link(link, CloseReason::Finished);
     }
 
     fn on_joined(&mut self, link: LinkId, request: RequestId, joined: Joined) {
@@ -713,33 +734,28 @@ impl Engine {
             return;
         };
         let (peer, dialed, heard_at) = (state.peer, state.dialed, state.heard_at);
-        let Some(greeted_head) = state
-            .flows
-            .get(&workspace)
-            .and_then(|flow| flow.greeted_head)
-        else {
+        // Both sides have to judge the same two greetings, whatever was stored since.
+        let greeted = state.flows.get(&workspace).and_then(|flow| flow.greeted);
+        let Some((greeted_head, mine)) = greeted else {
             return;
         };
         let Some(known) = self.ready(&workspace) else {
             return;
         };
         let record = known.peers.entry(peer).or_default();
-        let mine = record.held_stored;
         let either_empty = greeted_head.seq.0 == 0 || theirs.head.seq.0 == 0;
         let our_cursor = trust(mine, theirs.head, either_empty);
         let their_cursor = trust(theirs.held, greeted_head, either_empty);
         let rolled_back = matches!(their_cursor, Trust::Ahead);
-        if let Trust::At(point) = our_cursor
-            && record.row.held != Some(point)
-        {
-            record.row.held = Some(point);
-            record.held_stored = Some(point);
-            record.dirty = true;
-        }
-        if let Trust::At(point) = their_cursor
-            && record.row.acknowledged != Some(point)
-        {
-            record.row.acknowledged = Some(point);
+        // A cursor that cannot be trusted is forgotten on both sides: the peer may have lost what it
+        // once held, and we what we did.
+        let held = our_cursor.point();
+        record.dirty |= record.row.held != held;
+        record.row.held = held;
+        record.held_stored = held;
+        let acknowledged = their_cursor.point();
+        if record.row.acknowledged != acknowledged {
+            record.row.acknowledged = acknowledged;
             record.dirty = true;
         }
         if rolled_back {
@@ -755,6 +771,7 @@ impl Engine {
         if following.is_some() {
             self.release_journal(workspace);
             self.note_held(link, workspace);
+            self.want_refused(link, workspace);
             self.walk(link, workspace);
         } else {
             if let Some(flow) = self.flow(link, &workspace) {
@@ -773,12 +790,23 @@ impl Engine {
         if let Some(state) = self.ready(&workspace) {
             state.point.epoch = epoch;
             state.released.epoch = epoch;
+            state.stored.epoch = epoch;
             state.persisted = false;
             state.journal_released = 0;
+            // The journal's frames so far are of the old epoch.
+            let through = state.point.seq;
+            self.replays.entry(workspace).or_default().through = through;
         }
         self.emit(Event::RolledBack { workspace, peer });
         self.enqueue_feed_head(workspace);
-        for link in self.links_sharing(&workspace) {
+        // Also those that were greeted with the old history and have not greeted back.
+        let greeted = self.links.iter().filter(|(_, link)| {
+            link.flows
+                .get(&workspace)
+                .is_some_and(|flow| flow.greeted.is_some())
+        });
+        let greeted: Vec<_> = greeted.map(|(id, _)| *id).collect();
+        for link in greeted {
             self.close_link(link, CloseReason::RolledBack);
         }
     }
@@ -831,7 +859,7 @@ impl Engine {
         let due: Vec<_> = due
             .filter_map(|(_, why)| match why {
                 WakeReason::Heartbeat(link) => Some(link),
-                WakeReason::Redial(_) => None,
+                WakeReason::Redial(_) | WakeReason::Replay => None,
             })
             .collect();
         for link in due {
@@ -844,6 +872,9 @@ impl Engine {
         let redials: Vec<_> = redials.map(|(peer, _)| *peer).collect();
         for peer in redials {
             self.dial_if_needed(peer);
+        }
+        if self.replay_at.is_some_and(|at| at <= now) {
+            self.replay_owed();
         }
     }
 
@@ -899,6 +930,15 @@ enum Trust {
     Ahead,
     /// It belongs to another history, or there is none.
     No,
+}
+
+impl Trust {
+    fn point(self) -> Option<FeedPoint> {
+        match self {
+            Self::At(point) => Some(point),
+            Self::Ahead | Self::No => None,
+        }
+    }
 }
 
 /// Judges the cursor a holder keeps of a feed that ends at `head`.

@@ -15,7 +15,7 @@ use super::ingest::CursorMove;
 use super::{Engine, Event, ReadQuery, Reading, WorkspaceState};
 use crate::feed::{FeedPoint, heads_digest};
 use crate::guard::parse_change;
-use crate::ids::{BatchId, DocumentId, DocumentKind, LinkId, WorkspaceId};
+use crate::ids::{BatchId, DocumentId, DocumentKind, LinkId, ReadId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
 use crate::records::{ActorProgress, ChangeRow, HeadRow, Record as _, RecordError};
@@ -27,9 +27,10 @@ use crate::wire::{
 /// One run as far as this side has come.
 pub(super) struct Reconciliation {
     run: u32,
-    /// Our feed when the catalogue was frozen.
+    /// Our feed when the catalogue was frozen, as far as the store was sure to show it.
     point: Option<FeedPoint>,
-    building: Option<(NegentropyStorageVector, usize)>,
+    /// The catalogue so far, and the read of its next page.
+    building: Option<(NegentropyStorageVector, ReadId)>,
     session: Option<Negentropy<'static, NegentropyStorageVector>>,
     /// A message that came while the catalogue was being read.
     waiting: Option<Bytes>,
@@ -82,6 +83,9 @@ pub(super) struct Exchange {
     /// Documents the peer lacks something of, and what it has.
     answers: VecDeque<(DocumentId, Vec<KnownActor>)>,
     answering: Option<(DocumentId, Vec<KnownActor>)>,
+    /// Bodies of the document being answered, while its kind is being read: none of its stored
+    /// changes follows from a genesis, as when an emptied store holds what the journal brought.
+    rootless: Vec<Bytes>,
     /// Bodies ready to be sent.
     ready: VecDeque<(DocumentId, DocumentKind, Bytes)>,
     ready_bytes: usize,
@@ -94,6 +98,18 @@ impl Exchange {
         !self.ready.is_empty()
     }
 
+    fn add_ready(
+        &mut self,
+        document: DocumentId,
+        kind: DocumentKind,
+        bodies: impl Iterator<Item = Bytes>,
+    ) {
+        for body in bodies {
+            self.ready_bytes += body.len();
+            self.ready.push_back((document, kind, body));
+        }
+    }
+
     fn is_drained(&self) -> bool {
         self.answers.is_empty() && self.answering.is_none() && self.ready.is_empty()
     }
@@ -102,29 +118,30 @@ impl Exchange {
 impl Engine {
     /// Begins a run: reads the catalogue, then says the first word.
     pub(super) fn start_reconcile(&mut self, link: LinkId, workspace: WorkspaceId, run: u32) {
-        let Some(point) = self.ready(&workspace).map(|state| state.released) else {
+        let Some(point) = self.ready(&workspace).map(|state| state.stored) else {
             return;
         };
-        let Some(flow) = self.flow(link, &workspace) else {
-            return;
-        };
-        flow.stop_following();
-        flow.reconciling = Some(Reconciliation {
-            run,
-            point: Some(point),
-            building: Some((NegentropyStorageVector::new(), 0)),
-            ..Reconciliation::awaiting()
-        });
-        self.read_catalogue(link, workspace, KeyRange::heads(&workspace));
+        let range = KeyRange::heads(&workspace);
+        let read = self.read_catalogue(link, workspace, range);
+        if let Some(flow) = self.flow(link, &workspace) {
+            flow.stop_following();
+            flow.reconciling = Some(Reconciliation {
+                run,
+                point: Some(point),
+                building: Some((NegentropyStorageVector::new(), read)),
+                ..Reconciliation::awaiting()
+            });
+        }
     }
 
-    fn read_catalogue(&mut self, link: LinkId, workspace: WorkspaceId, range: KeyRange) {
+    fn read_catalogue(&mut self, link: LinkId, workspace: WorkspaceId, range: KeyRange) -> ReadId {
         let scan = Scan::ascending(range, limits::CATALOGUE_PAGE_ROWS);
-        self.read(ReadQuery::Scan(scan), Reading::Catalogue(link, workspace));
+        self.read(ReadQuery::Scan(scan), Reading::Catalogue(link, workspace))
     }
 
     pub(super) fn on_catalogue_page(
         &mut self,
+        read: ReadId,
         link: LinkId,
         workspace: WorkspaceId,
         rows: &Rows,
@@ -138,9 +155,12 @@ impl Engine {
         let Some(session) = flow.reconciling.as_mut() else {
             return Ok(());
         };
-        let Some((catalogue, _)) = session.building.as_mut() else {
+        let Some((catalogue, awaited)) = session.building.as_mut() else {
             return Ok(());
         };
+        if *awaited != read {
+            return Ok(()); // Asked for by a run that is over.
+        }
         for (key, value) in &rows.rows {
             let Some(document) = key.document() else {
                 continue;
@@ -148,14 +168,21 @@ impl Engine {
             let row = HeadRow::decode(value)?;
             let mut item = [0; 32];
             item[..16].copy_from_slice(document.as_bytes());
-            item[16..].copy_from_slice(heads_digest(&row.heads).as_bytes());
+            // A document that lacks ancestors may have the heads of one that does not.
+            let version = heads_digest(row.heads.iter().chain(&row.missing));
+            item[16..].copy_from_slice(version.as_bytes());
             if catalogue.insert(0, Id::from_byte_array(item)).is_err() {
                 panic!("an unsealed catalogue takes items");
             }
         }
         if let (true, Some((last, _))) = (rows.more, rows.rows.last()) {
             let range = KeyRange::heads(&workspace).after(last);
-            self.read_catalogue(link, workspace, range);
+            let next = self.read_catalogue(link, workspace, range);
+            if let Some(session) = self.session(link, &workspace)
+                && let Some((_, awaited)) = session.building.as_mut()
+            {
+                *awaited = next;
+            }
             return Ok(());
         }
         let Some((mut catalogue, _)) = session.building.take() else {
@@ -322,6 +349,27 @@ impl Engine {
         self.send_exchange(link, workspace);
     }
 
+    /// Asks again for what was refused for want of its dependencies: they may have come since.
+    pub(super) fn want_refused(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let Some(peer) = self.links.get(&link).map(|state| state.peer) else {
+            return;
+        };
+        let Some(known) = self
+            .ready(&workspace)
+            .and_then(|state| state.peers.get(&peer))
+        else {
+            return;
+        };
+        let refused = known.row.refused_here.keys();
+        let lacking: Vec<_> = refused
+            .filter(|document| known.row.lacks_dependencies_of(document))
+            .copied()
+            .collect();
+        if !lacking.is_empty() {
+            self.want_documents(link, workspace, lacking);
+        }
+    }
+
     /// Asks for documents whose changes arrived without what they depend on.
     pub(super) fn want_documents(
         &mut self,
@@ -380,16 +428,16 @@ impl Engine {
                 .map(|value| HeadRow::decode(value))
                 .transpose()?;
             let known = row.map_or_else(Vec::new, |row| known_of(&row.actors));
+            if known_count + known.len() >= KNOWN_PER_FRAME && !documents.is_empty() {
+                frames.push(std::mem::take(&mut documents));
+                known_count = 0;
+            }
             known_count += known.len() + 1;
             documents.push(WantDocument {
                 document,
                 known,
                 mutual,
             });
-            if known_count >= KNOWN_PER_FRAME {
-                frames.push(std::mem::take(&mut documents));
-                known_count = 0;
-            }
         }
         if !documents.is_empty() {
             frames.push(documents);
@@ -426,7 +474,8 @@ impl Engine {
                 session.their_last_want
             },
         );
-        if session.our_last_want || !decided || run == 0 || session.session.is_some() && dialed {
+        let looking = session.building.is_some() || session.session.is_some();
+        if session.our_last_want || !decided || run == 0 || (looking && dialed) {
             return;
         }
         session.our_last_want = true;
@@ -451,6 +500,9 @@ impl Engine {
         let Some(flow) = state.flows.get_mut(&workspace) else {
             return self.fault(link, "wants of a workspace that is not shared".to_owned());
         };
+        if flow.exchange.answers.len() + want.documents.len() > limits::WANTS_QUEUED_MAX {
+            return self.fault(link, "too many documents are wanted at once".to_owned());
+        }
         for document in want.documents {
             if document.mutual {
                 flow.exchange.wants.push_back((document.document, false));
@@ -547,11 +599,36 @@ impl Engine {
         }
         // A change starts after all operations it depends on: this order puts it after them.
         missing.sort_by_key(|(start_op, hash, _)| (*start_op, *hash));
-        if let Some(kind) = kind {
-            for (_, _, body) in missing {
-                flow.exchange.ready_bytes += body.len();
-                flow.exchange.ready.push_back((document, kind, body));
+        let bodies = missing.into_iter().map(|(_, _, body)| body);
+        match kind {
+            Some(kind) => flow.exchange.add_ready(document, kind, bodies),
+            None if bodies.len() > 0 => {
+                flow.exchange.rootless = bodies.collect();
+                flow.exchange.answering = Some((document, Vec::new()));
+                let query = ReadQuery::Values(vec![Key::head(&workspace, &document)]);
+                self.read(query, Reading::ExchangeKind(link, workspace));
+                return Ok(());
             }
+            None => {}
+        }
+        self.send_exchange(link, workspace);
+        Ok(())
+    }
+
+    pub(super) fn on_exchange_kind(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+        values: &[Option<Bytes>],
+    ) -> Result<(), RecordError> {
+        let Some(flow) = self.flow(link, &workspace) else {
+            return Ok(());
+        };
+        let bodies = std::mem::take(&mut flow.exchange.rootless);
+        let answering = flow.exchange.answering.take();
+        if let (Some((document, _)), Some(Some(value))) = (answering, values.first()) {
+            let kind = HeadRow::decode(value)?.kind;
+            flow.exchange.add_ready(document, kind, bodies.into_iter());
         }
         self.send_exchange(link, workspace);
         Ok(())
@@ -709,6 +786,7 @@ impl Engine {
         }
         if let Some(WorkspaceState::Ready(_)) = self.workspaces.get(&workspace) {
             self.note_held(link, workspace);
+            self.want_refused(link, workspace);
             self.walk(link, workspace);
         }
     }
@@ -721,6 +799,10 @@ fn document_of(id: &Id) -> DocumentId {
 }
 
 fn known_of(actors: &BTreeMap<crate::guard::ActorId, ActorProgress>) -> Vec<KnownActor> {
+    let beyond = actors.values().map(|progress| progress.beyond.len());
+    if beyond.sum::<usize>() > limits::WANT_BEYOND_MAX {
+        return Vec::new();
+    }
     actors
         .iter()
         .map(|(actor, progress)| KnownActor {

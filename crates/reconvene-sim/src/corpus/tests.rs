@@ -22,6 +22,11 @@ fn check(seeds: impl Iterator<Item = u64>) {
     assert!(failed.is_empty(), "failing seeds: {failed:?}");
 }
 
+fn from_environment(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().expect("the number of seeds is a number"))
+}
+
 #[test]
 fn corpus_seeds_hold_and_give_the_same_trace_twice() {
     let seeds = corpus();
@@ -33,9 +38,7 @@ fn corpus_seeds_hold_and_give_the_same_trace_twice() {
 
 #[test]
 fn random_histories_hold() {
-    let count = std::env::var("RECONVENE_SIM_SEEDS")
-        .ok()
-        .map(|count| count.parse().expect("RECONVENE_SIM_SEEDS is a number"))
-        .unwrap_or(150);
-    check(1_000..1_000 + count);
+    let first = from_environment("RECONVENE_SIM_FROM").unwrap_or(1_000);
+    let count = from_environment("RECONVENE_SIM_SEEDS").unwrap_or(150);
+    check(first..first + count);
 }

@@ -1,13 +1,13 @@
 //! The bytes of a journal segment.
 //!
 //! A segment is a run of frames: magic (4), payload length (u32), CRC-32 over length, header and
-//! payload (u32), header (workspace 16, last feed entry u64), payload; numbers are big-endian. The
+//! payload (u32), header (workspace 16, store epoch 16, last feed entry u64), payload; numbers are big-endian. The
 //! magic lets a reader find its way again behind a damaged frame. This module is pure, and
 //! tolerates any bytes.
 
 use bytes::Bytes;
 use crc32fast::Hasher;
-use reconvene_core::ids::{FeedSeq, WorkspaceId};
+use reconvene_core::ids::{FeedSeq, StoreEpoch, WorkspaceId};
 use reconvene_core::limits::BATCH_BYTES_MAX;
 use reconvene_core::storage::JournalEntry;
 
@@ -19,8 +19,9 @@ const MAGIC: [u8; 4] = *b"rvj1";
 const LENGTH_AT: usize = 4;
 const CHECKSUM_AT: usize = 8;
 const WORKSPACE_AT: usize = 12;
-const THROUGH_AT: usize = 28;
-const PAYLOAD_AT: usize = 36;
+const EPOCH_AT: usize = 28;
+const THROUGH_AT: usize = 44;
+const PAYLOAD_AT: usize = 52;
 
 const _: () = assert!(FRAME_PAYLOAD_BYTES_MAX < u32::MAX as usize);
 
@@ -52,6 +53,7 @@ pub(super) fn encode_frame(entry: &JournalEntry, out: &mut Vec<u8>) {
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(entry.workspace.as_bytes());
+    out.extend_from_slice(entry.epoch.as_bytes());
     out.extend_from_slice(&entry.through.0.to_be_bytes());
     out.extend_from_slice(&entry.frame);
     let checksum = checksum(&out[start..]);
@@ -89,10 +91,12 @@ fn frame_at(content: &Bytes, at: usize) -> Option<(JournalEntry, usize)> {
     if read_u32(frame, CHECKSUM_AT) != checksum(frame) {
         return None;
     }
-    let workspace: [u8; 16] = frame[WORKSPACE_AT..THROUGH_AT].try_into().ok()?;
+    let workspace: [u8; 16] = frame[WORKSPACE_AT..EPOCH_AT].try_into().ok()?;
+    let epoch: [u8; 16] = frame[EPOCH_AT..THROUGH_AT].try_into().ok()?;
     let through: [u8; 8] = frame[THROUGH_AT..PAYLOAD_AT].try_into().ok()?;
     let entry = JournalEntry {
         workspace: WorkspaceId::from_bytes(workspace),
+        epoch: StoreEpoch::from_bytes(epoch),
         through: FeedSeq(u64::from_be_bytes(through)),
         frame: content.slice(at + PAYLOAD_AT..at + frame.len()),
     };

@@ -3,7 +3,7 @@
 use reconvene_core::ids::WorkspaceId;
 
 use super::*;
-use crate::testing::{WORKSPACE, entry};
+use crate::testing::{EPOCH, WORKSPACE, entry};
 
 struct Dirs {
     _temporary: tempfile::TempDir,
@@ -40,7 +40,7 @@ fn append(journal: &mut Journal, entries: &[JournalEntry]) {
 }
 
 fn release(through: u64) -> JournalReleases {
-    JournalReleases::from([(WORKSPACE, FeedSeq(through))])
+    JournalReleases::from([(WORKSPACE, (EPOCH, FeedSeq(through)))])
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn only_released_and_covered_segments_are_deleted() {
     assert_eq!(dirs.segments(), ["2.log"], "another workspace's is left");
 
     append(&mut journal, &[entry(4, 10)]);
-    let elsewhere = JournalReleases::from([(other.workspace, FeedSeq(9))]);
+    let elsewhere = JournalReleases::from([(other.workspace, (EPOCH, FeedSeq(9)))]);
     journal.release(&elsewhere).unwrap();
     assert_eq!(dirs.segments(), ["4.log"]);
     assert_eq!(dirs.open().1.entries, [entry(4, 10)]);

@@ -8,7 +8,7 @@ use reconvene_core::storage::{Scan, StoreRead};
 use super::*;
 use crate::disk_bytes;
 use crate::record::{STORED_BYTES_MAX, part_key};
-use crate::testing::{WORKSPACE, batch, change_key, entry, open, put, value};
+use crate::testing::{EPOCH, WORKSPACE, batch, change_key, entry, open, put, value};
 
 const KIB: usize = 1024;
 
@@ -196,7 +196,7 @@ fn the_journal_is_shortened_only_behind_a_barrier() {
     let mut store = open(temporary.path()).store;
     store.journal(&[&entry(1, 5 * KIB * KIB)]).unwrap();
     store.apply(&batch(1, Vec::new())).unwrap();
-    let releases = JournalReleases::from([(WORKSPACE, FeedSeq(1))]);
+    let releases = JournalReleases::from([(WORKSPACE, (EPOCH, FeedSeq(1)))]);
     store.release_journal(&releases).unwrap();
     assert!(disk_bytes(store.data_dir()).unwrap().journal > 0);
     store.barrier().unwrap();

@@ -8,7 +8,7 @@ use reconvene_core::keys::Key;
 use reconvene_core::storage::{JournalEntry, Rows, Scan, StoreRead};
 
 use super::*;
-use crate::testing::{WORKSPACE, batch, change_key, entry, open, value};
+use crate::testing::{EPOCH, WORKSPACE, batch, change_key, entry, open, value};
 
 /// What a [`TestStore`] does at the call it was told to fail.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -171,10 +171,9 @@ fn journaled(id: u64) -> Completion {
 
 #[test]
 fn a_group_shares_its_journal_write_and_its_barrier() {
-    let batches = [(1, true), (2, false), (3, true), (4, true)];
+    let batches = [(1, false), (2, false), (3, true), (4, true)];
     let run = run(batches.map(|(id, has)| linked(id, has)).into(), None);
     let expected = [
-        Call::Journal(vec![1]),
         Call::Apply(1),
         Call::Barrier,
         Call::Journal(vec![3, 4]),
@@ -186,7 +185,6 @@ fn a_group_shares_its_journal_write_and_its_barrier() {
     ];
     assert_eq!(run.calls, expected);
     let expected = [
-        journaled(1),
         stored(1),
         journaled(3),
         journaled(4),
@@ -196,6 +194,21 @@ fn a_group_shares_its_journal_write_and_its_barrier() {
     ];
     assert_eq!(run.completions, expected);
     assert!(run.ended_well);
+}
+
+#[test]
+fn groups_whose_authors_need_no_barrier_share_one() {
+    let groups = BARRIER_GROUPS_MAX as u64 + 2;
+    let last = 1 + groups * GROUP_BATCHES_MAX as u64;
+    // The first batch is a group of its own, and all but the last batch are journalled.
+    let run = run((1..=last).map(|id| linked(id, id < last)).collect(), None);
+    let shared = Call::Apply(1 + (BARRIER_GROUPS_MAX as u64 - 1) * GROUP_BATCHES_MAX as u64);
+    let barriers = (0..run.calls.len()).filter(|at| run.calls[*at] == Call::Barrier);
+    let barriers: Vec<_> = barriers.map(|at| run.calls[at - 1].clone()).collect();
+    assert_eq!(barriers, [shared, Call::Apply(last), Call::Barrier]);
+    let is_stored = |completion: &&Completion| matches!(completion, Completion::Stored(_));
+    let answers = run.completions.iter().filter(is_stored);
+    assert!(answers.cloned().eq((1..=last).map(stored)));
 }
 
 #[test]
@@ -347,11 +360,14 @@ fn releases_are_merged_and_never_wait_for_room() {
     writer.submit(linked(1, false)).unwrap();
     keeper.reached.recv().unwrap();
     for through in [3, 9, 4] {
-        writer.release(JournalReleases::from([(WORKSPACE, FeedSeq(through))]));
+        writer.release(JournalReleases::from([(
+            WORKSPACE,
+            (EPOCH, FeedSeq(through)),
+        )]));
     }
     keeper.opened.send(()).unwrap();
     writer.shutdown().unwrap();
-    let expected = Call::Release(JournalReleases::from([(WORKSPACE, FeedSeq(9))]));
+    let expected = Call::Release(JournalReleases::from([(WORKSPACE, (EPOCH, FeedSeq(9)))]));
     let calls = calls.lock().unwrap();
     let releases: Vec<_> = calls
         .iter()
