@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand};
 use reconvene::State;
 
+use crate::demo::MEETINGS_MAX;
 use crate::exit;
 use crate::request::TagEdit;
 
@@ -95,6 +96,16 @@ pub(crate) enum Command {
     },
     /// Stay connected and print events as they happen, until told to stop.
     Events,
+    /// Show the main job on real meetings: a server and two devices in a temporary directory, or in
+    /// a new one named with --data.
+    Demo {
+        /// How many meetings; the five that come with it, again and again.
+        #[arg(
+            long, value_name = "N",
+            value_parser = clap::value_parser!(u64).range(1..=MEETINGS_MAX)
+        )]
+        meetings: Option<u64>,
+    },
 }
 
 /// How to serve.

@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::output::{Output, to_value, write_line};
 use crate::progress::Indicator;
 use crate::request::{ImportFile, MeetingChanges, Request};
-use crate::{human, import, place, session};
+use crate::{demo, human, import, place, session};
 
 /// Whether a command runs on and so tells in its logs what a user would notice.
 pub(crate) fn is_chatty(command: &Command) -> bool {
@@ -33,6 +33,11 @@ pub(crate) fn run(args: Args, output: Output) -> Result<u8, Failure> {
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::new("io", format!("no threads: {error}")))?;
+    if let Command::Demo { meetings } = args.command {
+        // Never the store of whoever runs it: only a directory named for this very run.
+        let meetings = meetings.and_then(|meetings| usize::try_from(meetings).ok());
+        return runtime.block_on(demo::run(args.data.as_deref(), meetings, output));
+    }
     let data = place::data_directory(args.data.as_deref())?;
     runtime.block_on(dispatch(args.command, &data, output))
 }
@@ -69,6 +74,7 @@ async fn dispatch(command: Command, data: &Path, output: Output) -> Result<u8, F
         Command::Status => at.answer(Request::Status, human::status).await,
         Command::Export { workspace } => at.export(workspace).await,
         Command::Events => watch::run(data, watch::Kind::Events, output).await,
+        Command::Demo { .. } => unreachable!("it was run without a data directory"),
     }
 }
 

@@ -10,6 +10,7 @@ mod failure;
 
 mod commands;
 mod control;
+mod demo;
 mod session;
 
 mod execute;

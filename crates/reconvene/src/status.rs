@@ -166,6 +166,10 @@ pub struct LinkStatus {
     pub bytes_sent: u64,
     /// See `bytes_sent`.
     pub bytes_received: u64,
+    /// Bytes on the socket, encryption and multiplexing included.
+    pub socket_bytes_sent: u64,
+    /// See `socket_bytes_sent`.
+    pub socket_bytes_received: u64,
 }
 
 /// Bytes on disk by kind.
@@ -218,6 +222,8 @@ fn collect(shared: &Shared, device: DeviceInfo, links: &[LinkInfo]) -> Result<St
                 documents_received: link.stats.documents_received,
                 bytes_sent: link.wire.frame_bytes_sent,
                 bytes_received: link.wire.frame_bytes_received,
+                socket_bytes_sent: link.wire.socket_bytes_sent,
+                socket_bytes_received: link.wire.socket_bytes_received,
             })
             .collect(),
         disk: DiskUse {
