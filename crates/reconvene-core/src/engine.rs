@@ -262,6 +262,25 @@ impl Engine {
         })
     }
 
+    /// What each peer holds, of one workspace in use or of all of them: newer than the rows in the
+    /// store, which are written with the next batch or when a link ends.
+    pub fn peers(
+        &self,
+        workspace: Option<WorkspaceId>,
+    ) -> impl Iterator<Item = (WorkspaceId, impl Iterator<Item = (PeerId, &PeerRow)>)> {
+        let wanted = self
+            .workspaces
+            .iter()
+            .filter(move |(id, _)| workspace.is_none_or(|wanted| wanted == **id));
+        wanted.filter_map(|(id, state)| match state {
+            WorkspaceState::Ready(state) => Some((
+                *id,
+                state.peers.iter().map(|(peer, known)| (*peer, &known.row)),
+            )),
+            WorkspaceState::Loading => None,
+        })
+    }
+
     /// The peers there is a greeted link to, with what it moved.
     pub fn links(&self) -> impl Iterator<Item = (LinkId, PeerId, LinkStats)> + '_ {
         let up = self.links.iter().filter(|(_, link)| link.is_up());

@@ -15,7 +15,7 @@ use reconvene_core::engine::{
 };
 use reconvene_core::ids::{BatchId, FeedSeq, LinkId, PeerId, ReadId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
-use reconvene_core::records::{ChangeRow, Record as _};
+use reconvene_core::records::{ChangeRow, PeerRow, Record as _};
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{JournalEntry, StoreError, StoreRead as _};
 use reconvene_libp2p::{Direction, Identity, Network, NetworkConfig, NetworkEvent, SendError};
@@ -41,7 +41,7 @@ pub(crate) enum Command {
     Disconnect(PeerId),
     Join(JoinRequest, oneshot::Sender<Result<Enrolment, Error>>),
     Listen(String, oneshot::Sender<Result<String, Error>>),
-    Links(oneshot::Sender<Vec<LinkInfo>>),
+    Live(Option<WorkspaceId>, oneshot::Sender<Live>),
     Shutdown(oneshot::Sender<Result<(), Error>>),
 }
 
@@ -51,6 +51,20 @@ pub(crate) struct LinkInfo {
     pub(crate) peer: PeerId,
     pub(crate) stats: LinkStats,
     pub(crate) wire: reconvene_libp2p::LinkStats,
+}
+
+/// What the engine knows now and the store may not have been told yet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) links: Vec<LinkInfo>,
+    /// What each peer holds, of the workspaces in use that were asked for.
+    pub(crate) peers: BTreeMap<WorkspaceId, BTreeMap<PeerId, PeerRow>>,
+}
+
+impl Live {
+    pub(crate) fn is_linked(&self, peer: &PeerId) -> bool {
+        self.links.iter().any(|link| link.peer == *peer)
+    }
 }
 
 /// What the rest of the node hears from the driver.
@@ -115,9 +129,10 @@ impl DriverHandle {
         receiver.await.map_err(|_| Error::Closed)?
     }
 
-    pub(crate) async fn links(&self) -> Result<Vec<LinkInfo>, Error> {
+    /// What is known now of the links, and of the peers of one workspace or of all.
+    pub(crate) async fn live(&self, workspace: Option<WorkspaceId>) -> Result<Live, Error> {
         let (sender, receiver) = oneshot::channel();
-        self.send(Command::Links(sender)).await?;
+        self.send(Command::Live(workspace, sender)).await?;
         receiver.await.map_err(|_| Error::Closed)
     }
 
@@ -435,17 +450,26 @@ impl Driver {
                 self.input(Input::Join(request));
             }
             Command::Listen(address, answer) => self.listen(address, answer),
-            Command::Links(answer) => {
-                let links = self.engine.links().map(|(link, peer, stats)| LinkInfo {
-                    peer,
-                    stats,
-                    wire: self.wire_stats(link),
-                });
-                if answer.send(links.collect()).is_err() {
-                    tracing::debug!("nobody waited for the links");
-                }
-            }
+            Command::Live(workspace, answer) => reply(answer, self.live(workspace)),
             Command::Shutdown(_) => unreachable!("the loop handles the shutdown"),
+        }
+    }
+
+    fn live(&self, workspace: Option<WorkspaceId>) -> Live {
+        let links = self.engine.links().map(|(link, peer, stats)| LinkInfo {
+            peer,
+            stats,
+            wire: self.wire_stats(link),
+        });
+        let peers = self.engine.peers(workspace).map(|(workspace, peers)| {
+            (
+                workspace,
+                peers.map(|(peer, row)| (peer, row.clone())).collect(),
+            )
+        });
+        Live {
+            links: links.collect(),
+            peers: peers.collect(),
         }
     }
 

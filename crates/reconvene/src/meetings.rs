@@ -188,7 +188,7 @@ impl Meetings {
             )));
         }
         let workspace = self.replica.current_workspace()?;
-        let links = self.replica.shared.driver.links().await?;
+        let live = self.replica.shared.driver.live(Some(workspace)).await?;
         self.replica
             .blocking(move |shared| {
                 let mut range = KeyRange::index(&workspace, MEETING);
@@ -206,7 +206,7 @@ impl Meetings {
                 // A row of another version is being rebuilt; it is left out until then.
                 let meetings = rows.rows.iter().filter_map(|(_, value)| meeting_row(value));
                 let meetings = meetings.collect();
-                let freshness = status::freshness(shared, workspace, &links, true)?;
+                let freshness = status::freshness(shared, workspace, &live, true)?;
                 Ok(MeetingPage {
                     meetings,
                     next: last.filter(|_| rows.more),
@@ -222,7 +222,7 @@ impl Meetings {
     /// If there is no such meeting, or it cannot be read.
     pub async fn show(&self, id: DocumentId) -> Result<MeetingView, Error> {
         let workspace = self.replica.current_workspace()?;
-        let links = self.replica.shared.driver.links().await?;
+        let live = self.replica.shared.driver.live(Some(workspace)).await?;
         let mut lease = self.replica.shared.documents.lease(workspace, id).await;
         self.replica
             .blocking(move |shared| {
@@ -265,8 +265,8 @@ impl Meetings {
                         Err(error) => return Err(error),
                     });
                 }
-                let freshness = status::freshness(shared, workspace, &links, false)?;
-                let held_by = status::holders(shared, workspace, id)?;
+                let freshness = status::freshness(shared, workspace, &live, false)?;
+                let held_by = status::holders(shared, workspace, id, &live)?;
                 Ok(MeetingView {
                     id,
                     meeting,
@@ -405,8 +405,9 @@ impl Meetings {
     /// If there is no such document or the store fails.
     pub async fn held_by(&self, id: DocumentId) -> Result<Vec<Holder>, Error> {
         let workspace = self.replica.current_workspace()?;
+        let live = self.replica.shared.driver.live(Some(workspace)).await?;
         self.replica
-            .blocking(move |shared| status::holders(shared, workspace, id))
+            .blocking(move |shared| status::holders(shared, workspace, id, &live))
             .await
     }
 }

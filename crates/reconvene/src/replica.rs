@@ -575,6 +575,13 @@ impl Shared {
         Ok(minted)
     }
 
+    /// Whether a workspace is synced with a server.
+    pub(crate) fn has_server(&self, workspace: &WorkspaceId) -> bool {
+        let profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = profile.workspace(workspace);
+        known.is_some_and(|known| known.server.is_some())
+    }
+
     fn forget_incarnation(&self) {
         *self
             .incarnation

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::clock::wall_now;
 use crate::documents::{decode, head_row, not_found};
-use crate::driver::LinkInfo;
+use crate::driver::Live;
 use crate::replica::Shared;
 use crate::{DeviceInfo, Error, Replica};
 
@@ -189,14 +189,14 @@ impl Replica {
     /// # Errors
     /// If the store fails or the replica is closed.
     pub async fn status(&self) -> Result<Status, Error> {
-        let links = self.shared.driver.links().await?;
+        let live = self.shared.driver.live(None).await?;
         let device = self.device();
-        self.blocking(move |shared| collect(shared, device, &links))
+        self.blocking(move |shared| collect(shared, device, &live))
             .await
     }
 }
 
-fn collect(shared: &Shared, device: DeviceInfo, links: &[LinkInfo]) -> Result<Status, Error> {
+fn collect(shared: &Shared, device: DeviceInfo, live: &Live) -> Result<Status, Error> {
     let mut workspaces = Vec::new();
     let scan = Scan::ascending(KeyRange::workspaces(), limits::LINK_WORKSPACES_MAX * 16);
     for (key, value) in shared.reader.scan(&scan)?.rows {
@@ -204,7 +204,7 @@ fn collect(shared: &Shared, device: DeviceInfo, links: &[LinkInfo]) -> Result<St
             continue;
         };
         let row: WorkspaceRow = decode(&key, &value)?;
-        workspaces.push(workspace_status(shared, id, row, &device, links)?);
+        workspaces.push(workspace_status(shared, id, row, &device, live)?);
     }
     let disk = reconvene_sled::disk_bytes(&shared.data_dir).map_err(|source| Error::Io {
         what: "the disk use could not be read".to_owned(),
@@ -214,7 +214,8 @@ fn collect(shared: &Shared, device: DeviceInfo, links: &[LinkInfo]) -> Result<St
         documents: workspaces.iter().map(|workspace| workspace.documents).sum(),
         documents_materialised_by: shared.documents.counter().snapshot(),
         workspaces,
-        links: links
+        links: live
+            .links
             .iter()
             .map(|link| LinkStatus {
                 peer: link.peer,
@@ -240,12 +241,12 @@ fn workspace_status(
     id: WorkspaceId,
     row: WorkspaceRow,
     device: &DeviceInfo,
-    links: &[LinkInfo],
+    live: &Live,
 ) -> Result<WorkspaceStatus, Error> {
     let head = feed_head(shared, id)?;
     let indexed = indexed_to(shared, id)?;
     let end = head.as_ref().map_or(0, |head| head.point.seq.0);
-    let peers = peer_rows(shared, id)?
+    let peers = peer_rows(shared, id, live)?
         .into_iter()
         .map(|(peer, row)| {
             let owed = match (&head, row.acknowledged) {
@@ -257,7 +258,7 @@ fn workspace_status(
             };
             PeerStatus {
                 peer,
-                linked: links.iter().any(|link| link.peer == peer),
+                linked: live.is_linked(&peer),
                 holds_ours: row.acknowledged.map(FeedStatus::from),
                 owed,
                 held_of_theirs: row.held.map(FeedStatus::from),
@@ -278,7 +279,7 @@ fn workspace_status(
             seq: indexed,
             current: indexed >= end,
         },
-        freshness: freshness(shared, id, links, true)?,
+        freshness: freshness(shared, id, live, true)?,
         peers,
     })
 }
@@ -305,13 +306,21 @@ fn indexed_to(shared: &Shared, workspace: WorkspaceId) -> Result<u64, Error> {
     Ok(state.map_or(0, |state| state.seq.0))
 }
 
-fn peer_rows(shared: &Shared, workspace: WorkspaceId) -> Result<Vec<(PeerId, PeerRow)>, Error> {
+/// What each peer holds: as the engine knows it where it does, else as it was stored.
+fn peer_rows(
+    shared: &Shared,
+    workspace: WorkspaceId,
+    live: &Live,
+) -> Result<BTreeMap<PeerId, PeerRow>, Error> {
     let scan = Scan::ascending(KeyRange::peers(&workspace), PEERS_MAX);
-    let mut peers = Vec::new();
+    let mut peers = BTreeMap::new();
     for (key, value) in shared.reader.scan(&scan)?.rows {
         if let Some(peer) = key.peer_id() {
-            peers.push((peer, decode(&key, &value)?));
+            peers.insert(peer, decode(&key, &value)?);
         }
+    }
+    if let Some(known) = live.peers.get(&workspace) {
+        peers.extend(known.iter().map(|(peer, row)| (*peer, row.clone())));
     }
     Ok(peers)
 }
@@ -321,20 +330,23 @@ fn peer_rows(shared: &Shared, workspace: WorkspaceId) -> Result<Vec<(PeerId, Pee
 pub(crate) fn freshness(
     shared: &Shared,
     workspace: WorkspaceId,
-    links: &[LinkInfo],
+    live: &Live,
     list: bool,
 ) -> Result<Freshness, Error> {
-    let peers = peer_rows(shared, workspace)?;
+    let peers = peer_rows(shared, workspace, live)?;
     let bound = limits::STALENESS_BOUND;
-    let as_of = peers.iter().filter_map(|(_, row)| row.verified_at).max();
+    let as_of = peers.values().filter_map(|row| row.verified_at).max();
     let bound_ms = i64::try_from(bound.as_millis()).unwrap_or(i64::MAX);
     let recent = as_of.is_some_and(|as_of| wall_now().as_millis() - as_of.as_millis() <= bound_ms);
-    let linked = peers
-        .iter()
-        .any(|(peer, _)| links.iter().any(|link| link.peer == *peer));
+    let linked = peers.keys().any(|peer| live.is_linked(peer));
     let end = feed_head(shared, workspace)?.map_or(0, |head| head.point.seq.0);
-    let state = if peers.is_empty() {
+    let state = if peers.is_empty() && !shared.has_server(&workspace) {
         FreshnessState::Local
+    } else if peers.is_empty() {
+        FreshnessState::Stale {
+            since: None,
+            why: "never_synced",
+        }
     } else if list && indexed_to(shared, workspace)? < end {
         FreshnessState::Stale {
             since: as_of,
@@ -365,6 +377,7 @@ pub(crate) fn holders(
     shared: &Shared,
     workspace: WorkspaceId,
     document: DocumentId,
+    live: &Live,
 ) -> Result<Vec<Holder>, Error> {
     let row = head_row(&shared.reader, workspace, document)?.ok_or_else(|| not_found(document))?;
     let epoch = feed_head(shared, workspace)?.map(|head| head.point.epoch);
@@ -382,7 +395,7 @@ pub(crate) fn holders(
             refused,
         }
     };
-    Ok(peer_rows(shared, workspace)?
+    Ok(peer_rows(shared, workspace, live)?
         .into_iter()
         .map(holder)
         .collect())
