@@ -137,6 +137,50 @@ fn own_changes_are_not_echoed_and_the_cursor_moves_with_the_acknowledgement() {
 }
 
 #[test]
+fn own_changes_are_not_echoed_while_the_feed_is_still_being_read() {
+    let (mut world, server, devices, of) = team(16, 2);
+    for number in 0..200 {
+        world.edit(devices[1], of, document(number), 8_000);
+    }
+    world.connect(devices[1], server);
+    world.run_until_quiet();
+    world.settings.latency = (30, 30);
+    world.connect(devices[0], server);
+    world.run_until(|world| world.held(devices[0], of).len() > 10);
+    for number in 500..540 {
+        world.edit(devices[0], of, document(number), 60);
+    }
+    world.run_until_quiet();
+    world.check_converged(&[server, devices[0], devices[1]], of);
+    let peer = world.peer(devices[0]);
+    let engine = world.engine(server).expect("the server runs");
+    let (_, _, stats) = engine
+        .links()
+        .find(|(_, of, _)| *of == peer)
+        .expect("they are linked");
+    assert_eq!(stats.changes_sent, 200);
+}
+
+#[test]
+fn a_cursor_that_is_not_stored_yet_is_not_greeted_with() {
+    for cut in (0..900).step_by(60) {
+        let (mut world, server, devices, of) = linked_team(17, 2);
+        world.settings.write = (300, 300);
+        world.edit(devices[1], of, document(1), 60);
+        world.edit(devices[1], of, document(2), 60);
+        world.run_until(|world| world.held(server, of).len() == 2);
+        world.advance(std::time::Duration::from_millis(350 + cut));
+        world.cut_between(devices[0], server);
+        world.advance(std::time::Duration::from_millis(500));
+        // Whatever it said when it came back, it must be able to stand by it.
+        world.crash(devices[0], 0);
+        world.restart(devices[0]);
+        world.run_until_quiet();
+        world.check_converged(&[server, devices[0], devices[1]], of);
+    }
+}
+
+#[test]
 fn a_large_change_goes_in_parts_live_and_from_the_store() {
     let (mut world, server, devices, of) = linked_team(7, 2);
     let large = CHANGE_BYTES_MAX - 200;
