@@ -187,7 +187,7 @@ impl At<'_> {
     }
 
     async fn perform(&self, options: OpenOptions, request: Request) -> Result<Value, Failure> {
-        let indicator = Indicator::start("working");
+        let indicator = Indicator::start(request.doing());
         session::perform(self.data, &options, request, &indicator.sink()).await
     }
 

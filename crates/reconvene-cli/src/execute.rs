@@ -157,3 +157,6 @@ fn apply(changes: MeetingChanges, meeting: &mut MeetingEditor<'_>) -> Result<(),
 fn meeting_id(text: &str) -> Result<DocumentId, Failure> {
     Ok(text.parse::<DocumentId>().map_err(reconvene::Error::from)?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -264,7 +264,7 @@ pub(crate) fn synced(answer: &Value) -> String {
     let elapsed = Duration::from_millis(answer["elapsed_ms"].as_u64().unwrap_or_default());
     format!(
         "Verified: both sides hold what the other held.\n  documents: {} sent, {} received\n  frames: \
-         {} sent, {} received, {} round trips\n  took: {elapsed:.2?}\n",
+         {} sent, {} received\n  round trips: {}\n  took: {elapsed:.2?}\n",
         text(&answer["documents_sent"]),
         text(&answer["documents_received"]),
         bytes(&answer["bytes_sent"]),

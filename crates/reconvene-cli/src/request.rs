@@ -117,6 +117,17 @@ impl Request {
             Self::Export { .. } => "export",
         }
     }
+
+    /// What is being done while it is carried out, for people.
+    pub(crate) fn doing(&self) -> &'static str {
+        match self {
+            Self::Join { .. } => "joining",
+            Self::ImportQmsum { .. } => "importing",
+            Self::Sync { .. } => "syncing",
+            Self::Export { .. } => "exporting",
+            _ => "working",
+        }
+    }
 }
 
 /// What to change of a meeting, all in one edit.

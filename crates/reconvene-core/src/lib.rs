@@ -23,6 +23,9 @@ pub mod conformance;
 pub mod engine;
 pub mod memory;
 
+#[cfg(test)]
+mod golden;
+
 /// The messages generated from `schema/`.
 ///
 /// Shapes only; every decode goes through [`records`] or the frame codec, which check what

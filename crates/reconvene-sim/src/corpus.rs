@@ -118,7 +118,6 @@ fn act(
     victim: NodeId,
     copies: &mut BTreeMap<NodeId, StoreCopy>,
 ) {
-    let shared = workspace(1);
     let node = world.pick(4);
     let other = (node + 1 + world.pick(3)) % 4;
     match world.pick(24) {
@@ -147,10 +146,7 @@ fn act(
                 world.connect(node, other);
             }
         }
-        _ => {
-            let _: usize = world.held(node, shared).len();
-            edit(world, node);
-        }
+        _ => edit(world, node),
     }
 }
 
@@ -175,8 +171,7 @@ fn edit(world: &mut World, node: NodeId) {
     }
 }
 
-/// Takes a copy of a node's store, or puts back the one taken before. The journal stays, but for a
-/// device every so often.
+/// Takes a copy of a node's store, or puts back the one taken before. The journal stays.
 fn roll_back(world: &mut World, node: NodeId, copies: &mut BTreeMap<NodeId, StoreCopy>) {
     match copies.remove(&node) {
         None => {

@@ -244,6 +244,78 @@ impl World {
         }
     }
 
+    /// The heads of a document as a node's store has them.
+    #[cfg(test)]
+    pub(crate) fn heads(
+        &self,
+        node: NodeId,
+        workspace: WorkspaceId,
+        document: DocumentId,
+    ) -> BTreeSet<ChangeHash> {
+        use reconvene_core::records::HeadRow;
+        let key = Key::head(&workspace, &document);
+        let row = self.disk(node).reader.read(&key);
+        let row = row.expect("an open store reads").expect("it is there");
+        HeadRow::decode(&row)
+            .expect("a stored head row decodes")
+            .heads
+    }
+
+    /// The heads of a document as Automerge computes them from a node's stored changes.
+    #[cfg(test)]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place in the simulation where Automerge is asked for the truth"
+    )]
+    pub(crate) fn heads_by_automerge(
+        &self,
+        node: NodeId,
+        workspace: WorkspaceId,
+        document: DocumentId,
+    ) -> BTreeSet<ChangeHash> {
+        let range = KeyRange::changes(&workspace, &document);
+        let scan = Scan::ascending(range, usize::MAX);
+        let rows = self.disk(node).reader.scan(&scan);
+        let rows = rows.expect("an open store reads").rows;
+        let mut bodies = vec![genesis(KIND).body];
+        bodies.extend(rows.iter().map(|(_, value)| {
+            let row = ChangeRow::decode(value);
+            row.expect("a stored change decodes").body
+        }));
+        let changes = bodies.iter().map(|body| {
+            automerge::Change::from_bytes(body.to_vec()).expect("a guarded change is one")
+        });
+        let encoding = automerge::TextEncoding::Utf16CodeUnit;
+        let mut automerge = automerge::Automerge::new_with_encoding(encoding)
+            .with_actor(automerge::ActorId::from([1; 16]));
+        automerge
+            .apply_changes(changes.collect::<Vec<_>>())
+            .expect("the changes apply");
+        let heads = automerge.get_heads();
+        heads
+            .into_iter()
+            .map(|hash| ChangeHash::from_bytes(hash.0))
+            .collect()
+    }
+
+    /// The body of a document's only head.
+    #[cfg(test)]
+    pub(crate) fn last_change(
+        &self,
+        node: NodeId,
+        workspace: WorkspaceId,
+        document: DocumentId,
+    ) -> Bytes {
+        let heads = self.heads(node, workspace, document);
+        let head = heads.first().expect("a document has a head");
+        let key = Key::change(&workspace, &document, head);
+        let row = self.disk(node).reader.read(&key);
+        let row = row.expect("an open store reads").expect("it is there");
+        ChangeRow::decode(&row)
+            .expect("a stored change decodes")
+            .body
+    }
+
     /// Shares workspaces between two nodes, as a redeemed ticket would.
     pub fn share(&mut self, one: NodeId, other: NodeId, workspaces: &[WorkspaceId]) {
         let row = ShareRow {

@@ -217,6 +217,9 @@ impl World {
         wire.ends[side].traffic.frames += 1;
         wire.ends[side].traffic.bytes += frame.len() as u64 + 4;
         self.check_frame(id, side, &frame);
+        if let Some(recorded) = &mut self.recorded {
+            recorded.push(frame.clone());
+        }
         self.arrive_later(id, 1 - side, Arrival::Frame(frame, composed));
     }
 

@@ -134,6 +134,10 @@ pub struct World {
     steps: u64,
     /// How long things take from now on.
     pub settings: Settings,
+    /// Whether peers may lie, so that nobody can be blamed for believing them.
+    pub liars: bool,
+    /// Frames sent from now on, if they are to be kept.
+    pub recorded: Option<Vec<Bytes>>,
 }
 
 impl World {
@@ -155,6 +159,8 @@ impl World {
             trace: Sha256::new(),
             steps: 0,
             settings: Settings::default(),
+            liars: false,
+            recorded: None,
         }
     }
 
@@ -295,6 +301,19 @@ impl World {
         self.nodes[node].wanted.remove(&from);
         let peer = self.peer(from);
         self.give(node, Input::Disconnect { peer });
+    }
+
+    /// Forgets that a node should keep a link, without telling its engine.
+    #[cfg(test)]
+    pub(crate) fn disconnect_quietly(&mut self, node: NodeId, from: NodeId) {
+        self.nodes[node].wanted.remove(&from);
+    }
+
+    /// Whether a node has a link to another on which both have greeted.
+    pub fn is_greeted(&self, node: NodeId, with: NodeId) -> bool {
+        let peer = self.peer(with);
+        let engine = self.engine(node);
+        engine.is_some_and(|engine| engine.links().any(|(_, of, _)| of == peer))
     }
 
     /// Has a node redeem a ticket at another.
@@ -494,6 +513,17 @@ impl World {
                     self.seed
                 );
             }
+        }
+    }
+
+    /// Runs until something is the case.
+    ///
+    /// # Panics
+    /// If that takes more than ten minutes of the world's time.
+    pub fn run_until(&mut self, what: impl Fn(&Self) -> bool) {
+        let limit = self.now + 600_000;
+        while !what(self) {
+            assert!(self.step_until(limit), "it never comes to that");
         }
     }
 

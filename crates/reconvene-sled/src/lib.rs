@@ -56,6 +56,9 @@ mod contain;
 mod files;
 
 #[cfg(test)]
+#[path = "../../reconvene-core/src/golden.rs"]
+mod golden;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

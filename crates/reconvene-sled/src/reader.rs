@@ -5,7 +5,7 @@
 //! scan gives the lock back every few records so that it never keeps the writer waiting for long.
 //! Nothing here writes, and a damaged record is never reported as an absent one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -254,11 +254,7 @@ impl<'a> Progress<'a> {
             Some(bounds) => bounds,
             None => stored_bounds(tree, &self.scan.range)?,
         };
-        let mut records = Records {
-            iter: tree.range::<Vec<u8>, _>(bounds.clone()),
-            direction: self.scan.direction,
-            ahead: None,
-        };
+        let mut records = Records::new(tree, bounds.clone(), self.scan.direction);
         let bytes_before = self.bytes;
         let rows_before = self.rows.rows.len();
         loop {
@@ -293,10 +289,17 @@ impl<'a> Progress<'a> {
     }
 }
 
+/// Most parts that are looked at again in ascending order when sled cannot go back.
+const BEHIND_PARTS_MAX: usize = 1024;
+
 /// Neighbouring parts grouped into records.
-struct Records {
+struct Records<'a> {
+    tree: &'a Tree,
+    bounds: StoredRange,
     iter: sled::Iter,
     direction: Direction,
+    /// The last parts before the end of what is left, ascending; empty while sled can go back.
+    behind: VecDeque<(IVec, IVec)>,
     /// A part already taken from the iterator that belongs to the next record.
     ahead: Option<(IVec, IVec)>,
 }
@@ -304,7 +307,18 @@ struct Records {
 /// A record's key and its parts, part 0 first.
 type Parts = (Vec<u8>, Vec<(u16, IVec)>);
 
-impl Records {
+impl<'a> Records<'a> {
+    fn new(tree: &'a Tree, bounds: StoredRange, direction: Direction) -> Self {
+        Self {
+            tree,
+            iter: tree.range::<Vec<u8>, _>(bounds.clone()),
+            bounds,
+            direction,
+            behind: VecDeque::new(),
+            ahead: None,
+        }
+    }
+
     fn next(&mut self) -> Result<Option<Parts>, ReadError> {
         let Some((stored_key, stored)) = self.next_part()? else {
             return Ok(None);
@@ -335,11 +349,42 @@ impl Records {
         if let Some(part) = self.ahead.take() {
             return Ok(Some(part));
         }
-        let next = match self.direction {
-            Direction::Ascending => self.iter.next(),
-            Direction::Descending => self.iter.next_back(),
-        };
-        Ok(next.transpose()?)
+        match self.direction {
+            Direction::Ascending => Ok(self.iter.next().transpose()?),
+            Direction::Descending => self.previous_part(),
+        }
+    }
+
+    /// The part before the last one taken.
+    ///
+    /// sled looks for the leaf before one that begins at `x` from the key `x - 1, ff, ff, ff, ff`.
+    /// If there are leaves of greater keys in between it does not find any, and panics after a
+    /// million tries. That takes keys with four bytes ff in a certain place; then the range is
+    /// walked from its start.
+    fn previous_part(&mut self) -> Result<Option<(IVec, IVec)>, ReadError> {
+        if self.behind.is_empty() {
+            match contained(|| self.iter.next_back()) {
+                Ok(previous) => {
+                    let previous = previous.transpose()?;
+                    if let Some((key, _)) = &previous {
+                        self.bounds.1 = Bound::Excluded(key.to_vec());
+                    }
+                    return Ok(previous);
+                }
+                Err(what) => tracing::debug!(what, "sled does not find the way back"),
+            }
+            for row in self.tree.range::<Vec<u8>, _>(self.bounds.clone()) {
+                self.behind.push_back(row?);
+                if self.behind.len() > BEHIND_PARTS_MAX {
+                    self.behind.pop_front();
+                }
+            }
+            if let Some((first, _)) = self.behind.front() {
+                self.bounds.1 = Bound::Excluded(first.to_vec());
+                self.iter = self.tree.range::<Vec<u8>, _>(self.bounds.clone());
+            }
+        }
+        Ok(self.behind.pop_back())
     }
 }
 

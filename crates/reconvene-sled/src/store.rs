@@ -304,4 +304,6 @@ fn panicked(what: &str) -> StoreError {
 }
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod tests;

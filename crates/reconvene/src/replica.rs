@@ -104,8 +104,14 @@ impl OpenOptions {
     }
 
     fn open_files(self) -> Result<Files, Error> {
-        // Where it cannot be known whether there is one, opening says why.
-        if !self.create && matches!(self.path.join("profile.json").try_exists(), Ok(false)) {
+        // Where it cannot be told, opening the directory says why.
+        if !self.create
+            && self
+                .path
+                .join("profile.json")
+                .try_exists()
+                .is_ok_and(|found| !found)
+        {
             return Err(Error::NotInitialised(self.path));
         }
         let data_dir = open_data_dir(&self.path)?;

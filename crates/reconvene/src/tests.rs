@@ -6,7 +6,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::{
-    Error, InviteOptions, ListOptions, NewMeeting, OpenOptions, Replica, Role, SyncOptions, qmsum,
+    Error, InviteOptions, ListOptions, NewMeeting, OpenOptions, Replica, ReplicaEvent, Role,
+    SyncOptions, qmsum,
 };
 
 const MEETING: &[u8] = include_bytes!("../../../examples/qmsum/ES2005a.json");
@@ -345,5 +346,50 @@ fn live_edits_reach_the_other_device_through_the_server() {
             let event = tokio::time::timeout(Duration::from_secs(30), events.recv()).await;
             event.unwrap().unwrap();
         }
+    });
+}
+
+#[test]
+fn a_joins_link_ends_at_once_on_both_sides() {
+    run(async {
+        let server = Peer::server().await;
+        let mut events = server.replica.events();
+        let device = Peer::device_of(&server, "Ada").await;
+        // Far below what the device would wait for the server's end.
+        let ended = tokio::time::timeout(Duration::from_secs(3), async {
+            while !matches!(events.recv().await.unwrap(), ReplicaEvent::LinkDown { .. }) {}
+        });
+        ended.await.expect("the server closes the link of a join");
+        device.replica.close().await.unwrap();
+        server.replica.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_pass_leaves_the_links_of_a_connected_replica_up() {
+    run(async {
+        let server = Peer::server().await;
+        let device = Peer::device_of(&server, "Ada").await;
+        device.sync().await;
+        assert!(device.replica.status().await.unwrap().links.is_empty());
+        device.replica.connect().await.unwrap();
+        device.sync().await;
+        assert_eq!(device.replica.status().await.unwrap().links.len(), 1);
+        device.replica.disconnect().await.unwrap();
+        device.sync().await;
+        assert!(device.replica.status().await.unwrap().links.is_empty());
+        device.replica.close().await.unwrap();
+        server.replica.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_store_is_opened_as_what_it_was_made() {
+    run(async {
+        let server = Peer::new(Role::Server).await;
+        server.replica.close().await.unwrap();
+        let again = Replica::open(server.dir.path()).await.unwrap();
+        assert_eq!(again.device().role, Role::Server);
+        again.close().await.unwrap();
     });
 }

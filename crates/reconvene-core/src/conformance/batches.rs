@@ -190,7 +190,7 @@ pub(super) fn groups_apply_in_order<F: StoreFactory>(trial: &mut Trial<F>) {
     let short = next(
         trial,
         &[(key.clone(), value(5, 100)), (other.clone(), value(5, 0))],
-        &[gone.clone()],
+        std::slice::from_ref(&gone),
     );
     let bytes = VALUE_BYTES_MAX + 1;
     let large = next(

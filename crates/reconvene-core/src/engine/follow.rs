@@ -582,6 +582,7 @@ impl Engine {
             }),
         );
         self.note_held(link, workspace);
+        self.settle(link, workspace);
     }
 
     /// After our stored cursor moved, or the end of their feed became known: is it all here?
@@ -676,6 +677,7 @@ impl Engine {
         }
         self.release_journal(workspace);
         self.report_pass(link);
+        self.settle(link, workspace);
         let workspaces: Vec<_> = match self.links.get(&link) {
             Some(state) => state.flows.keys().copied().collect(),
             None => return,

@@ -221,9 +221,10 @@ pub(super) struct PendingBatch {
 /// Where the changes of journal frames of earlier epochs are.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
-    /// Frames found at open whose changes are not behind a barrier yet.
-    left: u64,
-    /// Up to here in the feed, those of the others are.
+    /// A frame could not be read. Nothing is released until the journal is opened again, by a
+    /// version that can.
+    is_unreadable: bool,
+    /// Up to here in the feed, at the latest.
     pub(super) through: FeedSeq,
 }
 
@@ -276,8 +277,6 @@ impl Engine {
             self.emit(Event::ReplayDone { changes: 0 });
         }
         for entry in entries {
-            // A frame that fails, too, keeps the journal from being shortened until the next open.
-            self.replays.entry(entry.workspace).or_default().left += 1;
             if let Some(work) = self.read_journal(&entry) {
                 self.enqueue(work);
             }
@@ -306,6 +305,8 @@ impl Engine {
                     what: "it does not decode; it is left in the journal".to_owned(),
                 },
             });
+            let replay = self.replays.entry(entry.workspace).or_default();
+            replay.is_unreadable = true;
             self.note_replayed(0);
             return None;
         };
@@ -524,7 +525,7 @@ impl Engine {
                 && self.feed_covers(workspace, epoch, through)
             {
                 self.note_replayed(0);
-                self.on_replayed(workspace, FeedSeq(0));
+                self.release_journal(workspace);
                 continue;
             }
             self.pin(&mut job);
@@ -1188,7 +1189,6 @@ impl Engine {
     /// A journal frame's changes are in the feed, at `through` at the latest.
     fn on_replayed(&mut self, workspace: WorkspaceId, through: FeedSeq) {
         let replay = self.replays.entry(workspace).or_default();
-        replay.left = replay.left.saturating_sub(1);
         replay.through = replay.through.max(through);
         self.release_journal(workspace);
     }
@@ -1202,7 +1202,7 @@ impl Engine {
             return;
         }
         let earlier = match self.replays.get(&workspace) {
-            Some(replay) if replay.left > 0 => return,
+            Some(replay) if replay.is_unreadable => return,
             Some(replay) => replay.through.0,
             None => 0,
         };

@@ -74,7 +74,9 @@ pub enum Input {
         /// Why.
         error: StoreError,
     },
-    /// Whether a batch was applied is not known.
+    /// Whether a batch was applied is not known. What the store shows may then not be durable, so
+    /// this engine stores, sends and believes nothing more: edits and writes fail, links are
+    /// refused as `Unavailable`. Open the store again and make a new engine for it.
     BatchUnknown {
         /// The batch.
         batch: BatchId,
@@ -395,7 +397,7 @@ pub enum Event {
         peer: PeerId,
         /// The workspace.
         workspace: WorkspaceId,
-        /// As of when.
+        /// As of when: when the peer's word of where its feed ends came here.
         as_of: WallTime,
     },
     /// Something moved on a link: for progress and time-outs.
@@ -478,7 +480,8 @@ pub enum Event {
         /// Its name.
         device_name: String,
     },
-    /// The store failed; edits and links fail until it is opened again.
+    /// The store failed. After [`Input::BatchUnknown`] edits and links fail until it is opened
+    /// again; otherwise links are made anew and edits go on.
     StoreFailed {
         /// Why.
         error: StoreError,

@@ -507,6 +507,10 @@ impl Engine {
             state.heard_at = now;
             return self.on_ready_frame(link, frame);
         }
+        // A refusal is followed by the end of the link, not by our greeting.
+        if let Ok(Frame::Refused(refused)) = Frame::decode(frame) {
+            return self.on_refused(link, refused);
+        }
         state.early_frames.push_back((frame.clone(), now));
         if state.early_frames.len() > limits::EARLY_FRAMES_MAX {
             let what = "more frames than a greeting takes before it was answered";

@@ -41,7 +41,8 @@ pub(super) struct Reconciliation {
     their_last_want: bool,
     our_last_want: bool,
     sent_done: bool,
-    got_done: bool,
+    /// Where their feed ends as far as this run goes, once they ended it.
+    got_done: Option<FeedPoint>,
 }
 
 impl std::fmt::Debug for Reconciliation {
@@ -69,7 +70,7 @@ impl Reconciliation {
             their_last_want: false,
             our_last_want: false,
             sent_done: false,
-            got_done: false,
+            got_done: None,
         }
     }
 }
@@ -748,14 +749,14 @@ impl Engine {
         else {
             return self.fault(link, "the end of another run".to_owned());
         };
-        session.got_done = true;
+        session.got_done = Some(done.point);
         self.enqueue_cursor(link, peer, workspace, CursorMove::Set(done.point));
         self.settle(link, workspace);
     }
 
     /// Both sides have ended the run: follow the feeds from there, and look once more if this run
     /// found something.
-    fn settle(&mut self, link: LinkId, workspace: WorkspaceId) {
+    pub(super) fn settle(&mut self, link: LinkId, workspace: WorkspaceId) {
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
@@ -765,17 +766,33 @@ impl Engine {
         };
         let Some(session) = flow
             .reconciling
-            .take_if(|session| session.sent_done && session.got_done)
+            .as_ref()
+            .filter(|session| session.sent_done)
         else {
             return;
         };
-        let Some(point) = session.point else {
+        let (Some(point), Some(theirs)) = (session.point, session.got_done) else {
             return;
         };
         let differed = session.here.union(&session.there).count();
         if dialed && differed > 0 && session.run < limits::RECONCILE_RUNS_MAX {
-            return self.start_reconcile(link, workspace, session.run + 1);
+            // What this run exchanged has to be stored on both sides, or the next finds it again.
+            let run = session.run + 1;
+            let reached = |cursor: Option<FeedPoint>, target: FeedPoint| {
+                cursor.is_some_and(|at| at.epoch == target.epoch && at.seq >= target.seq)
+            };
+            let stored = self
+                .ready(&workspace)
+                .and_then(|state| state.peers.get(&peer))
+                .is_some_and(|known| {
+                    reached(known.held_stored, theirs) && reached(known.row.acknowledged, point)
+                });
+            if stored {
+                self.start_reconcile(link, workspace, run);
+            }
+            return;
         }
+        flow.reconciling = None;
         flow.follow_from(point);
         if dialed && differed > 0 {
             self.emit(Event::ReconcileUnsettled {

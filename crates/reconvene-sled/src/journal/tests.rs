@@ -3,6 +3,7 @@
 use reconvene_core::ids::WorkspaceId;
 
 use super::*;
+use crate::golden::{self, Vector};
 use crate::testing::{EPOCH, WORKSPACE, entry};
 
 struct Dirs {
@@ -281,4 +282,30 @@ fn a_frame_that_is_too_long_is_refused_whole() {
     let error = journal.append(&[&entry(1, 10), &long]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     assert!(dirs.open().1.entries.is_empty());
+}
+
+#[test]
+fn frames_are_those_of_version_1() {
+    let entries = [entry(1, 0), entry(0x0102_0304_0506_0708, 40)];
+    let vectors: Vec<_> = entries
+        .iter()
+        .map(|entry| {
+            let mut bytes = Vec::new();
+            encode_frame(entry, &mut bytes);
+            Vector {
+                name: format!("payload of {} bytes", entry.frame.len()),
+                value: format!(
+                    "workspace {}, epoch {}, through {}",
+                    entry.workspace, entry.epoch, entry.through
+                ),
+                bytes,
+            }
+        })
+        .collect();
+    let about = "journal frames: \"rvj1\", length of the payload (u32), CRC-32 of all but itself and \
+                 the magic, workspace, epoch, last feed entry (u64), payload; numbers big-endian";
+    let committed = golden::check("journal-frames.json", about, &vectors);
+    let parsed = parse_segment(&committed.concat().into());
+    assert_eq!(parsed.entries, entries);
+    assert_eq!((parsed.gap_bytes, parsed.tail), (0, Tail::Clean));
 }

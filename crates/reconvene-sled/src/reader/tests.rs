@@ -279,3 +279,38 @@ fn readers_of_a_closed_store_say_so() {
     let found = again.reader().read(&change_key(1));
     assert_eq!(found, Ok(Some(value(1, 9))));
 }
+
+/// sled looks for the leaf before one that begins at `x` among the keys up to `x - 1, ff, ff, ff,
+/// ff`. If that leaf holds greater ones only, it never finds it and panics.
+#[test]
+fn a_descending_scan_finds_its_way_where_sled_does_not() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut store = open(temporary.path()).store;
+    let key = |kind: u8, number: u16| {
+        let mut bytes = vec![kind, 0xff, 0xff, 0xff, 0xff, 0xff];
+        bytes.extend_from_slice(&number.to_be_bytes());
+        Key::from_bytes(bytes)
+    };
+    // One by one, so that the first leaf is split where the kinds meet.
+    let row = |kind, number| (key(kind, number), value(1, 9));
+    for (kind, numbers) in [(0x12, 0..9), (0x13, 0..8), (0x12, 9..1_000)] {
+        for number in numbers {
+            store.apply(&batch(1, vec![row(kind, number)])).unwrap();
+        }
+    }
+    let mut rows: Vec<_> = (0..1_000).map(|number| row(0x12, number)).collect();
+    rows.extend((0..8).map(|number| row(0x13, number)));
+
+    let range = KeyRange::new(vec![0x12], None);
+    for rows_max in [usize::MAX, 500, 1] {
+        let scan = Scan {
+            range: range.clone(),
+            direction: Direction::Descending,
+            rows_max,
+            bytes_max: usize::MAX,
+        };
+        let found = store.reader().scan(&scan).unwrap();
+        assert!(found.rows.iter().eq(rows.iter().rev().take(rows_max)));
+        assert_eq!(found.more, rows_max < rows.len());
+    }
+}

@@ -1,6 +1,7 @@
 //! Tests of the split into parts.
 
 use super::*;
+use crate::golden::{self, Vector};
 
 const KEY: &[u8] = b"a key";
 
@@ -63,4 +64,33 @@ fn missing_cut_foreign_and_surplus_parts_are_found() {
         cut[0].1.truncate(length);
         assert!(decode(KEY, &cut).is_err(), "cut to {length}");
     }
+}
+
+#[test]
+fn parts_are_those_of_version_1() {
+    let values = [
+        Vec::new(),
+        b"value".to_vec(),
+        vec![7; PAYLOAD_BYTES_MAX + 5],
+    ];
+    let mut vectors = Vec::new();
+    for value in &values {
+        for (stored_key, stored) in encode(KEY, value) {
+            let part = split_part_key(&stored_key).unwrap().1;
+            vectors.push(Vector {
+                name: format!("{} bytes, part {part}", value.len()),
+                value: format!("key {KEY:?}, stored under {stored_key:?}"),
+                bytes: stored,
+            });
+        }
+    }
+    let about = "stored values: version, CRC-32 of stored key, version and what follows, CRC-32 of \
+                 the whole value, in part 0 its length, then the part's bytes; numbers big-endian";
+    let committed = golden::check("sled-parts.json", about, &vectors);
+    let [empty, short, first, second] = &committed[..] else {
+        panic!("{} vectors", committed.len());
+    };
+    assert_eq!(decode(KEY, &[(0, empty)]).unwrap(), values[0]);
+    assert_eq!(decode(KEY, &[(0, short)]).unwrap(), values[1]);
+    assert_eq!(decode(KEY, &[(0, first), (1, second)]).unwrap(), values[2]);
 }

@@ -1,0 +1,223 @@
+//! Failing disks and lost power, at every point in time.
+
+use reconvene_core::engine::{EditError, Event};
+use reconvene_core::memory::{Fault, Faults};
+use reconvene_core::storage::StoreError;
+
+use super::{linked_team, seconds, team, told};
+use crate::world::{NodeId, World, document};
+
+/// Lets `play` begin, cuts the power of one node after some steps, and sees it through; for cuts
+/// over the whole course.
+fn check_crashes(
+    every: u64,
+    victims: &[usize],
+    play: impl Fn() -> (World, Vec<NodeId>, reconvene_core::ids::WorkspaceId),
+) {
+    let (mut undisturbed, nodes, of) = play();
+    let start = undisturbed.steps();
+    undisturbed.run_until_quiet();
+    let course = undisturbed.steps() - start;
+    undisturbed.check_converged(&nodes, of);
+    for victim in victims {
+        for cut in (0..course).step_by(usize::try_from(every).expect("it is small")) {
+            let (mut world, nodes, of) = play();
+            for _ in 0..cut {
+                world.step();
+            }
+            let kept = world.pick(3);
+            world.crash(nodes[*victim], kept);
+            world.advance(seconds(cut % 3));
+            world.restart(nodes[*victim]);
+            world.run_until_quiet();
+            world.check_converged(&nodes, of);
+        }
+    }
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_first_sync_loses_nothing() {
+    check_crashes(23, &[0, 1, 2], || {
+        let (mut world, server, devices, of) = team(40, 2);
+        world.settings.completion = (0, 3);
+        for number in 0..24 {
+            world.edit(devices[0], of, document(number), 900);
+        }
+        world.connect(devices[0], server);
+        world.connect(devices[1], server);
+        (world, vec![server, devices[0], devices[1]], of)
+    });
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_reconnect_with_edits_loses_nothing() {
+    check_crashes(19, &[0, 1], || {
+        let (mut world, server, devices, of) = linked_team(41, 2);
+        world.part(devices[0], server);
+        world.run_until_quiet();
+        for number in 0..8 {
+            world.edit(devices[0], of, document(number), 300);
+            world.edit(devices[1], of, document(number), 300);
+        }
+        world.run_until_quiet();
+        world.heal(devices[0], server);
+        world.edit(devices[0], of, document(3), 300);
+        (world, vec![server, devices[0], devices[1]], of)
+    });
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_reconciliation_loses_nothing() {
+    check_crashes(17, &[0, 1], || {
+        let (mut world, _, devices, of) = team(42, 2);
+        world.share(devices[0], devices[1], &[of]);
+        for number in 0..8 {
+            world.edit(devices[0], of, document(number), 300);
+            world.edit(devices[1], of, document(number + 4), 300);
+        }
+        world.run_until_quiet();
+        world.connect(devices[0], devices[1]);
+        world.edit(devices[1], of, document(3), 300);
+        (world, devices, of)
+    });
+}
+
+/// The error of each refused edit.
+fn refused(world: &World, node: NodeId) -> Vec<&EditError> {
+    told(world, node)
+        .filter_map(|event| match event {
+            Event::EditRefused { error, .. } => Some(error),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_failed_apply_fails_what_was_not_safe_and_the_rest_goes_on() {
+    for call in 0..6 {
+        let (mut world, server, devices, of) = linked_team(43, 2);
+        let faults = Faults {
+            apply: [(call, StoreError::NoSpace)].into(),
+            ..Faults::default()
+        };
+        world.set_faults(devices[0], faults.clone());
+        for number in 0..6 {
+            world.edit(devices[0], of, document(number), 60);
+        }
+        world.edit(devices[1], of, document(0), 60);
+        world.run_until_quiet();
+        let failed = told(&world, devices[0]).any(|event| {
+            matches!(
+                event,
+                Event::StoreFailed {
+                    error: StoreError::NoSpace
+                }
+            )
+        });
+        assert!(failed, "call {call} is made and the host is told");
+        for error in refused(&world, devices[0]) {
+            assert!(matches!(error, EditError::Store(_)), "{error}");
+        }
+        // What the journal made safe is brought into the store by and by.
+        world.advance(seconds(10));
+        world.run_until_quiet();
+        world.edit(devices[0], of, document(9), 60);
+        world.run_until_quiet();
+        world.check_converged(&[server, devices[0], devices[1]], of);
+    }
+}
+
+#[test]
+fn a_disk_that_stays_full_is_tried_again_and_again_without_hurry() {
+    let (mut world, server, devices, of) = linked_team(44, 1);
+    let faults = Faults {
+        apply: (0..8).map(|call| (call, StoreError::NoSpace)).collect(),
+        ..Faults::default()
+    };
+    world.set_faults(devices[0], faults);
+    world.edit(devices[0], of, document(1), 60);
+    let before = world.disk_counts(devices[0]).batches;
+    world.advance(seconds(20));
+    let tried = world.disk_counts(devices[0]).batches - before;
+    assert!((3..=10).contains(&tried), "{tried} batches in 20 s");
+    world.advance(seconds(60));
+    world.run_until_quiet();
+    world.check_converged(&[server, devices[0]], of);
+    assert_eq!(world.acknowledged().len(), 1);
+}
+
+fn check_unknown_outcome(barrier: bool, lands: bool) {
+    for call in 0..3 {
+        let (mut world, server, devices, of) = linked_team(45, 2);
+        let fault = Fault {
+            error: StoreError::Io {
+                what: "simulated".to_owned(),
+            },
+            lands,
+        };
+        let mut faults = Faults::default();
+        let which = if barrier {
+            &mut faults.barrier
+        } else {
+            &mut faults.journal
+        };
+        which.insert(call, fault);
+        world.set_faults(devices[0], faults);
+        for number in 0..30 {
+            world.edit(devices[0], of, document(number % 4), 60);
+            world.advance(std::time::Duration::from_millis(2));
+        }
+        world.advance(seconds(30));
+        assert!(world.refuses_writes(devices[0]), "call {call} was made");
+        assert!(!refused(&world, devices[0]).is_empty());
+        assert!(
+            !world.is_linked(devices[0], server),
+            "no link while nothing can be stored"
+        );
+        let held = world.held(server, of);
+        let request = world.edit(devices[0], of, document(1), 60);
+        let answered = told(&world, devices[0])
+            .any(|event| matches!(event, Event::EditRefused { request: of, .. } if *of == request));
+        assert!(answered, "at once, and typed");
+        world.advance(seconds(30));
+        assert_eq!(world.held(server, of), held, "nothing more leaves");
+        world.crash(devices[0], 0);
+        world.restart(devices[0]);
+        world.run_until_quiet();
+        world.check_converged(&[server, devices[0], devices[1]], of);
+    }
+}
+
+#[test]
+fn after_a_barrier_of_unknown_outcome_nothing_leaves_until_the_store_is_opened_again() {
+    check_unknown_outcome(true, false);
+    check_unknown_outcome(true, true);
+}
+
+#[test]
+fn after_a_journal_of_unknown_outcome_nothing_leaves_until_the_store_is_opened_again() {
+    check_unknown_outcome(false, false);
+    check_unknown_outcome(false, true);
+}
+
+#[test]
+fn a_write_that_is_stored_while_an_outcome_is_awaited_is_reported() {
+    use bytes::Bytes;
+    use reconvene_core::keys::Key;
+    let (mut world, _, devices, of) = linked_team(46, 1);
+    // One group: a write and then an edit whose batch fails.
+    let faults = Faults {
+        apply: [(2, StoreError::NoSpace)].into(),
+        ..Faults::default()
+    };
+    world.set_faults(devices[0], faults);
+    let first = world.write(devices[0], vec![(Key::meta(1), Bytes::from_static(b"a"))]);
+    let second = world.write(devices[0], vec![(Key::meta(2), Bytes::from_static(b"b"))]);
+    world.edit(devices[0], of, document(1), 60);
+    world.run_until_quiet();
+    for request in [first, second] {
+        let done = told(&world, devices[0])
+            .any(|event| matches!(event, Event::WriteDone { request: of } if *of == request));
+        assert!(done, "{request}");
+    }
+}

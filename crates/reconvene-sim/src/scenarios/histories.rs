@@ -1,0 +1,193 @@
+//! Histories that cannot be followed: devices that never met, stores that lost their past.
+
+use reconvene_core::engine::Event;
+
+use super::{fill, linked_team, seconds, team, told, while_apart};
+use crate::world::{NodeId, World, document};
+
+fn rolled_back(world: &World, node: NodeId) -> bool {
+    told(world, node).any(|event| matches!(event, Event::RolledBack { .. }))
+}
+
+#[test]
+fn devices_that_met_through_the_server_link_directly_and_exchange_only_what_differs() {
+    let (mut world, server, devices, of) = linked_team(20, 2);
+    fill(&mut world, devices[0], of, 0..300);
+    world.share(devices[0], devices[1], &[of]);
+    world.run_until_quiet();
+    world.part(devices[0], server);
+    world.part(devices[1], server);
+    world.run_until_quiet();
+    for number in 0..4 {
+        world.edit(devices[0], of, document(number), 60);
+        world.edit(devices[1], of, document(number + 2), 60);
+    }
+    world.run_until_quiet();
+    world.connect(devices[0], devices[1]);
+    world.run_until_quiet();
+    world.check_converged(&devices, of);
+    let pass = world
+        .last_pass(devices[0], devices[1])
+        .expect("the pass completes");
+    assert_eq!((pass.changes_sent, pass.changes_received), (4, 4));
+    assert_eq!(pass.documents_compared, 6, "in one run: {pass:?}");
+    // From here on the two follow each other.
+    world.edit(devices[0], of, document(77), 60);
+    world.run_until_quiet();
+    world.check_converged(&devices, of);
+    world.heal(devices[0], server);
+    world.run_until_quiet();
+    world.check_converged(&[devices[0], devices[1], server], of);
+}
+
+#[test]
+fn two_devices_that_dial_each_other_end_up_with_a_link() {
+    let (mut world, _, devices, of) = team(21, 2);
+    world.share(devices[0], devices[1], &[of]);
+    world.run_until_quiet();
+    fill(&mut world, devices[0], of, 0..3);
+    fill(&mut world, devices[1], of, 3..6);
+    world.connect(devices[0], devices[1]);
+    world.connect(devices[1], devices[0]);
+    world.run_until_quiet();
+    world.advance(seconds(5));
+    world.run_until_quiet();
+    assert!(world.is_linked(devices[0], devices[1]));
+    world.check_converged(&devices, of);
+}
+
+#[test]
+fn a_wiped_device_with_its_journal_loses_nothing_and_gets_everything_back() {
+    let (mut world, server, devices, of) = linked_team(22, 2);
+    fill(&mut world, devices[0], of, 0..40);
+    world.part(devices[0], server);
+    world.run_until_quiet();
+    // Not held by anyone else yet: the journal alone has these, on top of what will be gone.
+    for number in 0..5 {
+        world.edit(devices[0], of, document(number), 60);
+        world.edit(devices[0], of, document(number), 60);
+    }
+    world.run_until_quiet();
+    world.crash(devices[0], 0);
+    world.wipe(devices[0]);
+    world.restart(devices[0]);
+    world.run_until_quiet();
+    assert_eq!(
+        world.held(devices[0], of).len(),
+        10,
+        "orphans until refetched"
+    );
+    world.heal(devices[0], server);
+    world.run_until_quiet();
+    world.check_converged(&[server, devices[0], devices[1]], of);
+    assert_eq!(world.held(devices[0], of).len(), 50);
+}
+
+#[test]
+fn a_wiped_device_without_anything_unsent_gets_its_own_changes_back() {
+    let (mut world, server, devices, of) = linked_team(23, 1);
+    fill(&mut world, devices[0], of, 0..40);
+    world.crash(devices[0], 0);
+    world.wipe(devices[0]);
+    world.restart(devices[0]);
+    world.run_until_quiet();
+    world.check_converged(&[server, devices[0]], of);
+    assert_eq!(world.held(devices[0], of).len(), 40);
+}
+
+#[test]
+fn a_wiped_server_is_filled_again_by_its_devices() {
+    let (mut world, server, devices, of) = linked_team(24, 2);
+    fill(&mut world, devices[0], of, 0..20);
+    fill(&mut world, devices[1], of, 20..40);
+    world.crash(server, 0);
+    world.wipe(server);
+    world.restart(server);
+    world.run_until_quiet();
+    world.check_converged(&[server, devices[0], devices[1]], of);
+    assert_eq!(world.held(server, of).len(), 40);
+}
+
+/// Takes a copy of `victim`'s store, lets the team go on, and puts the copy back.
+fn check_rollback(seed: u64, victim: usize, edits_after: u64) {
+    let (mut world, server, devices, of) = linked_team(seed, 2);
+    let all = [server, devices[0], devices[1]];
+    fill(&mut world, devices[0], of, 0..10);
+    fill(&mut world, devices[1], of, 10..20);
+    let copy = world.copy_durable(all[victim]);
+    fill(&mut world, devices[0], of, 5..25);
+    fill(&mut world, devices[1], of, 25..35);
+    world.crash(all[victim], 0);
+    world.restore_all(all[victim], &copy);
+    for node in all {
+        for other in all {
+            if node != other {
+                world.part(node, other);
+            }
+        }
+    }
+    world.restart(all[victim]);
+    // Its feed may even grow past what others remember of it before they meet again.
+    for number in 0..edits_after {
+        world.edit(all[victim], of, document(100 + number), 60);
+    }
+    world.run_until_quiet();
+    for node in all {
+        for other in all {
+            world.heal(node, other);
+        }
+    }
+    world.run_until_quiet();
+    world.advance(seconds(70));
+    world.run_until_quiet();
+    assert!(rolled_back(&world, all[victim]), "it is found out");
+    world.check_converged(&all, of);
+}
+
+#[test]
+fn a_rolled_back_server_is_found_out_and_converges() {
+    check_rollback(25, 0, 0);
+}
+
+#[test]
+fn a_rolled_back_server_is_found_out_after_its_feed_grew_past_every_cursor() {
+    check_rollback(26, 0, 90);
+}
+
+#[test]
+fn a_rolled_back_device_is_found_out_and_converges() {
+    check_rollback(27, 1, 0);
+}
+
+#[test]
+fn a_rolled_back_device_is_found_out_after_its_feed_grew_past_every_cursor() {
+    check_rollback(28, 1, 90);
+}
+
+#[test]
+fn a_rolled_back_device_whose_feed_is_as_long_as_remembered_is_found_out() {
+    check_rollback(29, 1, 20);
+}
+
+#[test]
+fn a_new_epoch_reconciles_instead_of_sending_everything_again() {
+    let (mut world, server, devices, of) = linked_team(30, 1);
+    fill(&mut world, devices[0], of, 0..200);
+    let copy = world.copy_durable(server);
+    world.edit(devices[0], of, document(7), 60);
+    world.run_until_quiet();
+    world.crash(server, 0);
+    world.restore(server, &copy);
+    world.restart(server);
+    world.run_until_quiet();
+    world.check_converged(&[server, devices[0]], of);
+    let pass = world
+        .last_pass(devices[0], server)
+        .expect("the pass completes");
+    assert_eq!((pass.changes_sent, pass.changes_received), (1, 0));
+    while_apart(&mut world, devices[0], server, |_| {});
+    let pass = world
+        .last_pass(devices[0], server)
+        .expect("the pass completes");
+    assert_eq!((pass.round_trips, pass.changes_sent), (1, 0));
+}
