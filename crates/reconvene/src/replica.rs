@@ -784,7 +784,8 @@ async fn wait_for_replay(notices: &mut broadcast::Receiver<Notice>) -> Result<u6
                 Event::StoreFailed { error } => return Err(Error::Store(error.clone())),
                 _ => {}
             },
-            Ok(Notice::PassComplete { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Ok(Notice::PassComplete { .. } | Notice::LinkEnded { .. })
+            | Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return Err(Error::Closed),
         }
     }
