@@ -90,6 +90,8 @@ async fn measure() -> anyhow::Result<bool> {
         let documents = report.documents_sent + report.documents_received;
         let seconds = report.elapsed_ms as f64 / 1000.0;
         verdicts.note(name, documents as f64 / seconds, "documents/s");
+        let each = frames(&report) / documents as f64;
+        verdicts.note(&format!("{name}: frames for each"), each, "bytes");
     }
     for (device, name) in [(&a, "A"), (&b, "B")] {
         let report = sync(device).await?;

@@ -74,8 +74,14 @@ pub(crate) enum Notice {
     Engine(Arc<Event>),
     /// A pass ended; the bytes are those of its link so far.
     PassComplete {
+        link: LinkId,
         peer: PeerId,
         stats: LinkStats,
+        wire: reconvene_libp2p::LinkStats,
+    },
+    /// A link is gone, and this is all it carried.
+    LinkEnded {
+        link: LinkId,
         wire: reconvene_libp2p::LinkStats,
     },
 }
@@ -538,9 +544,10 @@ impl Driver {
             NetworkEvent::FrameArrived { link, frame } => {
                 self.input(Input::FrameArrived { link, frame });
             }
-            NetworkEvent::LinkDown { link, why, .. } => {
+            NetworkEvent::LinkDown { link, why, stats } => {
                 tracing::debug!(%link, %why, "link down");
                 self.links.remove(&link);
+                self.notify(Notice::LinkEnded { link, wire: stats });
                 self.input(Input::LinkDown {
                     link,
                     why: why.to_string(),
@@ -595,6 +602,7 @@ impl Driver {
             Event::PassComplete { link, peer, stats } => {
                 let wire = self.wire_stats(*link);
                 self.notify(Notice::PassComplete {
+                    link: *link,
                     peer: *peer,
                     stats: *stats,
                     wire,

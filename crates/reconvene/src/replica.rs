@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use reconvene_core::engine::{Config, Edit, EditedDocument, Engine, Event, Write};
@@ -31,6 +32,9 @@ use crate::{Error, Meetings, Projects, Role};
 
 /// Number for breaking changes of derived state; another one rebuilds the index.
 pub(crate) const STATE_VERSION: u32 = 1;
+/// How long opening waits for the rows of what came from the journal while none is written. Past it
+/// the replica opens with lists that say they are behind.
+const REPLAY_INDEX_WAIT: Duration = Duration::from_secs(10);
 /// Events a slow listener may lag behind before it is told that it missed some.
 const EVENTS_MAX: usize = 1024;
 
@@ -330,7 +334,7 @@ impl Replica {
         if restored && !is_new {
             tracing::warn!("the store had lost workspaces; they were entered from the profile");
         }
-        wait_for_replay(&mut replayed).await?;
+        let replayed = wait_for_replay(&mut replayed).await?;
         profile_file.save_if_changed(&profile)?;
         let documents = Arc::new(Documents::new(reader.clone()));
         let (events, _) = broadcast::channel(EVENTS_MAX);
@@ -356,9 +360,19 @@ impl Replica {
             index_task: Mutex::new(Some(index_task)),
             keeps_links: AtomicBool::new(false),
         };
-        Ok(Self {
+        let replica = Self {
             shared: Arc::new(shared),
-        })
+        };
+        if replayed > 0 {
+            // What was acknowledged before the end must be in the first list, too.
+            match replica.wait_for_index(REPLAY_INDEX_WAIT).await {
+                Err(Error::Timeout { .. }) => {
+                    tracing::warn!("lists are still behind what came from the journal");
+                }
+                waited => waited?,
+            }
+        }
+        Ok(replica)
     }
 
     /// What this device is.
@@ -761,22 +775,24 @@ async fn restore_rows(
     Ok(true)
 }
 
-async fn wait_for_replay(notices: &mut broadcast::Receiver<Notice>) -> Result<(), Error> {
+/// Waits until the journal is in the store, and yields how many changes came from it.
+async fn wait_for_replay(notices: &mut broadcast::Receiver<Notice>) -> Result<u64, Error> {
     loop {
         match notices.recv().await {
             Ok(Notice::Engine(event)) => match &*event {
-                Event::ReplayDone { changes: 0 } => return Ok(()),
+                Event::ReplayDone { changes: 0 } => return Ok(0),
                 Event::ReplayDone { changes } => {
                     tracing::warn!(
                         changes,
                         "changes that the store had lost came from the journal"
                     );
-                    return Ok(());
+                    return Ok(*changes);
                 }
                 Event::StoreFailed { error } => return Err(Error::Store(error.clone())),
                 _ => {}
             },
-            Ok(Notice::PassComplete { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Ok(Notice::PassComplete { .. } | Notice::LinkEnded { .. })
+            | Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return Err(Error::Closed),
         }
     }

@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use reconvene_core::engine::{Event, LinkStats};
-use reconvene_core::ids::{FeedSeq, PeerId};
+use reconvene_core::ids::{FeedSeq, LinkId, PeerId};
 use reconvene_core::keys::Key;
 use reconvene_core::records::FeedHeadRow;
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::StoreRead as _;
 use serde::Serialize;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
 
@@ -107,12 +108,21 @@ impl Replica {
         };
         for server in servers {
             let peer = server.peer;
-            let passed = self.pass(server, &options).await;
-            if !self.shared.keeps_links.load(Ordering::SeqCst) {
+            let mut notices = self.shared.driver.notices();
+            let passed = self.pass(server, &options, &mut notices).await;
+            let ends = !self.shared.keeps_links.load(Ordering::SeqCst);
+            if ends {
                 // The link is not needed any more, however the pass ended.
                 self.shared.driver.send(Command::Disconnect(peer)).await?;
             }
-            let (stats, wire) = passed?;
+            let Passed { link, stats, wire } = passed?;
+            // Our last frames may still be on their way to the socket: the whole is known at the end.
+            let whole = if ends {
+                link_ended(&mut notices, link).await
+            } else {
+                None
+            };
+            let wire = whole.unwrap_or(wire);
             report.documents_compared += stats.documents_compared;
             report.documents_sent += stats.documents_sent;
             report.documents_received += stats.documents_received;
@@ -136,9 +146,9 @@ impl Replica {
         &self,
         server: ProfileServer,
         options: &SyncOptions,
-    ) -> Result<(LinkStats, reconvene_libp2p::LinkStats), Error> {
+        notices: &mut Receiver<Notice>,
+    ) -> Result<Passed, Error> {
         let peer = server.peer;
-        let mut notices = self.shared.driver.notices();
         // A link from before would have ended its pass already.
         self.shared.driver.send(Command::Disconnect(peer)).await?;
         self.shared
@@ -155,13 +165,14 @@ impl Replica {
             };
             match notice {
                 Notice::PassComplete {
+                    link,
                     peer: done,
                     stats,
                     wire,
                 } if done == peer => {
-                    return Ok((stats, wire));
+                    return Ok(Passed { link, stats, wire });
                 }
-                Notice::PassComplete { .. } => {}
+                Notice::PassComplete { .. } | Notice::LinkEnded { .. } => {}
                 Notice::Engine(event) => {
                     if let Some(outcome) = self.judge(&event, peer, options, &mut why) {
                         return Err(outcome);
@@ -290,6 +301,30 @@ impl Replica {
         }
         Ok(())
     }
+}
+
+/// A pass that is complete, and what its link had carried then.
+struct Passed {
+    link: LinkId,
+    stats: LinkStats,
+    wire: reconvene_libp2p::LinkStats,
+}
+
+/// All that a closing link carried; `None` if its end is not seen in time.
+async fn link_ended(
+    notices: &mut Receiver<Notice>,
+    wanted: LinkId,
+) -> Option<reconvene_libp2p::LinkStats> {
+    let ended = timeout(reconvene_libp2p::CLOSE_DEADLINE, async {
+        loop {
+            match notices.recv().await {
+                Ok(Notice::LinkEnded { link, wire }) if link == wanted => return Some(wire),
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    });
+    ended.await.ok().flatten()
 }
 
 fn stalled(patience: Duration, why: String) -> Error {

@@ -213,8 +213,10 @@ pub(super) fn merged(meeting: &Value, segments: &[Value], conflicts: &[Value]) -
         }
     };
     line("title", text(&meeting["title"]));
-    let reached = meeting["reached"].as_object().into_iter().flatten();
-    let reached: Vec<_> = reached.map(|(state, _)| state.as_str()).collect();
+    let reached = STATES
+        .into_iter()
+        .filter(|state| !meeting["reached"][state].is_null());
+    let reached: Vec<_> = reached.collect();
     let state = text(&meeting["state"]);
     line(
         "state",
@@ -263,4 +265,6 @@ fn bytes(count: u64) -> String {
     }
 }
 
+/// In the order in which they are reached.
+const STATES: [&str; 5] = ["created", "recording", "stopping", "stopped", "completed"];
 const INFALLIBLE: &str = "a string takes every write";

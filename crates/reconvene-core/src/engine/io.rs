@@ -434,7 +434,8 @@ pub enum Event {
         /// The peer that remembers.
         peer: PeerId,
     },
-    /// The other side refused the link, for good until something changes.
+    /// The other side refused the link, for good until something changes; or a peer that was dialed
+    /// speaks no protocol version that is spoken here.
     RefusedByPeer {
         /// The peer.
         peer: PeerId,

@@ -687,12 +687,22 @@ impl Engine {
     }
 
     fn on_hello(&mut self, link: LinkId, hello: Hello) {
-        if !speaks(hello.protocol_min, hello.protocol_max) {
-            return self.refuse(link, RefusalCode::IncompatibleProtocol);
-        }
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
+        if !speaks(hello.protocol_min, hello.protocol_max) {
+            let (peer, dialed) = (state.peer, state.dialed);
+            let code = RefusalCode::IncompatibleProtocol;
+            if dialed {
+                // Whoever dialed is told, also where its own greeting is refused too late to be heard.
+                self.emit(Event::RefusedByPeer {
+                    peer,
+                    code,
+                    message: code.to_string(),
+                });
+            }
+            return self.refuse(link, code);
+        }
         for workspace in hello.workspaces {
             state.greeted.insert(workspace.workspace, workspace);
         }
