@@ -1,1 +1,20 @@
-//! t.
+//! End to end: separate `reconvene` processes, real sockets on loopback, real stores in temporary
+//! directories. One binary; every wait has a deadline, nothing sleeps.
+
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod harness;
+mod qmsum;
+
+mod merging;
+
+mod cost;
+mod kills;
+
+mod beside;
+mod serving;
+
+mod refusals;
+mod versions;
+
+mod facts;

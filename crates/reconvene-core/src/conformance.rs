@@ -62,6 +62,7 @@ pub fn check_store<F: StoreFactory>(mut make_factory: impl FnMut() -> F) {
         ("a value too large", batches::value_too_large_writes_nothing),
         ("batches in order", batches::batches_apply_in_order),
         ("a failed predecessor", batches::failed_predecessor),
+        ("groups", batches::groups_apply_in_order),
         ("readers before the barrier", batches::readers_see_applied),
         ("scans in both directions", scans::both_directions),
         ("scan bounds", scans::bounds_and_more),
@@ -74,6 +75,7 @@ pub fn check_store<F: StoreFactory>(mut make_factory: impl FnMut() -> F) {
         ("a crash in an overwrite", durability::crash_in_overwrite),
         ("the journal", durability::journal),
         ("journal releases", durability::journal_releases),
+        ("journal epochs", durability::journal_epochs),
     ];
     for (name, check) in checks {
         check(&mut Trial::new(name, make_factory()));

@@ -35,7 +35,7 @@ pub use io::{
 
 pub use follow::stored_frames;
 
-use ingest::{Job, PendingBatch, Slots};
+use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
 
 /// What an engine is, fixed for its life.
@@ -134,8 +134,11 @@ pub struct Engine {
     workspaces: BTreeMap<WorkspaceId, WorkspaceState>,
     jobs: VecDeque<Job>,
     pending: VecDeque<PendingBatch>,
+    replays: BTreeMap<WorkspaceId, Replay>,
     /// Invitations whose redemption is on its way to the store or got there in this run.
     redeeming: BTreeMap<[u8; 32], PeerId>,
+    /// Journal frames not yet in the store, and the changes restored so far.
+    replaying: (usize, u64),
     reads: BTreeMap<ReadId, Reading>,
     next_read: ReadId,
     next_batch: BatchId,
@@ -166,7 +169,9 @@ impl Engine {
             workspaces: BTreeMap::new(),
             jobs: VecDeque::new(),
             pending: VecDeque::new(),
+            replays: BTreeMap::new(),
             redeeming: BTreeMap::new(),
+            replaying: (0, 0),
             reads: BTreeMap::new(),
             next_read: ReadId(1),
             next_batch: BatchId(1),
@@ -212,6 +217,7 @@ impl Engine {
             Input::Connect { peer, addresses } => self.on_connect(peer, addresses),
             Input::Disconnect { peer } => self.on_disconnect(peer),
             Input::Join(request) => self.on_join_request(request),
+            Input::Close => self.on_close(),
             Input::Wake => self.on_wake(),
         }
         self.advance_jobs();
@@ -253,6 +259,25 @@ impl Engine {
             durable: state.released,
             documents: state.documents,
             peers: peers.collect(),
+        })
+    }
+
+    /// What each peer holds, of one workspace in use or of all of them: newer than the rows in the
+    /// store, which are written with the next batch or when a link ends.
+    pub fn peers(
+        &self,
+        workspace: Option<WorkspaceId>,
+    ) -> impl Iterator<Item = (WorkspaceId, impl Iterator<Item = (PeerId, &PeerRow)>)> {
+        let wanted = self
+            .workspaces
+            .iter()
+            .filter(move |(id, _)| workspace.is_none_or(|wanted| wanted == **id));
+        wanted.filter_map(|(id, state)| match state {
+            WorkspaceState::Ready(state) => Some((
+                *id,
+                state.peers.iter().map(|(peer, known)| (*peer, &known.row)),
+            )),
+            WorkspaceState::Loading => None,
         })
     }
 

@@ -93,3 +93,6 @@ pub fn heads_digest<'a>(heads: impl IntoIterator<Item = &'a ChangeHash>) -> Dige
     }
     Digest::finish(hasher)
 }
+
+#[cfg(test)]
+mod tests;

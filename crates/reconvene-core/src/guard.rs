@@ -26,6 +26,7 @@ use crate::ids::ChangeHash;
 use crate::limits::{
     ACTOR_BYTES_MAX, CHANGE_BYTES_MAX, CHANGE_INFLATE_RATIO_FLOOR, CHANGE_INFLATE_RATIO_MAX,
     CHANGE_INFLATED_BYTES_MAX, CHANGE_MESSAGE_BYTES_MAX, DEPENDENCIES_MAX, OTHER_ACTORS_MAX,
+    TIME_MAX,
 };
 
 /// First bytes of every Automerge chunk.
@@ -36,11 +37,6 @@ const CHUNK_CHANGE: u8 = 1;
 const CHUNK_COMPRESSED_CHANGE: u8 = 2;
 /// The bit of a column's id that says its data is deflated; a change never has it.
 const COLUMN_DEFLATED: u32 = 0b1000;
-
-/// Largest time of a change, either side of zero: what a double holds exactly, and far beyond any
-/// honest clock in milliseconds. Automerge keeps differences of times; ones near the ends of 64 bits
-/// overflow there, which panics where arithmetic is checked.
-const TIME_MAX: i64 = (1 << 53) - 1;
 
 const _: () = assert!(CHANGE_INFLATE_RATIO_FLOOR <= CHANGE_INFLATED_BYTES_MAX);
 

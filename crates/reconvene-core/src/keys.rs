@@ -74,9 +74,9 @@ impl Key {
         Self::new(KeyKind::Invite, &[secret_hash])
     }
 
-    /// A member of a workspace, by the SHA-256 of the name as it was given.
-    pub fn member(workspace: &WorkspaceId, name_hash: &[u8; 32]) -> Self {
-        Self::new(KeyKind::Member, &[workspace.as_bytes(), name_hash])
+    /// A member known to this server, by the SHA-256 of the name as it was given.
+    pub fn member(name_hash: &[u8; 32]) -> Self {
+        Self::new(KeyKind::Member, &[name_hash])
     }
 
     /// A workspace held here.
@@ -163,6 +163,14 @@ impl Key {
             .try_into()
             .ok()
             .map(WorkspaceId::from_bytes)
+    }
+
+    /// The peer at the end of a peer key.
+    pub fn peer_id(&self) -> Option<PeerId> {
+        if self.kind()? != KeyKind::Peer || self.0.len() != 49 {
+            return None;
+        }
+        self.0[17..49].try_into().ok().map(PeerId::from_bytes)
     }
 
     /// The kind of record this key names; `None` for a kind this version does not know.

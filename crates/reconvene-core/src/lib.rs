@@ -16,11 +16,15 @@ pub mod keys;
 pub mod records;
 pub mod refusal;
 pub mod storage;
+pub mod ticket;
 pub mod wire;
 
 pub mod conformance;
 pub mod engine;
 pub mod memory;
+
+#[cfg(test)]
+mod golden;
 
 /// The messages generated from `schema/`.
 ///

@@ -41,6 +41,12 @@ pub const ACTOR_BYTES_MAX: usize = 64;
 /// Longest message of a change. Beyond it the change is refused (`Malformed`).
 pub const CHANGE_MESSAGE_BYTES_MAX: usize = 4 * 1024;
 
+/// Largest time of a change, either side of zero: what a double holds exactly, and far beyond any
+/// honest clock in milliseconds. Automerge keeps differences of times; ones near the ends of 64 bits
+/// overflow there, which panics where arithmetic is checked. Beyond it the change is refused
+/// (`Damaged`).
+pub const TIME_MAX: i64 = (1 << 53) - 1;
+
 /// Most actors of one document. A change by one more is refused (`TooLarge`).
 pub const ACTORS_PER_DOCUMENT_MAX: usize = 4096;
 
@@ -109,6 +115,13 @@ pub const REFUSALS_MAX: usize = 256;
 
 /// Documents whose head row is kept in memory after their last change.
 pub const IDLE_DOCUMENTS_MAX: usize = 1024;
+
+/// Documents a peer may have asked for that are not answered yet. More is a fault.
+pub const WANTS_QUEUED_MAX: usize = 1024 * 1024;
+
+/// Sequence numbers beyond gaps that a want lists of one document. A document with more is asked for
+/// whole.
+pub const WANT_BEYOND_MAX: usize = 16 * 1024;
 
 /// Most changes of one document that are handled when answering a want. A document with more is
 /// refused (`TooLarge`).

@@ -13,7 +13,8 @@ use crate::ids::BatchId;
 use crate::keys::Key;
 use crate::limits::VALUE_BYTES_MAX;
 use crate::storage::{
-    Batch, Direction, JournalEntry, JournalReleases, Rows, Scan, StoreError, StoreRead, StoreWrite,
+    Batch, Direction, JournalEntry, JournalEpochs, JournalReleases, Rows, Scan, StoreError,
+    StoreRead, StoreWrite,
 };
 
 /// The writing side of a store in memory.
@@ -26,6 +27,7 @@ pub struct MemoryStore {
     /// Applied since the last barrier, oldest first.
     unbarriered: VecDeque<Writes>,
     journal: Vec<Journalled>,
+    journal_epochs: JournalEpochs,
     last_applied: Option<BatchId>,
     /// The failure after which writes are refused.
     failure: Option<String>,
@@ -119,6 +121,7 @@ impl MemoryStore {
             durable,
             unbarriered: VecDeque::new(),
             journal,
+            journal_epochs: JournalEpochs::default(),
             last_applied: None,
             failure: None,
             faults: Faults::default(),
@@ -214,10 +217,13 @@ impl StoreWrite for MemoryStore {
         let fault = self.faults.journal.remove(&self.calls.journal);
         self.calls.journal += 1;
         if fault.as_ref().is_none_or(|fault| fault.lands) {
-            self.journal.extend(entries.iter().map(|entry| Journalled {
-                entry: (*entry).clone(),
-                covered: false,
-            }));
+            for entry in entries {
+                self.journal_epochs.note(entry);
+                self.journal.push(Journalled {
+                    entry: (*entry).clone(),
+                    covered: false,
+                });
+            }
         }
         match fault {
             Some(fault) => self.fail(fault.error),
@@ -269,10 +275,8 @@ impl StoreWrite for MemoryStore {
     fn release_journal(&mut self, releases: &JournalReleases) -> Result<(), StoreError> {
         self.writable()?;
         self.journal.retain(|Journalled { entry, covered }| {
-            let released = releases
-                .get(&entry.workspace)
-                .is_some_and(|through| entry.through <= *through);
-            !(released && *covered)
+            let place = (entry.epoch, entry.through);
+            !(*covered && self.journal_epochs.frees(releases, &entry.workspace, place))
         });
         Ok(())
     }

@@ -680,3 +680,6 @@ impl Record for JournalFrame {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::ids::{BatchId, FeedSeq, WorkspaceId};
+use crate::ids::{BatchId, FeedSeq, StoreEpoch, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 
 /// When a batch's author is told that it is safe.
@@ -60,15 +60,67 @@ impl Batch {
 pub struct JournalEntry {
     /// Workspace of the changes.
     pub workspace: WorkspaceId,
+    /// History of the feed the changes were entered in.
+    pub epoch: StoreEpoch,
     /// The last feed entry the frame covers.
     pub through: FeedSeq,
     /// An encoded `reconvene.storage.v1.JournalFrame`.
     pub frame: Bytes,
 }
 
-/// Per workspace, the feed entry up to which another peer durably holds our changes: journal
-/// frames at or below it are no longer needed.
-pub type JournalReleases = BTreeMap<WorkspaceId, FeedSeq>;
+/// Per workspace, the place in its feed up to which another peer durably holds our changes.
+///
+/// Journal frames of that epoch at or below it are no longer needed. Neither are the frames of
+/// other epochs, whatever their numbers: an epoch is released only up to places that cover what
+/// those hold (after the store was lost and the frames replayed, their changes stand in the feed
+/// under new numbers). A release that is overtaken by a new epoch must not free that epoch's
+/// frames, so frames of other epochs go only while the workspace's last frame appended since the
+/// store was opened, if any, is of the epoch released.
+pub type JournalReleases = BTreeMap<WorkspaceId, (StoreEpoch, FeedSeq)>;
+
+/// Adds a later release: within an epoch the greater place counts, of two epochs the later one.
+pub fn merge_release(
+    releases: &mut JournalReleases,
+    workspace: WorkspaceId,
+    (epoch, through): (StoreEpoch, FeedSeq),
+) {
+    let merged = releases.entry(workspace).or_insert((epoch, through));
+    *merged = match *merged {
+        (known, before) if known == epoch => (epoch, before.max(through)),
+        _ => (epoch, through),
+    };
+}
+
+/// The epochs of a journal, as far as releases depend on them.
+#[derive(Clone, Debug, Default)]
+pub struct JournalEpochs {
+    /// Per workspace, the epoch of the last frame appended since the store was opened.
+    appended: BTreeMap<WorkspaceId, StoreEpoch>,
+}
+
+impl JournalEpochs {
+    /// Notes a frame that was appended.
+    pub fn note(&mut self, entry: &JournalEntry) {
+        self.appended.insert(entry.workspace, entry.epoch);
+    }
+
+    /// Whether a release frees a frame of this workspace, epoch and last feed entry.
+    pub fn frees(
+        &self,
+        releases: &JournalReleases,
+        workspace: &WorkspaceId,
+        (epoch, through): (StoreEpoch, FeedSeq),
+    ) -> bool {
+        let Some((released, place)) = releases.get(workspace) else {
+            return false;
+        };
+        if epoch == *released {
+            return through <= *place;
+        }
+        let appended = self.appended.get(workspace);
+        appended.is_none_or(|appended| appended == released)
+    }
+}
 
 /// A failed storage operation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -172,7 +224,8 @@ pub trait StoreRead: Send + Sync + 'static {
 /// Writing side of a store; exactly one exists.
 ///
 /// The caller's order for each group of batches: [`journal`](Self::journal) every entry of the
-/// group, [`apply`](Self::apply) each batch, then one [`barrier`](Self::barrier).
+/// group, [`apply_group`](Self::apply_group) its batches (or [`apply`](Self::apply) each), then one
+/// [`barrier`](Self::barrier).
 pub trait StoreWrite: Send + 'static {
     /// The readers of this store.
     type Reader: StoreRead + Clone;
@@ -194,6 +247,14 @@ pub trait StoreWrite: Send + 'static {
     /// journalled; a batch whose `after` is not the last one applied fails with
     /// [`StoreError::PredecessorFailed`].
     fn apply(&mut self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// Applies batches in their order, in one write if the store can; returns the outcome of each.
+    ///
+    /// The outcomes are those of [`apply`](Self::apply) one after the other, except that a failure
+    /// of the shared write fails every batch that was in it: nothing of any of them is visible.
+    fn apply_group(&mut self, batches: &[&Batch]) -> Vec<Result<(), StoreError>> {
+        batches.iter().map(|batch| self.apply(batch)).collect()
+    }
 
     /// Makes every applied batch survive a power cut.
     ///

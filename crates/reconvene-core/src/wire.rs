@@ -723,3 +723,6 @@ impl Assembler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,154 @@
-//! server.
+//! The always-on peer: a replica that listens, for many devices and workspaces.
+//!
+//! It is the same engine and store as on a device; what makes a server is that it listens, issues
+//! tickets, and stays. This crate runs that from start to orderly end. It admits nobody by itself:
+//! the engine lets in only enrolled devices.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use reconvene::{PeerId, Replica, ReplicaEvent};
+use serde::Serialize;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::timeout;
+
+/// How long closing may take. Beyond it the process ends as if killed, which loses nothing that was
+/// acknowledged.
+pub const CLOSE_DEADLINE: Duration = Duration::from_secs(15);
+
+/// How to serve.
+#[derive(Clone, Debug, Default)]
+pub struct ServeOptions {
+    /// Multiaddresses to listen on; none: those it last listened on, and the first time a free port
+    /// of 127.0.0.1.
+    pub listen: Vec<String>,
+    /// Multiaddresses that tickets carry instead; none: as they were.
+    pub announce: Vec<String>,
+}
+
+/// Who serves, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerInfo {
+    /// The server's id.
+    pub peer_id: PeerId,
+    /// Where it listens, each address with the server's id at its end.
+    pub listening: Vec<String>,
+}
+
+/// Why serving ended other than by being told to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The replica failed.
+    #[error(transparent)]
+    Replica(#[from] reconvene::Error),
+    /// The replica did not close in time. What was acknowledged is durable all the same.
+    #[error("the store did not close within {} s", CLOSE_DEADLINE.as_secs())]
+    CloseTimedOut,
+}
+
+/// Serves until `shutdown` resolves or the replica is closed by another, then closes the replica.
+///
+/// A shared workspace is made if there is none. `on_ready` is called once, when devices can connect.
+/// Dropping this midway leaves the replica open and listening.
+///
+/// # Errors
+/// If the workspace cannot be made, an address cannot be listened on, or the replica does not close
+/// in order; the replica is closed then, too.
+pub async fn serve(
+    replica: &Replica,
+    options: ServeOptions,
+    shutdown: impl Future,
+    on_ready: impl FnOnce(&ServerInfo),
+) -> Result<(), Error> {
+    let served = run(replica, options, shutdown, on_ready).await;
+    let closed = match timeout(CLOSE_DEADLINE, replica.clone().close()).await {
+        Ok(closed) => closed.map_err(Error::from),
+        Err(_) => Err(Error::CloseTimedOut),
+    };
+    tracing::info!("stopped serving");
+    served.and(closed)
+}
+
+async fn run(
+    replica: &Replica,
+    options: ServeOptions,
+    shutdown: impl Future,
+    on_ready: impl FnOnce(&ServerInfo),
+) -> Result<(), Error> {
+    // From before the first link, so that it is logged.
+    let mut events = replica.events();
+    let workspace = replica.ensure_shared_workspace().await?;
+    if !options.announce.is_empty() {
+        replica.set_announce(&options.announce).await?;
+    }
+    let listening = replica.listen(&options.listen).await?;
+    let peer_id = replica.device().peer_id;
+    let info = ServerInfo { peer_id, listening };
+    tracing::info!(peer = %peer_id, workspace = %workspace.id, "serving");
+    on_ready(&info);
+    tokio::select! {
+        _ = pin!(shutdown) => {}
+        () = log(&mut events) => {}
+    }
+    Ok(())
+}
+
+/// Logs what an operator would notice, until the replica is closed. Ids only: names and contents are
+/// the members' own.
+async fn log(events: &mut Receiver<ReplicaEvent>) {
+    loop {
+        match events.recv().await {
+            Ok(event) => log_event(&event),
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "events were missed in this log");
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn log_event(event: &ReplicaEvent) {
+    match event {
+        ReplicaEvent::LinkUp { peer, workspaces } => {
+            tracing::info!(%peer, workspaces = workspaces.len(), "link up");
+        }
+        ReplicaEvent::LinkDown { peer, why, .. } => tracing::info!(%peer, why, "link down"),
+        ReplicaEvent::Refused { peer, code, .. } => tracing::warn!(%peer, ?code, "refused by peer"),
+        ReplicaEvent::DocumentsRefused {
+            workspace,
+            peer,
+            here,
+            documents,
+        } => {
+            let documents = documents.len();
+            tracing::warn!(%workspace, %peer, here, documents, "documents refused");
+        }
+        ReplicaEvent::DeviceEnrolled {
+            peer, workspace, ..
+        } => {
+            tracing::info!(%peer, %workspace, "device enrolled");
+        }
+        ReplicaEvent::RolledBack { workspace, peer } => {
+            tracing::warn!(%workspace, %peer, "this store was rolled back; comparing anew");
+        }
+        ReplicaEvent::StoreFailed { message } => tracing::error!(message, "the store failed"),
+        ReplicaEvent::Verified {
+            workspace, peer, ..
+        } => {
+            tracing::debug!(%workspace, %peer, "verified");
+        }
+        ReplicaEvent::Changed {
+            workspace,
+            documents,
+        } => {
+            tracing::debug!(%workspace, documents = documents.len(), "changed");
+        }
+        other => tracing::debug!(event = ?std::mem::discriminant(other), "happened"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

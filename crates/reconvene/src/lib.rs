@@ -1,1 +1,77 @@
-//! node.
+//! The crate apps embed: a local-first, durable, always-writable copy of a member's workspaces that
+//! merges with every other copy.
+//!
+//! A [`Replica`] is opened on a directory and runs on the host's tokio runtime. Reads and edits are
+//! local; an edit resolves when it would survive the loss of everything but its journal. Where a
+//! server was joined, [`Replica::sync`] makes one pass with it and [`Replica::connect`] keeps in
+//! touch. [`Replica::close`] ends it all in order.
+//!
+//! ```
+//! # async fn example(dir: &std::path::Path) -> Result<(), reconvene::Error> {
+//! use reconvene::{ListOptions, NewMeeting, Replica};
+//!
+//! let replica = Replica::open(dir).await?;
+//! let added = replica.meetings().add(NewMeeting::titled("Weekly planning")).await?;
+//! replica
+//!     .meetings()
+//!     .edit(added.meeting.id, |meeting| meeting.append_note("Bring the figures.\n"))
+//!     .await?;
+//!
+//! let page = replica.meetings().list(ListOptions::default()).await?;
+//! assert_eq!(page.meetings[0].title, "Weekly planning");
+//! replica.close().await?;
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! #     let dir = tempfile::tempdir().unwrap();
+//! #     example(dir.path()).await.unwrap();
+//! # });
+//! ```
+
+mod error;
+mod replica;
+
+mod meetings;
+mod projects;
+mod sync;
+mod workspaces;
+
+mod status;
+
+mod documents;
+mod driver;
+mod indexer;
+
+mod clock;
+mod profile;
+
+pub use error::Error;
+pub use meetings::{
+    AddedMeeting, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, ListOptions, MeetingPage, MeetingView,
+    Meetings, NewMeeting, PageView,
+};
+pub use profile::Role;
+pub use projects::Projects;
+pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
+pub use status::{
+    DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus, PeerStatus,
+    Status, WorkspaceStatus,
+};
+pub use sync::{OnProgress, SyncOptions, SyncProgress, SyncReport};
+pub use workspaces::{Invitation, InviteOptions, JoinReport, TICKET_LIFE_MAX, WorkspaceInfo};
+
+pub use reconvene_core::ids::{ChangeHash, DocumentId, MemberId, PeerId, WorkspaceId};
+pub use reconvene_core::refusal::RefusalCode;
+pub use reconvene_core::ticket::Ticket;
+pub use reconvene_core::time::WallTime;
+pub use reconvene_model::import::ImportedMeeting;
+pub use reconvene_model::index::{MeetingRow, ProjectRow};
+pub use reconvene_model::meeting::MeetingEditor;
+pub use reconvene_model::qmsum;
+pub use reconvene_model::transcript::TranscriptEditor;
+pub use reconvene_model::{
+    Meeting, ModelError, ProjectId, Resolution, Segment, State, TranscriptPage,
+};
+
+#[cfg(test)]
+mod tests;

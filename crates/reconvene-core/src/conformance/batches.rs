@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::trial::{Row, Trial, head, value};
 use super::{Reopen, StoreFactory};
 use crate::ids::BatchId;
-use crate::keys::KeyRange;
+use crate::keys::{Key, KeyRange};
 use crate::limits::VALUE_BYTES_MAX;
 use crate::storage::StoreError;
 
@@ -157,6 +157,72 @@ pub(super) fn failed_predecessor<F: StoreFactory>(trial: &mut Trial<F>) {
     trial.expect_same(&trial.everything(), &rows, "after a reopen");
     refuse(trial, third, "a predecessor from before the reopen");
     trial.expect_same(&trial.everything(), &rows, "after the last refusal");
+}
+
+/// Batches applied together: each has the outcome it would have alone, and the last write counts.
+pub(super) fn groups_apply_in_order<F: StoreFactory>(trial: &mut Trial<F>) {
+    let [key, other, gone] = [head(1, 1), head(1, 2), head(1, 3)];
+    trial.apply(
+        &[(key.clone(), value(1, 9_000)), (gone.clone(), value(1, 20))],
+        &[],
+    );
+    let mut after = trial.batch(&[], &[]).after;
+    let mut next = |trial: &mut Trial<F>, puts: &[Row], deletes: &[Key]| {
+        let mut batch = trial.batch(puts, deletes);
+        batch.after = after.replace(batch.id);
+        batch
+    };
+    let long = next(
+        trial,
+        &[
+            (key.clone(), value(2, 30_000)),
+            (other.clone(), value(2, 9_000)),
+        ],
+        &[],
+    );
+    let deleting = next(
+        trial,
+        &[(gone.clone(), value(3, 5_000))],
+        std::slice::from_ref(&other),
+    );
+    let mut unlinked = trial.batch(&[(other.clone(), value(4, 10))], std::slice::from_ref(&key));
+    unlinked.after = Some(BatchId(99_999));
+    let short = next(
+        trial,
+        &[(key.clone(), value(5, 100)), (other.clone(), value(5, 0))],
+        std::slice::from_ref(&gone),
+    );
+    let bytes = VALUE_BYTES_MAX + 1;
+    let large = next(
+        trial,
+        &[(other.clone(), value(6, bytes))],
+        std::slice::from_ref(&key),
+    );
+    let behind = next(trial, &[(gone, value(7, 10))], &[]);
+    let group = [&long, &deleting, &unlinked, &short, &large, &behind];
+    let outcomes = trial.submit_group(&group);
+    let expected = [
+        Ok(()),
+        Ok(()),
+        Err(StoreError::PredecessorFailed),
+        Ok(()),
+        Err(StoreError::ValueTooLarge { bytes }),
+        Err(StoreError::PredecessorFailed),
+    ];
+    trial.ensure_eq(&outcomes[..], &expected[..], "the outcomes of a group");
+    let rows = [(key, value(5, 100)), (other, value(5, 0))];
+    trial.expect_same(&trial.everything(), &rows, "after a group");
+    let refused = trial.submit_group(&[&behind]);
+    trial.ensure_eq(
+        refused,
+        vec![Err(StoreError::PredecessorFailed)],
+        "a group of one",
+    );
+    let none = trial.submit_group(&[]);
+    trial.ensure_eq(none, Vec::new(), "the outcomes of no batches");
+    trial.barrier();
+    trial.reopen(Reopen::Crash);
+    trial.expect_same(&trial.everything(), &rows, "after a reopen");
 }
 
 pub(super) fn readers_see_applied<F: StoreFactory>(trial: &mut Trial<F>) {

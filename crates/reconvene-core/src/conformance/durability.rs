@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::trial::{Row, Trial, entry, head, value, workspace};
+use super::trial::{EPOCH, Row, Trial, entry, entry_of, head, value, workspace};
 use super::{Reopen, StoreFactory};
-use crate::ids::FeedSeq;
+use crate::ids::{FeedSeq, StoreEpoch};
 use crate::keys::Key;
 use crate::storage::{JournalEntry, JournalReleases};
 
@@ -147,16 +147,16 @@ pub(super) fn journal_releases<F: StoreFactory>(trial: &mut Trial<F>) {
         }
         trial.barrier();
         match seq {
-            8 => releases.insert(workspace(1), FeedSeq(5)),
-            12 => releases.insert(workspace(2), FeedSeq(12)),
-            20 => releases.insert(workspace(1), FeedSeq(19)),
+            8 => releases.insert(workspace(1), (EPOCH, FeedSeq(5))),
+            12 => releases.insert(workspace(2), (EPOCH, FeedSeq(12))),
+            20 => releases.insert(workspace(1), (EPOCH, FeedSeq(19))),
             _ => continue,
         };
         trial.release(&releases);
     }
     trial.release(&BTreeMap::new());
     // Of a workspace that has no entries.
-    trial.release(&BTreeMap::from([(workspace(3), FeedSeq(99))]));
+    trial.release(&BTreeMap::from([(workspace(3), (EPOCH, FeedSeq(99)))]));
     for how in [Reopen::Crash, Reopen::Clean] {
         let found = trial.reopen(how);
         expect_journal(trial, &found, &entries, |entry| !released(entry, &releases));
@@ -164,10 +164,40 @@ pub(super) fn journal_releases<F: StoreFactory>(trial: &mut Trial<F>) {
     trial.ensure_eq(trial.everything().len(), 60, "records beside the journal");
 }
 
+/// Frames of an epoch are freed by releases of that epoch, or of one that began after them.
+pub(super) fn journal_epochs<F: StoreFactory>(trial: &mut Trial<F>) {
+    let next = StoreEpoch::from_bytes([0xe1; 16]);
+    let release = |epoch, through| BTreeMap::from([(workspace(1), (epoch, FeedSeq(through)))]);
+    let mut entries = vec![entry(1, 4, 1), entry(1, 8, 1)];
+    trial.journal(&[&entries[0], &entries[1]]);
+    trial.barrier();
+    trial.reopen(Reopen::Crash);
+    for seq in 1..=3 {
+        let entry = entry_of(next, 1, seq, 1);
+        trial.journal(&[&entry]);
+        entries.push(entry);
+    }
+    trial.barrier();
+
+    // A release that the new epoch has overtaken says nothing about its frames.
+    trial.release(&release(EPOCH, 4));
+    trial.barrier();
+    trial.release(&BTreeMap::new());
+    let found = trial.reopen(Reopen::Crash);
+    expect_journal(trial, &found, &entries, |needed| *needed != entries[0]);
+
+    trial.barrier();
+    trial.release(&release(next, 2));
+    for how in [Reopen::Crash, Reopen::Clean] {
+        let found = trial.reopen(how);
+        expect_journal(trial, &found, &entries, |needed| *needed == entries[4]);
+    }
+}
+
 pub(super) fn released(entry: &JournalEntry, releases: &JournalReleases) -> bool {
     releases
         .get(&entry.workspace)
-        .is_some_and(|through| entry.through <= *through)
+        .is_some_and(|(epoch, through)| entry.epoch == *epoch && entry.through <= *through)
 }
 
 /// Checks a found journal: a selection of what was journalled, in order, each at most once, with

@@ -7,11 +7,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::durability::{expect_journal, expect_one_of, released};
-use super::trial::{Row, Trial, document, entry, head, value, workspace};
+use super::trial::{EPOCH, Row, Trial, document, entry, head, value, workspace};
 use super::{Reopen, StoreFactory};
 use crate::ids::{ChangeHash, FeedSeq};
 use crate::keys::{Key, KeyRange};
-use crate::storage::{Direction, JournalEntry, JournalReleases, Scan};
+use crate::storage::{Direction, JournalEntry, JournalReleases, Scan, merge_release};
 
 /// The seeds every store runs under; a seed that once failed is added here.
 pub(super) const SEEDS: &[u64] = &[1, 2, 3, 5, 8, 13];
@@ -132,8 +132,7 @@ impl Model {
     fn release<F: StoreFactory>(&mut self, trial: &mut Trial<F>) {
         for (number, covered) in self.covered_through.clone() {
             let through = FeedSeq(self.below(covered + 1));
-            let known = self.releases.entry(workspace(number)).or_default();
-            *known = through.max(*known);
+            merge_release(&mut self.releases, workspace(number), (EPOCH, through));
         }
         trial.release(&self.releases);
     }

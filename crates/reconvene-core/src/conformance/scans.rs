@@ -189,7 +189,6 @@ pub(super) fn kinds_do_not_mix<F: StoreFactory>(trial: &mut Trial<F>) {
                 Key::head(id, document),
                 Key::change(id, document, &hash),
                 Key::index(id, DocumentKind(byte), document),
-                Key::member(id, &[byte; 32]),
                 Key::feed(id, FeedSeq(u64::from(byte))),
             ];
             all.extend(keys.map(|key| (key, value(0, 8))));
@@ -203,6 +202,7 @@ pub(super) fn kinds_do_not_mix<F: StoreFactory>(trial: &mut Trial<F>) {
     }
     for byte in [0, 1, 0xff] {
         all.push((Key::meta(byte), value(0, 8)));
+        all.push((Key::member(&[byte; 32]), value(0, 8)));
         all.push((Key::invite(&[byte; 32]), value(0, 8)));
     }
     for (row, tag) in all.iter_mut().zip(1..) {

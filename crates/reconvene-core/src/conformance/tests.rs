@@ -37,9 +37,12 @@ enum Flaw {
     JournalForgetsAtBarrier,
     ReleasesOneTooMany,
     ReleasesEveryWorkspace,
+    ReleasesEveryEpoch,
+    GroupGoesOnPastAFailure,
+    GroupForgetsDeletes,
 }
 
-const FLAWS: [Flaw; 21] = [
+const FLAWS: [Flaw; 24] = [
     Flaw::KeepsDeleted,
     Flaw::ShortensOverwritten,
     Flaw::LosesEmptyValues,
@@ -61,6 +64,9 @@ const FLAWS: [Flaw; 21] = [
     Flaw::JournalForgetsAtBarrier,
     Flaw::ReleasesOneTooMany,
     Flaw::ReleasesEveryWorkspace,
+    Flaw::ReleasesEveryEpoch,
+    Flaw::GroupGoesOnPastAFailure,
+    Flaw::GroupForgetsDeletes,
 ];
 
 struct Flawed {
@@ -142,6 +148,18 @@ impl StoreWrite for Flawed {
         result
     }
 
+    fn apply_group(&mut self, batches: &[&Batch]) -> Vec<Result<(), StoreError>> {
+        let mut batches: Vec<Batch> = batches.iter().map(|batch| (*batch).clone()).collect();
+        for batch in &mut batches {
+            match self.flaw {
+                Some(Flaw::GroupGoesOnPastAFailure) => batch.after = None,
+                Some(Flaw::GroupForgetsDeletes) => batch.deletes.clear(),
+                _ => {}
+            }
+        }
+        batches.iter().map(|batch| self.apply(batch)).collect()
+    }
+
     fn barrier(&mut self) -> Result<(), StoreError> {
         if self.has(Flaw::JournalForgetsAtBarrier) {
             self.journal.clear();
@@ -154,16 +172,19 @@ impl StoreWrite for Flawed {
     }
 
     fn release_journal(&mut self, releases: &JournalReleases) -> Result<(), StoreError> {
-        let greatest = releases.values().max().copied().unwrap_or_default();
-        let (one_more, any) = (
+        let greatest = releases.values().map(|(_, through)| *through).max();
+        let greatest = greatest.unwrap_or_default();
+        let (one_more, any, mixes) = (
             self.has(Flaw::ReleasesOneTooMany),
             self.has(Flaw::ReleasesEveryWorkspace),
+            self.has(Flaw::ReleasesEveryEpoch),
         );
         self.journal.retain(|entry| {
             let through = match releases.get(&entry.workspace) {
                 _ if any => greatest,
-                Some(through) if one_more => through.next(),
-                Some(through) => *through,
+                Some((_, through)) if one_more => through.next(),
+                Some((epoch, _)) if *epoch != entry.epoch && !mixes => FeedSeq(0),
+                Some((_, through)) => *through,
                 None => FeedSeq(0),
             };
             entry.through > through

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{Reopen, Reopened, StoreFactory};
-use crate::ids::{BatchId, DocumentId, FeedSeq, WorkspaceId};
+use crate::ids::{BatchId, DocumentId, FeedSeq, StoreEpoch, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::schema::storage::{JournalDocument, JournalFrame};
 use crate::storage::{
@@ -102,6 +102,18 @@ impl<F: StoreFactory> Trial<F> {
         let result = self.submit(&batch);
         self.ok(result, "applying a batch");
         batch.id
+    }
+
+    /// Applies batches together; the suite's chain follows those that applied.
+    pub(super) fn submit_group(&mut self, batches: &[&Batch]) -> Vec<Result<(), StoreError>> {
+        let outcomes = self.store().apply_group(batches);
+        self.ensure_eq(outcomes.len(), batches.len(), "outcomes of a group");
+        for (batch, outcome) in batches.iter().zip(&outcomes) {
+            if outcome.is_ok() {
+                self.last_applied = Some(batch.id);
+            }
+        }
+        outcomes
     }
 
     #[track_caller]
@@ -245,13 +257,26 @@ pub(super) fn value(tag: u64, bytes: usize) -> Bytes {
     Bytes::from(out)
 }
 
+/// The epoch of [`entry`]'s feed.
+pub(super) const EPOCH: StoreEpoch = StoreEpoch::from_bytes([0xe0; 16]);
+
 /// A journal entry of `documents` feed entries, the last of them `through`.
 pub(super) fn entry(workspace_number: u128, through: u64, documents: u64) -> JournalEntry {
+    entry_of(EPOCH, workspace_number, through, documents)
+}
+
+/// Likewise, of another epoch's feed.
+pub(super) fn entry_of(
+    epoch: StoreEpoch,
+    workspace_number: u128,
+    through: u64,
+    documents: u64,
+) -> JournalEntry {
     let id = workspace(workspace_number);
     let first = through + 1 - documents;
     let frame = JournalFrame {
         workspace: Bytes::copy_from_slice(id.as_bytes()),
-        epoch: Bytes::from_static(&[0xe0; 16]),
+        epoch: Bytes::copy_from_slice(epoch.as_bytes()),
         seq: first,
         documents: (first..=through)
             .map(|seq| JournalDocument {
@@ -263,6 +288,7 @@ pub(super) fn entry(workspace_number: u128, through: u64, documents: u64) -> Jou
     };
     JournalEntry {
         workspace: id,
+        epoch,
         through: FeedSeq(through),
         frame: Bytes::from(frame.encode_to_vec()),
     }

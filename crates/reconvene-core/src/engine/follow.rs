@@ -334,7 +334,7 @@ impl Engine {
             if !workspaces.contains(&entry.workspace) {
                 workspaces.push(entry.workspace);
             }
-            if entry.origin.is_some() {
+            if entry.origin.is_some_and(|origin| origin != self.config.me) {
                 self.emit(Event::DocumentChanged {
                     workspace: entry.workspace,
                     document: entry.document,

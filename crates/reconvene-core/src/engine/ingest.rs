@@ -218,6 +218,16 @@ pub(super) struct PendingBatch {
     pinned: Vec<(WorkspaceId, DocumentId)>,
 }
 
+/// Where the changes of journal frames of earlier epochs are.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    /// A frame could not be read. Nothing is released until the journal is opened again, by a
+    /// version that can.
+    is_unreadable: bool,
+    /// Up to here in the feed, at the latest.
+    pub(super) through: FeedSeq,
+}
+
 #[derive(Debug)]
 struct Redeemed {
     link: LinkId,
@@ -262,10 +272,25 @@ impl Engine {
     }
 
     pub(super) fn on_replay(&mut self, entries: Vec<JournalEntry>) {
+        self.replaying.0 += entries.len();
+        if entries.is_empty() {
+            self.emit(Event::ReplayDone { changes: 0 });
+        }
         for entry in entries {
             if let Some(work) = self.read_journal(&entry) {
                 self.enqueue(work);
             }
+        }
+    }
+
+    /// One more frame of the journal is in the store.
+    fn note_replayed(&mut self, changes: u64) {
+        let (left, restored) = &mut self.replaying;
+        *left = left.saturating_sub(1);
+        *restored += changes;
+        if *left == 0 {
+            let changes = std::mem::take(restored);
+            self.emit(Event::ReplayDone { changes });
         }
     }
 
@@ -280,6 +305,9 @@ impl Engine {
                     what: "it does not decode; it is left in the journal".to_owned(),
                 },
             });
+            let replay = self.replays.entry(entry.workspace).or_default();
+            replay.is_unreadable = true;
+            self.note_replayed(0);
             return None;
         };
         let through = FeedSeq(frame.seq.0 + frame.documents.len() as u64 - 1);
@@ -496,7 +524,8 @@ impl Engine {
             if let Some((workspace, epoch, through)) = job.journaled_through()
                 && self.feed_covers(workspace, epoch, through)
             {
-                self.emit(Event::ReplayDone { changes: 0 });
+                self.note_replayed(0);
+                self.release_journal(workspace);
                 continue;
             }
             self.pin(&mut job);
@@ -725,6 +754,9 @@ impl Engine {
             .into_iter()
             .map(|document| (workspace, document))
             .collect();
+        // What the journal brought back has no index row: its entries name this device as their
+        // origin, so that whoever follows the feed for the index sees them.
+        let origin = replayed.map(|_| self.config.me);
         let Some(state) = self.ready(&workspace) else {
             panic!("a prepared job's workspace is loaded");
         };
@@ -738,13 +770,15 @@ impl Engine {
                 .map(|(_, document)| *document)
                 .collect();
             self.unpin(&workspace, &documents);
-            return self.emit(Event::ReplayDone { changes });
+            let through = first.seq;
+            self.note_replayed(changes);
+            return self.on_replayed(workspace, through);
         }
         enter(
             state,
             workspace,
             placed,
-            None,
+            origin,
             &mut puts,
             &mut pending.entries,
         );
@@ -765,6 +799,7 @@ impl Engine {
             };
             JournalEntry {
                 workspace,
+                epoch: first.epoch,
                 through: state.point.seq,
                 frame: frame.encode(),
             }
@@ -977,6 +1012,7 @@ impl Engine {
         let mut acks = Vec::new();
         let mut events = Vec::new();
         let mut redeemed = Vec::new();
+        let mut replayed = Vec::new();
         for batch in &mut self.pending {
             if batch.released {
                 continue;
@@ -992,7 +1028,10 @@ impl Engine {
                 events.push(Event::WriteDone { request });
             }
             if let Some(changes) = batch.replayed.take() {
-                events.push(Event::ReplayDone { changes });
+                replayed.push((
+                    changes,
+                    batch.pinned.first().map(|(workspace, _)| *workspace),
+                ));
             }
             redeemed.extend(batch.redeemed.take());
         }
@@ -1001,6 +1040,15 @@ impl Engine {
         }
         self.push_entries(entries);
         self.acknowledge(acks);
+        for (changes, workspace) in replayed {
+            self.note_replayed(changes);
+            if let Some(workspace) = workspace
+                && let Some(state) = self.ready(&workspace)
+            {
+                let through = state.released.seq;
+                self.on_replayed(workspace, through);
+            }
+        }
         for redeemed in redeemed {
             // It stays among those being redeemed: an invitation read before may still be on its
             // way to us as unused.
@@ -1138,11 +1186,26 @@ impl Engine {
         queued || written || !self.owed.is_empty()
     }
 
+    /// A journal frame's changes are in the feed, at `through` at the latest.
+    fn on_replayed(&mut self, workspace: WorkspaceId, through: FeedSeq) {
+        let replay = self.replays.entry(workspace).or_default();
+        replay.through = replay.through.max(through);
+        self.release_journal(workspace);
+    }
+
     /// Tells the journal what other peers hold by now.
+    ///
+    /// A release also frees the frames of earlier epochs, so it waits until what those hold is in
+    /// the feed and held by the peer.
     pub(super) fn release_journal(&mut self, workspace: WorkspaceId) {
         if self.owes_replay() {
             return;
         }
+        let earlier = match self.replays.get(&workspace) {
+            Some(replay) if replay.is_unreadable => return,
+            Some(replay) => replay.through.0,
+            None => 0,
+        };
         let Some(state) = self.ready(&workspace) else {
             return;
         };
@@ -1155,9 +1218,9 @@ impl Engine {
             .map(|point| point.seq.0)
             .max()
             .unwrap_or(0);
-        if held > state.journal_released {
+        if held > state.journal_released && held >= earlier {
             state.journal_released = held;
-            let releases = JournalReleases::from([(workspace, FeedSeq(held))]);
+            let releases = JournalReleases::from([(workspace, (epoch, FeedSeq(held)))]);
             self.outputs.push_back(Output::ReleaseJournal(releases));
         }
     }
@@ -1540,3 +1603,6 @@ fn check_edit(
     }
     Ok(documents)
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,7 +63,7 @@ pub enum Input {
         /// What the store said.
         error: StoreError,
     },
-    /// A batch's journal entry is durable.
+    /// A batch's journal entry is durable. A store's driver says so once readers see the batch too.
     Journaled(BatchId),
     /// This batch and all before it are durable in the store.
     Stored(BatchId),
@@ -94,7 +94,8 @@ pub enum Input {
     Edit(Edit),
     /// The host wants records of its own written.
     Write(Write),
-    /// Journal frames found at open. To be given before any edit.
+    /// All journal frames found at open, in their order. To be given before any edit or link:
+    /// what the engine then releases may free any of them.
     Replay(Vec<JournalEntry>),
     /// Keep a link to this peer, from now on.
     Connect {
@@ -110,6 +111,8 @@ pub enum Input {
     },
     /// Redeem a ticket at this peer.
     Join(JoinRequest),
+    /// The host is closing: keep no link, and write down what is known of the peers.
+    Close,
     /// The moment asked for by `wake_at` came.
     Wake,
 }
@@ -345,7 +348,7 @@ pub enum Event {
         /// Why.
         error: StoreError,
     },
-    /// The journal's frames are in the store.
+    /// All frames of an [`Input::Replay`] are in the store.
     ReplayDone {
         /// Changes the store had lost.
         changes: u64,
@@ -431,7 +434,8 @@ pub enum Event {
         /// The peer that remembers.
         peer: PeerId,
     },
-    /// The other side refused the link, for good until something changes.
+    /// The other side refused the link, for good until something changes; or a peer that was dialed
+    /// speaks no protocol version that is spoken here.
     RefusedByPeer {
         /// The peer.
         peer: PeerId,

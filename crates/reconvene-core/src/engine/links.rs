@@ -136,6 +136,14 @@ impl Engine {
         }
     }
 
+    pub(super) fn on_close(&mut self) {
+        self.dialers.clear();
+        let links: Vec<_> = self.links.keys().copied().collect();
+        for link in links {
+            self.close_link(link, CloseReason::Finished);
+        }
+    }
+
     pub(super) fn on_join_request(&mut self, request: JoinRequest) {
         let peer = request.peer;
         for link in self.links_to(peer) {
@@ -653,7 +661,9 @@ impl Engine {
                 home: invite.home,
             }),
         );
-        self.set_phase(link, Phase::Stranger);
+        // Closed from this side too: a stranger's link is not read on, so the device's own end would
+        // be seen late, and the device waits for it.
+        self.close_link(link, CloseReason::Finished);
     }
 
     fn on_joined(&mut self, link: LinkId, request: RequestId, joined: Joined) {
@@ -677,12 +687,22 @@ impl Engine {
     }
 
     fn on_hello(&mut self, link: LinkId, hello: Hello) {
-        if !speaks(hello.protocol_min, hello.protocol_max) {
-            return self.refuse(link, RefusalCode::IncompatibleProtocol);
-        }
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
+        if !speaks(hello.protocol_min, hello.protocol_max) {
+            let (peer, dialed) = (state.peer, state.dialed);
+            let code = RefusalCode::IncompatibleProtocol;
+            if dialed {
+                // Whoever dialed is told, also where its own greeting is refused too late to be heard.
+                self.emit(Event::RefusedByPeer {
+                    peer,
+                    code,
+                    message: code.to_string(),
+                });
+            }
+            return self.refuse(link, code);
+        }
         for workspace in hello.workspaces {
             state.greeted.insert(workspace.workspace, workspace);
         }
@@ -787,6 +807,9 @@ impl Engine {
             state.stored.epoch = epoch;
             state.persisted = false;
             state.journal_released = 0;
+            // The journal's frames so far are of the old epoch.
+            let through = state.point.seq;
+            self.replays.entry(workspace).or_default().through = through;
         }
         self.emit(Event::RolledBack { workspace, peer });
         self.enqueue_feed_head(workspace);

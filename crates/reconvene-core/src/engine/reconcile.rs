@@ -501,6 +501,9 @@ impl Engine {
         let Some(flow) = state.flows.get_mut(&workspace) else {
             return self.fault(link, "wants of a workspace that is not shared".to_owned());
         };
+        if flow.exchange.answers.len() + want.documents.len() > limits::WANTS_QUEUED_MAX {
+            return self.fault(link, "too many documents are wanted at once".to_owned());
+        }
         for document in want.documents {
             if document.mutual {
                 flow.exchange.wants.push_back((document.document, false));
@@ -813,6 +816,10 @@ fn document_of(id: &Id) -> DocumentId {
 }
 
 fn known_of(actors: &BTreeMap<crate::guard::ActorId, ActorProgress>) -> Vec<KnownActor> {
+    let beyond = actors.values().map(|progress| progress.beyond.len());
+    if beyond.sum::<usize>() > limits::WANT_BEYOND_MAX {
+        return Vec::new();
+    }
     actors
         .iter()
         .map(|(actor, progress)| KnownActor {

@@ -12,11 +12,12 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::{
     ActorId, CHUNK_CHANGE, CHUNK_COMPRESSED_CHANGE, ChangeHeader, ChangePart, GuardError, MAGIC,
-    Reader, TIME_MAX, hash_of, inflate, parse_change,
+    Reader, hash_of, inflate, parse_change,
 };
 use crate::limits::{
     ACTOR_BYTES_MAX, CHANGE_BYTES_MAX, CHANGE_INFLATE_RATIO_FLOOR, CHANGE_INFLATE_RATIO_MAX,
     CHANGE_INFLATED_BYTES_MAX, CHANGE_MESSAGE_BYTES_MAX, DEPENDENCIES_MAX, OTHER_ACTORS_MAX,
+    TIME_MAX,
 };
 
 fn below(rng: &mut ChaCha8Rng, bound: usize) -> usize {

@@ -1,6 +1,7 @@
 //! Properties of keys that stores and scans rely on.
 
 use super::{Key, KeyRange, prefix_successor};
+use crate::golden::{self, Vector};
 use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, PeerId, WorkspaceId};
 
 #[test]
@@ -50,4 +51,61 @@ fn feed_keys_order_by_seq() {
         range.start(),
         Key::feed(&workspace, FeedSeq(256)).as_bytes()
     );
+}
+
+/// Bytes that count up from `first`.
+fn counting<const N: usize>(first: u8) -> [u8; N] {
+    std::array::from_fn(|at| first.wrapping_add(at as u8))
+}
+
+#[test]
+fn keys_are_those_of_version_1() {
+    let workspace = WorkspaceId::from_bytes(counting(0x10));
+    let document = DocumentId::from_bytes(counting(0x30));
+    let hash = ChangeHash::from_bytes(counting(0x50));
+    let peer = PeerId::from_bytes(counting(0x80));
+    let bytes = counting(0xa0);
+    let seq = FeedSeq(0x0102_0304_0506_0708);
+    let ids = format!("workspace {workspace}");
+    let keys = [
+        (Key::meta(1), "name 1".to_owned()),
+        (Key::share(&peer, &workspace), format!("peer {peer}, {ids}")),
+        (Key::invite(&bytes), "hash a0a1..bf".to_owned()),
+        (Key::member(&bytes), "hash a0a1..bf".to_owned()),
+        (Key::workspace(&workspace), ids.clone()),
+        (Key::feed_head(&workspace), ids.clone()),
+        (Key::feed(&workspace, seq), format!("{ids}, entry {seq}")),
+        (
+            Key::head(&workspace, &document),
+            format!("{ids}, document {document}"),
+        ),
+        (
+            Key::change(&workspace, &document, &hash),
+            format!("{ids}, document {document}, change {hash}"),
+        ),
+        (Key::peer(&workspace, &peer), format!("{ids}, peer {peer}")),
+        (
+            Key::index(&workspace, DocumentKind(2), &document),
+            format!("{ids}, kind 2, document {document}"),
+        ),
+        (Key::index_state(&workspace), ids.clone()),
+    ];
+    let vectors: Vec<_> = keys
+        .iter()
+        .map(|(key, value)| Vector {
+            name: format!("{:?}", key.kind().unwrap()),
+            value: value.clone(),
+            bytes: key.as_bytes().to_vec(),
+        })
+        .collect();
+    let about = "one key of each kind: the kind's byte, then the named parts; numbers big-endian";
+    let committed = golden::check("keys.json", about, &vectors);
+    for ((key, _), bytes) in keys.iter().zip(&committed) {
+        assert_eq!(Key::from_bytes(bytes.clone()), *key);
+    }
+    // No kind is left out, and no key is a prefix of another.
+    let mut kinds: Vec<_> = committed.iter().map(|key| key[0]).collect();
+    kinds.dedup();
+    let known = (0..=u8::MAX).filter(|kind| Key::from_bytes(vec![*kind]).kind().is_some());
+    assert!(known.eq(kinds));
 }

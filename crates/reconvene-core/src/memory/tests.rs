@@ -6,9 +6,11 @@ use bytes::Bytes;
 
 use super::{Fault, Faults, MemoryStore};
 use crate::conformance::{Reopen, Reopened, StoreFactory, check_store};
-use crate::ids::{BatchId, DocumentId, FeedSeq, WorkspaceId};
+use crate::ids::{BatchId, DocumentId, FeedSeq, StoreEpoch, WorkspaceId};
 use crate::keys::Key;
 use crate::storage::{Batch, Durability, JournalEntry, StoreError, StoreRead, StoreWrite};
+
+const EPOCH: StoreEpoch = StoreEpoch::from_bytes([3; 16]);
 
 /// Opens stores that lose in a crash all, none or some of what no barrier covered.
 struct Memory {
@@ -60,6 +62,7 @@ fn batch(id: u64, after: Option<u64>) -> Batch {
 fn entry(through: u64) -> JournalEntry {
     JournalEntry {
         workspace: WorkspaceId::from_bytes([1; 16]),
+        epoch: EPOCH,
         through: FeedSeq(through),
         frame: Bytes::from_static(b"frame"),
     }
@@ -106,13 +109,35 @@ fn losing_everything_but_the_journal_keeps_the_journal() {
 #[test]
 fn a_released_entry_stays_until_a_barrier_covers_it() {
     let mut store = MemoryStore::new();
-    let releases = BTreeMap::from([(entry(1).workspace, FeedSeq(9))]);
+    let releases = BTreeMap::from([(entry(1).workspace, (EPOCH, FeedSeq(9)))]);
     store.journal(&[&entry(1)]).unwrap();
     store.release_journal(&releases).unwrap();
     assert_eq!(store.journal_entries(), [entry(1)]);
     store.barrier().unwrap();
     store.release_journal(&releases).unwrap();
     assert_eq!(store.journal_entries(), []);
+}
+
+#[test]
+fn a_release_of_a_new_epoch_frees_what_was_journalled_before_it() {
+    let later = |through| JournalEntry {
+        epoch: StoreEpoch::from_bytes([4; 16]),
+        ..entry(through)
+    };
+    let release =
+        |epoch, through| BTreeMap::from([(entry(1).workspace, (epoch, FeedSeq(through)))]);
+    let mut store = MemoryStore::new();
+    store.journal(&[&entry(7), &entry(9)]).unwrap();
+    store.barrier().unwrap();
+    let mut store = store.wipe();
+    store.journal(&[&later(1), &later(2)]).unwrap();
+    store.barrier().unwrap();
+
+    // Overtaken by the new epoch: frees its own frames only.
+    store.release_journal(&release(EPOCH, 7)).unwrap();
+    assert_eq!(store.journal_entries(), [entry(9), later(1), later(2)]);
+    store.release_journal(&release(later(1).epoch, 1)).unwrap();
+    assert_eq!(store.journal_entries(), [later(2)]);
 }
 
 #[test]

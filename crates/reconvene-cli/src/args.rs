@@ -1,0 +1,270 @@
+//! The command line as clap reads it: words, no behaviour.
+//!
+//! Ids stay text here, so that a malformed one is the same typed error as an unknown one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, Subcommand};
+use reconvene::State;
+
+use crate::demo::MEETINGS_MAX;
+use crate::exit;
+use crate::request::TagEdit;
+
+/// Most meetings that one page of `meeting list` can hold.
+pub(crate) const MEETINGS_PER_PAGE_MAX: u64 = 1_000;
+
+/// Meetings and projects that every device holds in full and that merge when devices meet.
+#[derive(Debug, Parser)]
+#[command(name = "reconvene", version, after_help = after_help(), max_term_width = 100)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Args {
+    /// The directory of the store; else RECONVENE_DATA, else the platform's data directory.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
+    /// One JSON document on stdout (JSON Lines for serve, events and --watch).
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Say more on stderr; twice for everything. RECONVENE_LOG takes a filter instead.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a store with a home workspace in the data directory.
+    Init {
+        /// What this device is called; else the machine's name.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Run the server peer that devices sync with, until it is told to stop.
+    Serve(ServeArgs),
+    /// Workspaces: what is shared, and with whom.
+    #[command(subcommand)]
+    Workspace(WorkspaceCommand),
+    /// Print a ticket with which one device may join the current workspace.
+    Invite {
+        /// Whose device it is: a known member's further device, or a new member.
+        #[arg(long)]
+        member: Option<String>,
+        /// How long the ticket can be used.
+        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+        expires: Duration,
+    },
+    /// Join the workspace of a ticket, and make it the current one.
+    Join {
+        /// The ticket as `reconvene invite` printed it.
+        ticket: String,
+    },
+    /// Projects of the current workspace.
+    #[command(subcommand)]
+    Project(ProjectCommand),
+    /// Meetings of the current workspace.
+    #[command(subcommand)]
+    Meeting(MeetingCommand),
+    /// Bring in meetings from elsewhere.
+    #[command(subcommand)]
+    Import(ImportCommand),
+    /// Exchange changes with the server until both hold what the other held.
+    Sync {
+        /// Stay connected and print what happens, until told to stop.
+        #[arg(long)]
+        watch: bool,
+        /// How long to go on while nothing moves.
+        #[arg(
+            long, value_name = "DURATION", default_value = "30s", value_parser = duration,
+            conflicts_with = "watch"
+        )]
+        timeout: Duration,
+    },
+    /// Say what this store holds and how fresh it is.
+    Status,
+    /// Print a workspace as canonical JSON: the same bytes wherever the same is held.
+    Export {
+        /// The workspace's id or name; else the current one.
+        #[arg(long, value_name = "ID_OR_NAME")]
+        workspace: Option<String>,
+    },
+    /// Stay connected and print events as they happen, until told to stop.
+    Events,
+    /// Show the main job on real meetings: a server and two devices in a temporary directory, or in
+    /// a new one named with --data.
+    Demo {
+        /// How many meetings; the five that come with it, again and again.
+        #[arg(
+            long, value_name = "N",
+            value_parser = clap::value_parser!(u64).range(1..=MEETINGS_MAX)
+        )]
+        meetings: Option<u64>,
+    },
+}
+
+/// How to serve.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// Listen here, such as /ip4/0.0.0.0/tcp/4001; else where it last did.
+    #[arg(long, value_name = "MULTIADDR")]
+    pub listen: Vec<String>,
+    /// Put this address into tickets instead of those it listens on.
+    #[arg(long, value_name = "MULTIADDR")]
+    pub announce: Vec<String>,
+}
+
+/// What to do with workspaces.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkspaceCommand {
+    /// Make a shared workspace.
+    Add {
+        /// Its name.
+        name: String,
+    },
+    /// List the workspaces of this store.
+    List,
+    /// Make a workspace the current one.
+    Use {
+        /// Its id or name.
+        #[arg(value_name = "ID_OR_NAME")]
+        workspace: String,
+    },
+}
+
+/// What to do with projects.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProjectCommand {
+    /// Make a project.
+    Add {
+        /// Its name.
+        name: String,
+    },
+    /// List the projects.
+    List,
+    /// Make a project the one that new meetings go to.
+    Activate {
+        /// Its id or name.
+        #[arg(value_name = "ID_OR_NAME")]
+        project: String,
+    },
+}
+
+/// What to do with meetings.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MeetingCommand {
+    /// Make a meeting, and say which project it went to and why.
+    Add {
+        /// Its title.
+        title: String,
+        /// The project to file it under, by id or name; else the active one.
+        #[arg(long, value_name = "ID_OR_NAME")]
+        project: Option<String>,
+    },
+    /// List the meetings, a page at a time.
+    List {
+        /// How many to list.
+        #[arg(
+            long, default_value_t = 50,
+            value_parser = clap::value_parser!(u64).range(1..=MEETINGS_PER_PAGE_MAX)
+        )]
+        limit: u64,
+        /// Start after this one: the `next` of the page before.
+        #[arg(long, value_name = "CURSOR")]
+        after: Option<String>,
+    },
+    /// Show a meeting with its transcript.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Change a meeting.
+    Edit(EditArgs),
+}
+
+/// Which meeting to change, and what of it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EditArgs {
+    /// Its id.
+    pub id: String,
+    /// At least one change.
+    #[command(flatten)]
+    pub changes: ChangeArgs,
+}
+
+/// What to change of a meeting.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct ChangeArgs {
+    /// What it is called from now on.
+    #[arg(long, allow_hyphen_values = true)]
+    pub title: Option<String>,
+    /// A note, added as a line at the end.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub append_note: Option<String>,
+    /// A state it has reached: created, recording, stopping, stopped or completed.
+    #[arg(long, value_parser = state)]
+    pub state: Option<State>,
+    /// A tag to add (+x) or to take away (-x); may be given several times.
+    #[arg(long, value_name = "+TAG|-TAG", allow_hyphen_values = true, value_parser = tag)]
+    pub tag: Vec<TagEdit>,
+}
+
+/// What to import.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImportCommand {
+    /// Meetings of the QMSum corpus, one JSON file each.
+    Qmsum {
+        /// The files.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+fn after_help() -> String {
+    format!(
+        "{}\nCommands also work while `serve` or `sync --watch` has the store open, over a local \
+         socket.",
+        exit::describe()
+    )
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write it like 90s, 30m or 1h"))?;
+    if duration.is_zero() {
+        return Err("it must be longer than nothing".to_owned());
+    }
+    Ok(duration)
+}
+
+fn state(text: &str) -> Result<State, String> {
+    State::from_name(text)
+        .ok_or_else(|| "one of created, recording, stopping, stopped, completed".to_owned())
+}
+
+fn tag(text: &str) -> Result<TagEdit, String> {
+    let (edit, name): (fn(String) -> TagEdit, _) = match text.split_at_checked(1) {
+        // Most likely an option that was meant as such, after a forgotten value.
+        Some(("-", name)) if name.starts_with('-') => return Err("a tag is missing".to_owned()),
+        Some(("+", name)) => (TagEdit::Add, name),
+        Some(("-", name)) => (TagEdit::Remove, name),
+        _ => {
+            return Err(format!(
+                "write +{text} to add it or -{text} to take it away"
+            ));
+        }
+    };
+    if name.is_empty() {
+        return Err("a tag must not be empty".to_owned());
+    }
+    Ok(edit(name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests;

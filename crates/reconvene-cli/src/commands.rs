@@ -1,0 +1,229 @@
+//! From the command line to its answer: which request a command is, and how its answer is told.
+
+mod hosting;
+mod serve;
+mod watch;
+
+use std::io::{self, Write};
+use std::path::{self, Path, PathBuf};
+use std::time::Duration;
+
+use reconvene::{OpenOptions, Ticket};
+use serde_json::Value;
+
+use crate::args::{
+    Args, ChangeArgs, Command, EditArgs, ImportCommand, MeetingCommand, ProjectCommand,
+    WorkspaceCommand,
+};
+use crate::exit;
+use crate::failure::Failure;
+use crate::output::{Output, to_value, write_line};
+use crate::progress::Indicator;
+use crate::request::{ImportFile, MeetingChanges, Request};
+use crate::{demo, human, import, place, session};
+
+/// Whether a command runs on and so tells in its logs what a user would notice.
+pub(crate) fn is_chatty(command: &Command) -> bool {
+    matches!(command, Command::Serve(_))
+}
+
+/// Runs a command on a runtime of its own and yields its exit code.
+pub(crate) fn run(args: Args, output: Output) -> Result<u8, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| Failure::new("io", format!("no threads: {error}")))?;
+    if let Command::Demo { meetings } = args.command {
+        // Never the store of whoever runs it: only a directory named for this very run.
+        let meetings = meetings.and_then(|meetings| usize::try_from(meetings).ok());
+        return runtime.block_on(demo::run(args.data.as_deref(), meetings, output));
+    }
+    let data = place::data_directory(args.data.as_deref())?;
+    runtime.block_on(dispatch(args.command, &data, output))
+}
+
+async fn dispatch(command: Command, data: &Path, output: Output) -> Result<u8, Failure> {
+    let at = At { data, output };
+    match command {
+        Command::Init { name } => at.init(name).await,
+        Command::Serve(args) => serve::run(data, args, output).await,
+        Command::Workspace(command) => {
+            let (request, human) = workspace(command);
+            at.answer(request, human).await
+        }
+        Command::Invite { member, expires } => {
+            let expires_ms = millis(expires);
+            at.answer(Request::Invite { member, expires_ms }, human::invitation)
+                .await
+        }
+        Command::Join { ticket } => at.join(ticket).await,
+        Command::Project(command) => {
+            let (request, human) = project(command);
+            at.answer(request, human).await
+        }
+        Command::Meeting(command) => {
+            let (request, human) = meeting(command)?;
+            at.answer(request, human).await
+        }
+        Command::Import(ImportCommand::Qmsum { files }) => at.import(files).await,
+        Command::Sync { watch: true, .. } => watch::run(data, watch::Kind::Sync, output).await,
+        Command::Sync { timeout, .. } => {
+            let timeout_ms = millis(timeout);
+            at.answer(Request::Sync { timeout_ms }, human::synced).await
+        }
+        Command::Status => at.answer(Request::Status, human::status).await,
+        Command::Export { workspace } => at.export(workspace).await,
+        Command::Events => watch::run(data, watch::Kind::Events, output).await,
+        Command::Demo { .. } => unreachable!("it was run without a data directory"),
+    }
+}
+
+/// How an answer is told to people.
+type Human = fn(&Value) -> String;
+
+fn workspace(command: WorkspaceCommand) -> (Request, Human) {
+    match command {
+        WorkspaceCommand::Add { name } => (Request::WorkspaceAdd { name }, human::workspace),
+        WorkspaceCommand::List => (Request::WorkspaceList, human::workspaces),
+        WorkspaceCommand::Use { workspace } => {
+            (Request::WorkspaceUse { workspace }, human::workspace)
+        }
+    }
+}
+
+fn project(command: ProjectCommand) -> (Request, Human) {
+    match command {
+        ProjectCommand::Add { name } => (Request::ProjectAdd { name }, human::project),
+        ProjectCommand::List => (Request::ProjectList, human::projects),
+        ProjectCommand::Activate { project } => {
+            (Request::ProjectActivate { project }, human::project)
+        }
+    }
+}
+
+fn meeting(command: MeetingCommand) -> Result<(Request, Human), Failure> {
+    Ok(match command {
+        MeetingCommand::Add { title, project } => {
+            (Request::MeetingAdd { title, project }, human::meeting_added)
+        }
+        MeetingCommand::List { limit, after } => {
+            let limit = usize::try_from(limit)
+                .map_err(|_| Failure::new("usage", "this machine cannot count that far"))?;
+            (Request::MeetingList { limit, after }, human::meetings)
+        }
+        MeetingCommand::Show { id } => (Request::MeetingShow { id }, human::meeting),
+        MeetingCommand::Edit(EditArgs { id, changes }) => {
+            let ChangeArgs {
+                title,
+                append_note,
+                state,
+                tag,
+            } = changes;
+            let changes = MeetingChanges {
+                title,
+                append_note,
+                state,
+                tags: tag,
+            };
+            (Request::MeetingEdit { id, changes }, human::meeting)
+        }
+    })
+}
+
+/// Where commands run and how they answer.
+struct At<'a> {
+    data: &'a Path,
+    output: Output,
+}
+
+impl At<'_> {
+    async fn init(&self, name: Option<String>) -> Result<u8, Failure> {
+        let replica = session::open(&self.named(name).create_new(true)).await?;
+        let device = to_value(&replica.device());
+        session::close(replica).await;
+        self.output.answer(&device?, human::initialised)?;
+        Ok(exit::OK)
+    }
+
+    async fn join(&self, ticket: String) -> Result<u8, Failure> {
+        // Before a store is made for it.
+        Ticket::decode(&ticket).map_err(reconvene::Error::from)?;
+        let answer = self
+            .perform(self.named(None), Request::Join { ticket })
+            .await?;
+        self.output.answer(&answer, human::joined)?;
+        Ok(exit::OK)
+    }
+
+    async fn import(&self, files: Vec<PathBuf>) -> Result<u8, Failure> {
+        let files = files.into_iter().map(absolute).collect::<Result<_, _>>()?;
+        let answer = self
+            .perform(self.existing(), Request::ImportQmsum { files })
+            .await?;
+        self.output.answer(&answer, human::imported)?;
+        if !import::is_incomplete(&answer) {
+            return Ok(exit::OK);
+        }
+        if !self.output.is_json() {
+            let told = io::stderr().write_all(human::not_imported(&answer).as_bytes());
+            told.map_err(|error| Failure::new("io", error.to_string()))?;
+        }
+        Ok(exit::IMPORT_INCOMPLETE)
+    }
+
+    async fn export(&self, workspace: Option<String>) -> Result<u8, Failure> {
+        let answer = self
+            .perform(self.existing(), Request::Export { workspace })
+            .await?;
+        // Canonical JSON both ways: it is written as it is.
+        write_line(&human::export(&answer))?;
+        Ok(exit::OK)
+    }
+
+    async fn answer(&self, request: Request, human: Human) -> Result<u8, Failure> {
+        let answer = self.perform(self.existing(), request).await?;
+        self.output.answer(&answer, human)?;
+        Ok(exit::OK)
+    }
+
+    async fn perform(&self, options: OpenOptions, request: Request) -> Result<Value, Failure> {
+        let indicator = Indicator::start(request.doing());
+        session::perform(self.data, &options, request, &indicator.sink()).await
+    }
+
+    /// Opens a store that is there.
+    fn existing(&self) -> OpenOptions {
+        OpenOptions::new(self.data).create(false)
+    }
+
+    /// Makes a store where there is none, named as given or after the machine.
+    fn named(&self, name: Option<String>) -> OpenOptions {
+        let options = OpenOptions::new(self.data);
+        match name.or_else(place::machine_name) {
+            Some(name) => options.name(name),
+            None => options,
+        }
+    }
+}
+
+fn absolute(given: PathBuf) -> Result<ImportFile, Failure> {
+    let path = path::absolute(&given).map_err(|error| {
+        Failure::new(
+            "bad_input",
+            format!("{} is no path: {error}", given.display()),
+        )
+    })?;
+    // Requests are JSON; a name that is not Unicode can only be imported under another.
+    if path.to_str().is_none() {
+        let message = format!("the name of {} is not Unicode", given.display());
+        return Err(Failure::new("bad_input", message).with_hint("rename the file"));
+    }
+    Ok(ImportFile {
+        given: given.display().to_string(),
+        path,
+    })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,298 @@
+//! Two engines with stores in memory, run by hand: what becomes of the journal.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU64;
+
+use automerge::legacy::{Key as OperationKey, ObjectId, Op, OpType};
+use automerge::{ActorId, Change, ExpandedChange, ScalarValue};
+use bytes::Bytes;
+
+use crate::engine::{
+    Config, Edit, EditedDocument, Engine, Event, Input, Moment, Output, ReadQuery, ReadResult,
+    stored_frames,
+};
+use crate::ids::{
+    BatchId, ChangeHash, DocumentId, DocumentKind, LinkId, MemberId, PeerId, RequestId, StoreEpoch,
+    WorkspaceId,
+};
+use crate::keys::Key;
+use crate::memory::MemoryStore;
+use crate::records::{ChangeRow, Record, ShareRow};
+use crate::storage::{Batch, Durability, JournalReleases, StoreRead, StoreWrite};
+use crate::time::{Tick, WallTime};
+use crate::wire::Role;
+
+const WORKSPACE: WorkspaceId = WorkspaceId::from_bytes([7; 16]);
+const KIND: DocumentKind = DocumentKind(1);
+const LINK: LinkId = LinkId(1);
+const DEVICE: PeerId = PeerId::from_bytes([1; 32]);
+const SERVER: PeerId = PeerId::from_bytes([2; 32]);
+const NOW: Moment = Moment {
+    tick: Tick::from_millis(1),
+    wall: WallTime::from_millis(1),
+};
+
+/// One change of an actor, on top of `dependency` or of nothing.
+fn change(actor: u8, dependency: Option<ChangeHash>) -> (ChangeHash, Bytes) {
+    let operation = Op {
+        action: OpType::Put(ScalarValue::Int(1)),
+        obj: ObjectId::Root,
+        key: OperationKey::Map("key".into()),
+        pred: automerge::legacy::SortedVec::new(),
+        insert: false,
+    };
+    let change = Change::from(ExpandedChange {
+        operations: vec![operation],
+        actor_id: ActorId::from([actor; 16]),
+        hash: None,
+        seq: 1,
+        start_op: NonZeroU64::new(if dependency.is_some() { 2 } else { 1 }).unwrap(),
+        time: 0,
+        message: None,
+        deps: dependency
+            .iter()
+            .map(|hash| automerge::ChangeHash(*hash.as_bytes()))
+            .collect(),
+        extra_bytes: Vec::new(),
+        author: None,
+    });
+    (
+        ChangeHash::from_bytes(change.hash().0),
+        Bytes::copy_from_slice(change.raw_bytes()),
+    )
+}
+
+fn genesis() -> ChangeHash {
+    change(0, None).0
+}
+
+fn document(number: u8) -> DocumentId {
+    DocumentId::from_bytes([number; 16])
+}
+
+/// A replica of which the test is the driver.
+struct Side {
+    engine: Engine,
+    store: MemoryStore,
+    outputs: VecDeque<Output>,
+    events: Vec<Event>,
+    releases: Vec<JournalReleases>,
+}
+
+impl Side {
+    fn new(me: PeerId, other: PeerId, seed: u8, mut store: MemoryStore) -> Self {
+        let share = ShareRow {
+            member: MemberId::from_bytes([3; 16]),
+            device_name: String::new(),
+            since: NOW.wall,
+        };
+        let shared = Batch {
+            id: BatchId(0),
+            after: None,
+            puts: vec![(Key::share(&other, &WORKSPACE), share.encode())],
+            deletes: Vec::new(),
+            journal: None,
+            durability: Durability::Barrier,
+        };
+        store.apply(&shared).unwrap();
+        let config = Config {
+            me,
+            role: if me == SERVER {
+                Role::Server
+            } else {
+                Role::Device
+            },
+            state_version: 1,
+            roots: BTreeMap::from([(genesis(), KIND)]),
+        };
+        let journal = store.journal_entries();
+        let mut side = Self {
+            engine: Engine::new(config, [seed; 32], NOW),
+            store,
+            outputs: VecDeque::new(),
+            events: Vec::new(),
+            releases: Vec::new(),
+        };
+        side.input(Input::Replay(journal));
+        side
+    }
+
+    fn input(&mut self, input: Input) {
+        self.engine.handle(NOW, input);
+        while let Some(output) = self.engine.poll() {
+            self.outputs.push_back(output);
+        }
+    }
+
+    fn edit(&mut self, number: u8) {
+        self.input(Input::Edit(Edit {
+            request: RequestId::from_bytes([number; 16]),
+            workspace: WORKSPACE,
+            documents: vec![EditedDocument {
+                document: document(number),
+                kind: KIND,
+                changes: vec![change(number, Some(genesis())).1],
+            }],
+            rows: Vec::new(),
+        }));
+    }
+
+    /// Carries out the next output; returns frames for the other side.
+    fn step(&mut self) -> Option<Vec<Bytes>> {
+        let reader = self.store.reader();
+        match self.outputs.pop_front()? {
+            Output::StoreBatch(batch) => {
+                let entries: Vec<_> = batch.journal.iter().collect();
+                self.store.journal(&entries).unwrap();
+                self.store.apply(&batch).unwrap();
+                self.store.barrier().unwrap();
+                if batch.journal.is_some() {
+                    self.input(Input::Journaled(batch.id));
+                }
+                self.input(Input::Stored(batch.id));
+            }
+            Output::Read { read, query } => {
+                let result = match query {
+                    ReadQuery::Values(keys) => {
+                        let values = keys.iter().map(|key| reader.read(key).unwrap());
+                        ReadResult::Values(values.collect())
+                    }
+                    ReadQuery::Presence(keys) => {
+                        let found = keys.iter().map(|key| reader.contains(key).unwrap());
+                        ReadResult::Presence(found.collect())
+                    }
+                    ReadQuery::Scan(scan) => ReadResult::Rows(reader.scan(&scan).unwrap()),
+                };
+                self.input(Input::ReadDone {
+                    read,
+                    result: Ok(result),
+                });
+            }
+            Output::ReleaseJournal(releases) => {
+                self.store.release_journal(&releases).unwrap();
+                self.releases.push(releases);
+            }
+            Output::SendFrame { frame, .. } => return Some(vec![frame]),
+            Output::SendStored(send) => {
+                let documents = send.documents.iter().map(|(document, _, changes)| {
+                    let keys = changes
+                        .iter()
+                        .map(|hash| Key::change(&WORKSPACE, document, hash));
+                    let rows = keys.map(|key| reader.read(&key).unwrap().unwrap());
+                    rows.map(|row| ChangeRow::decode(&row).unwrap().body)
+                        .collect()
+                });
+                return Some(stored_frames(&send, documents.collect()));
+            }
+            Output::CloseLink { why, .. } => panic!("the link is closed: {why:?}"),
+            Output::Event(event) => self.events.push(event),
+            Output::AdmitLink { .. } | Output::Dial { .. } => {}
+        }
+        Some(Vec::new())
+    }
+
+    fn run(&mut self) {
+        while let Some(frames) = self.step() {
+            assert!(frames.is_empty(), "there is no link");
+        }
+    }
+
+    /// The epochs of the journal's frames, in order.
+    fn epochs(&self) -> Vec<StoreEpoch> {
+        let entries = self.store.journal_entries();
+        entries.iter().map(|entry| entry.epoch).collect()
+    }
+}
+
+fn link_and_run(device: &mut Side, server: &mut Side) {
+    device.input(Input::LinkUp {
+        link: LINK,
+        peer: SERVER,
+        dialed: true,
+    });
+    server.input(Input::LinkUp {
+        link: LINK,
+        peer: DEVICE,
+        dialed: false,
+    });
+    loop {
+        let (out, back) = (device.step(), server.step());
+        if out.is_none() && back.is_none() {
+            return;
+        }
+        for frame in out.into_iter().flatten() {
+            server.input(Input::FrameArrived { link: LINK, frame });
+        }
+        for frame in back.into_iter().flatten() {
+            device.input(Input::FrameArrived { link: LINK, frame });
+        }
+    }
+}
+
+#[test]
+fn frames_replayed_into_an_emptied_store_are_freed_with_their_new_ones() {
+    let mut device = Side::new(DEVICE, SERVER, 1, MemoryStore::new());
+    device.run();
+    (1..=3).for_each(|number| device.edit(number));
+    device.run();
+    let [lost, _, _] = device.epochs()[..] else {
+        panic!("three edits make three frames");
+    };
+
+    let mut device = Side::new(DEVICE, SERVER, 2, device.store.wipe());
+    device.run();
+    let replayed = |event: &&Event| matches!(event, Event::ReplayDone { changes: 3 });
+    assert_eq!(device.events.iter().filter(replayed).count(), 1);
+    device.edit(4);
+    device.run();
+    let epochs = device.epochs();
+    assert_eq!(epochs[..3], [lost; 3]);
+    assert_eq!(epochs.len(), 7);
+    assert!(epochs[3..].iter().all(|epoch| *epoch != lost));
+
+    let mut server = Side::new(SERVER, DEVICE, 3, MemoryStore::new());
+    server.run();
+    link_and_run(&mut device, &mut server);
+    assert_eq!(device.store.journal_entries(), []);
+    for number in 1..=4 {
+        let head = Key::head(&WORKSPACE, &document(number));
+        assert!(server.store.reader().contains(&head).unwrap());
+    }
+}
+
+#[test]
+fn nothing_is_released_before_the_peer_holds_all_that_was_replayed() {
+    let mut device = Side::new(DEVICE, SERVER, 1, MemoryStore::new());
+    device.run();
+    (1..=3).for_each(|number| device.edit(number));
+    device.run();
+
+    // The link comes up while the replay waits for its first read.
+    let mut device = Side::new(DEVICE, SERVER, 2, device.store.wipe());
+    let mut server = Side::new(SERVER, DEVICE, 3, MemoryStore::new());
+    server.run();
+    link_and_run(&mut device, &mut server);
+    assert_eq!(device.store.journal_entries(), []);
+    for releases in &device.releases {
+        let (_, through) = releases[&WORKSPACE];
+        assert!(through.0 >= 3, "{through}");
+    }
+}
+
+#[test]
+fn a_frame_that_cannot_be_read_keeps_the_journal() {
+    let mut device = Side::new(DEVICE, SERVER, 1, MemoryStore::new());
+    device.run();
+    device.edit(1);
+    device.run();
+    let mut strange = device.store.journal_entries().remove(0);
+    strange.frame = Bytes::from_static(b"strange");
+    device.store.journal(&[&strange]).unwrap();
+
+    let mut device = Side::new(DEVICE, SERVER, 2, device.store.wipe());
+    let mut server = Side::new(SERVER, DEVICE, 3, MemoryStore::new());
+    server.run();
+    link_and_run(&mut device, &mut server);
+    assert!(device.store.journal_entries().contains(&strange));
+    assert_eq!(device.releases, []);
+}

@@ -1,0 +1,103 @@
+//! What the tests of this crate share: ids, replicas, golden files. Compiled for tests only.
+
+use std::path::PathBuf;
+
+use reconvene_core::ids::{DocumentId, DocumentKind, PeerId};
+use reconvene_core::time::WallTime;
+
+use crate::{
+    Document, Editor, EncodedChange, MaterialiseCounter, ModelError, Purpose, derive_actor,
+    materialise,
+};
+
+pub(crate) const NOW: WallTime = WallTime::from_millis(1_700_000_000_000);
+pub(crate) const DOC: DocumentId = DocumentId::from_bytes([7; 16]);
+
+pub(crate) fn document_id(byte: u8) -> DocumentId {
+    DocumentId::from_bytes([byte; 16])
+}
+
+pub(crate) fn device(byte: u8) -> PeerId {
+    PeerId::from_bytes([byte; 32])
+}
+
+/// One device's copy of a document, with every change it wrote or received.
+#[derive(Clone)]
+pub(crate) struct Replica {
+    pub(crate) document: Document,
+    pub(crate) changes: Vec<EncodedChange>,
+    actor: [u8; 16],
+    now: WallTime,
+}
+
+impl Replica {
+    pub(crate) fn new(kind: DocumentKind, device_byte: u8) -> Self {
+        Self {
+            document: Document::create(kind).unwrap(),
+            changes: Vec::new(),
+            actor: derive_actor(&device(device_byte), &DOC, &[device_byte; 16]),
+            now: NOW,
+        }
+    }
+
+    pub(crate) fn edit<T>(&mut self, edit: impl FnOnce(&mut Editor) -> Result<T, ModelError>) -> T {
+        self.now = WallTime::from_millis(self.now.as_millis() + 1_000);
+        let (value, changes) = self.document.edit(&self.actor, self.now, edit).unwrap();
+        self.changes.extend(changes);
+        value
+    }
+
+    pub(crate) fn pull(&mut self, other: &Self) {
+        let new: Vec<_> = other
+            .changes
+            .iter()
+            .filter(|change| !self.changes.contains(change))
+            .cloned()
+            .collect();
+        self.document
+            .apply(new.iter().map(|change| change.bytes.as_slice()))
+            .unwrap();
+        self.changes.extend(new);
+    }
+
+    /// Exchanges everything with another replica and checks that both read the same.
+    pub(crate) fn sync(&mut self, other: &mut Self) {
+        self.pull(other);
+        other.pull(self);
+        assert_eq!(self.document.heads(), other.document.heads());
+        assert_eq!(export(&self.document), export(&other.document));
+        assert_eq!(export(&self.reloaded()), export(&self.document));
+    }
+
+    /// The document materialised anew, from its changes in reverse order.
+    pub(crate) fn reloaded(&self) -> Document {
+        load(self.document.kind(), self.changes.iter().rev())
+    }
+}
+
+pub(crate) fn load<'a>(
+    kind: DocumentKind,
+    changes: impl IntoIterator<Item = &'a EncodedChange>,
+) -> Document {
+    let chunks = changes.into_iter().map(|change| change.bytes.as_slice());
+    materialise(kind, chunks, Purpose::Read, &MaterialiseCounter::new()).unwrap()
+}
+
+pub(crate) fn export(document: &Document) -> String {
+    crate::export::canonical_json(&crate::export::export_document(DOC, document).unwrap())
+}
+
+/// Compares bytes with a frozen file, or writes it if `RECONVENE_WRITE_GOLDEN` is set: only ever for
+/// a file of a new version.
+pub(crate) fn check_golden(name: &str, bytes: &[u8]) {
+    let path = repository().join("schema/golden/v1").join(name);
+    if std::env::var_os("RECONVENE_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let frozen = std::fs::read(&path).unwrap();
+    assert_eq!(frozen, bytes, "{name} differs from what was frozen");
+}
+
+pub(crate) fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}

@@ -1,0 +1,269 @@
+//! The workspace document: its projects, which of them is active, and its settings.
+//!
+//! It never holds meetings; those are documents of their own that name a project.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use automerge::{ROOT, ReadDoc, ScalarValue};
+use reconvene_core::time::WallTime;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::document::{Document, ReadError};
+use crate::edit::{Editor, ModelError};
+use crate::genesis::{INTEGRATIONS, PROJECTS, SETTINGS, WORKSPACE};
+use crate::view::{Conflict, View};
+
+/// The setting that names the project of meetings created without one, when no project is active.
+pub const DEFAULT_PROJECT_SETTING: &str = "default_project";
+
+/// A project of a workspace.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProjectId([u8; 16]);
+
+/// A text that is not a project id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a project id: expected a UUID")]
+pub struct ParseProjectIdError;
+
+impl ProjectId {
+    /// Takes the 16 bytes of a UUID, most significant first.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 16 bytes, most significant first.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        uuid::Uuid::from_bytes(self.0).hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for ProjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for ProjectId {
+    type Err = ParseProjectIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        uuid::Uuid::parse_str(text)
+            .map(|uuid| Self(uuid.into_bytes()))
+            .map_err(|_| ParseProjectIdError)
+    }
+}
+
+impl Serialize for ProjectId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ProjectId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A workspace as people see it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Workspace {
+    /// Its name, if it was ever given one.
+    pub name: Option<String>,
+    /// Its projects, archived ones included.
+    pub projects: BTreeMap<ProjectId, Project>,
+    /// Which project is active.
+    pub active: ActiveProject,
+    /// Its settings, by name. Reserved for scalars.
+    pub settings: BTreeMap<String, serde_json::Value>,
+    /// Ids of its integrations. Reserved: nothing writes them yet.
+    pub integrations: Vec<String>,
+    /// Registers that hold several values.
+    pub conflicts: Vec<Conflict>,
+    /// Paths whose value has a type this version does not expect; read as absent.
+    pub malformed: Vec<String>,
+}
+
+/// A project of a workspace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Project {
+    /// Its name; empty if none is readable.
+    pub name: String,
+    /// When it was created.
+    pub created_at: Option<WallTime>,
+    /// Whether it is out of use.
+    pub archived: bool,
+}
+
+/// Which project is active in a workspace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum ActiveProject {
+    /// None is.
+    #[default]
+    None,
+    /// This one is.
+    One {
+        /// The active project.
+        project: ProjectId,
+    },
+    /// People chose different ones without having seen each other; choosing again settles it.
+    Ambiguous {
+        /// The projects chosen, in the order of their ids.
+        candidates: Vec<ProjectId>,
+    },
+}
+
+impl Document {
+    /// Reads a workspace document.
+    pub fn workspace(&self) -> Result<Workspace, ReadError> {
+        self.read(WORKSPACE, read)
+    }
+}
+
+impl Editor {
+    /// The operations on a workspace document.
+    pub fn workspace(&mut self) -> Result<WorkspaceEditor<'_>, ModelError> {
+        self.expect_kind(WORKSPACE)?;
+        Ok(WorkspaceEditor { editor: self })
+    }
+}
+
+/// The operations on a workspace document.
+pub struct WorkspaceEditor<'a> {
+    editor: &'a mut Editor,
+}
+
+impl WorkspaceEditor<'_> {
+    /// Names the workspace.
+    pub fn set_name(&mut self, name: &str) -> Result<(), ModelError> {
+        Editor::check_name("name", name)?;
+        self.editor.put(&ROOT, "name", name)
+    }
+
+    /// Adds a project.
+    pub fn add_project(&mut self, project: ProjectId, name: &str) -> Result<(), ModelError> {
+        Editor::check_name("project name", name)?;
+        let key = project.to_string();
+        if self.editor.reader().get(PROJECTS.id(), &key)?.is_some() {
+            return Err(ModelError::Exists {
+                what: "project",
+                id: key,
+            });
+        }
+        let created_at = self.editor.now().as_millis();
+        self.editor.put_record(
+            &PROJECTS.id(),
+            &key,
+            [
+                ("name", Some(name.into())),
+                ("created_at", Some(created_at.into())),
+                ("archived", Some(false.into())),
+            ],
+        )
+    }
+
+    /// Renames a project.
+    pub fn rename_project(&mut self, project: ProjectId, name: &str) -> Result<(), ModelError> {
+        Editor::check_name("project name", name)?;
+        let record = self
+            .editor
+            .record(PROJECTS, "project", &project.to_string())?;
+        self.editor.put(&record, "name", name)
+    }
+
+    /// Takes a project out of use, or back into it.
+    pub fn archive_project(
+        &mut self,
+        project: ProjectId,
+        archived: bool,
+    ) -> Result<(), ModelError> {
+        let record = self
+            .editor
+            .record(PROJECTS, "project", &project.to_string())?;
+        self.editor.put(&record, "archived", archived)
+    }
+
+    /// Chooses the active project, or none. Settles what was ambiguous.
+    pub fn set_active_project(&mut self, project: Option<ProjectId>) -> Result<(), ModelError> {
+        if let Some(project) = project {
+            self.editor
+                .record(PROJECTS, "project", &project.to_string())?;
+        }
+        let value = project.map_or(ScalarValue::Null, |id| id.to_string().into());
+        self.editor.put(&ROOT, "active", value)
+    }
+
+    /// Writes a setting, or removes it.
+    pub fn set_setting(&mut self, name: &str, value: Option<&str>) -> Result<(), ModelError> {
+        Editor::check_name("setting", name)?;
+        match value {
+            Some(value) => {
+                Editor::check_string("setting", value)?;
+                self.editor.put(&SETTINGS.id(), name, value)
+            }
+            None => self.editor.remove(&SETTINGS.id(), name),
+        }
+    }
+}
+
+fn read(view: &mut View<'_>) -> Workspace {
+    let mut root = view.root();
+    let mut workspace = Workspace {
+        name: view.string(&mut root, "name", ""),
+        active: active(view),
+        ..Workspace::default()
+    };
+    for (key, mut fields) in view.entries(PROJECTS) {
+        let path = format!("{}/{key}", PROJECTS.key);
+        let Ok(id) = key.parse::<ProjectId>() else {
+            view.malformed.push(path);
+            continue;
+        };
+        let project = Project {
+            name: view.string(&mut fields, "name", &path).unwrap_or_default(),
+            created_at: view.time(&mut fields, "created_at", &path),
+            archived: view
+                .boolean(&mut fields, "archived", &path)
+                .unwrap_or(false),
+        };
+        workspace.projects.insert(id, project);
+    }
+    let settings = view.values(SETTINGS).into_iter();
+    workspace.settings = settings
+        .map(|(name, field)| (name, field.to_json()))
+        .collect();
+    workspace.integrations = view.keys(INTEGRATIONS);
+    (workspace.conflicts, workspace.malformed) = view.finish();
+    workspace
+}
+
+fn active(view: &mut View<'_>) -> ActiveProject {
+    let mut candidates = Vec::new();
+    for field in view.all_root("active") {
+        match field.as_str().map(str::parse) {
+            Some(Ok(project)) => candidates.push(project),
+            _ if field.to_json().is_null() => {}
+            _ => view.malformed.push("active".to_owned()),
+        }
+    }
+    candidates.sort_unstable();
+    candidates.dedup();
+    match candidates.as_slice() {
+        [] => ActiveProject::None,
+        [project] => ActiveProject::One { project: *project },
+        _ => ActiveProject::Ambiguous { candidates },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,307 @@
+//! The journal: local changes that must survive the loss of the store, until another peer has them.
+//!
+//! Append-only segment files `journal/<n>.log` of [frames](frame). One `append` is one write and
+//! one sync. A segment is deleted when a barrier of the store has covered it and every entry in it
+//! was released. What cannot be read is set aside, reported and counted, never dropped silently;
+//! what the entries mean is not known here.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use reconvene_core::ids::{FeedSeq, StoreEpoch, WorkspaceId};
+use reconvene_core::storage::{JournalEntry, JournalEpochs, JournalReleases, merge_release};
+
+use crate::files::{move_synced, names_in, sync_dir, unused_name, with_suffix, write_synced};
+
+use frame::{FRAME_PAYLOAD_BYTES_MAX, Tail, encode_frame, parse_segment};
+
+/// A segment at least this long gets no more entries.
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// The segment in use is kept, although all of it is released, up to this length: deleting costs
+/// more than reading it at the next open.
+pub(crate) const SEGMENT_BYTES_KEPT: u64 = 64 * 1024;
+
+/// A journal segment of which a part could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedSegment {
+    /// Where the whole segment was moved, as it was found.
+    pub moved_to: PathBuf,
+    /// How many of its entries could be read and were kept.
+    pub entries_kept: usize,
+    /// How many of its bytes could not be read.
+    pub bytes_lost: u64,
+}
+
+/// What was found when the journal was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) entries: Vec<JournalEntry>,
+    pub(crate) torn_bytes: u64,
+    pub(crate) damaged: Vec<DamagedSegment>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Journal {
+    dir: PathBuf,
+    /// Oldest first.
+    segments: Vec<Segment>,
+    /// The last segment, if it takes more entries.
+    active: Option<File>,
+    next_number: u64,
+    released: JournalReleases,
+    epochs: JournalEpochs,
+}
+
+/// One segment file, with what decides when it may go.
+#[derive(Debug)]
+struct Segment {
+    number: u64,
+    bytes: u64,
+    /// The last feed entry of each workspace and epoch in it.
+    through: BTreeMap<(WorkspaceId, StoreEpoch), FeedSeq>,
+    /// Whether a barrier of the store came after its last entry.
+    covered: bool,
+}
+
+impl Segment {
+    fn new(number: u64) -> Self {
+        Self {
+            number,
+            bytes: 0,
+            through: BTreeMap::new(),
+            covered: true,
+        }
+    }
+
+    fn note(&mut self, entry: &JournalEntry) {
+        let key = (entry.workspace, entry.epoch);
+        let through = self.through.entry(key).or_default();
+        *through = (*through).max(entry.through);
+        self.covered = false;
+    }
+}
+
+impl Journal {
+    /// Reads every segment in `dir`, repairs what can be, and sets aside what cannot.
+    pub(crate) fn open(dir: &Path, quarantine: &Path) -> io::Result<(Self, Recovered)> {
+        let mut journal = Self {
+            dir: dir.to_owned(),
+            segments: Vec::new(),
+            active: None,
+            next_number: 1,
+            released: JournalReleases::new(),
+            epochs: JournalEpochs::default(),
+        };
+        let mut recovered = Recovered::default();
+        let numbers = journal.settle_names()?;
+        for (index, number) in numbers.iter().enumerate() {
+            let is_last = index + 1 == numbers.len();
+            journal.recover_segment(*number, is_last, quarantine, &mut recovered)?;
+        }
+        if let Some(last) = journal.segments.last() {
+            journal.next_number = last.number + 1;
+            if last.bytes < SEGMENT_BYTES_MAX {
+                let path = journal.path(last.number);
+                journal.active = Some(File::options().append(true).open(path)?);
+            }
+        }
+        Ok((journal, recovered))
+    }
+
+    /// Writes entries and makes them durable.
+    ///
+    /// After an error the journal must not be written until it is opened again; the entries are
+    /// taken back as far as the disk still lets us, but may be found at the next open.
+    pub(crate) fn append(&mut self, entries: &[&JournalEntry]) -> io::Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut frames = Vec::new();
+        for entry in entries {
+            if entry.frame.len() > FRAME_PAYLOAD_BYTES_MAX {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("a journal frame of {} bytes is too long", entry.frame.len()),
+                ));
+            }
+            encode_frame(entry, &mut frames);
+        }
+        self.make_room()?;
+        let file = self.active.as_mut().expect("room was made in a segment");
+        let segment = self.segments.last_mut().expect("an open segment is listed");
+        if let Err(error) = write_durably(file, &frames) {
+            if let Err(again) = file.set_len(segment.bytes).and_then(|()| file.sync_all()) {
+                tracing::warn!(error = %again, "a failed journal write could not be taken back");
+            }
+            return Err(error);
+        }
+        segment.bytes += frames.len() as u64;
+        for entry in entries {
+            segment.note(entry);
+            self.epochs.note(entry);
+        }
+        Ok(())
+    }
+
+    /// Notes that every entry so far is durable in the store itself, too.
+    pub(crate) fn barrier_passed(&mut self) {
+        for segment in &mut self.segments {
+            segment.covered = true;
+        }
+    }
+
+    /// Forgets entries another peer holds; deletes the segments that hold no other. A deleted
+    /// segment may come back after a power cut, which does no harm.
+    pub(crate) fn release(&mut self, releases: &JournalReleases) -> io::Result<()> {
+        for (workspace, place) in releases {
+            merge_release(&mut self.released, *workspace, *place);
+        }
+        let mut index = 0;
+        while let Some(segment) = self.segments.get(index) {
+            let is_active = self.active.is_some() && index + 1 == self.segments.len();
+            let is_kept = is_active && segment.bytes <= SEGMENT_BYTES_KEPT;
+            if is_kept || !self.is_released(segment) {
+                index += 1;
+                continue;
+            }
+            if is_active {
+                self.active = None;
+            }
+            match fs::remove_file(self.path(segment.number)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            self.segments.remove(index);
+        }
+        Ok(())
+    }
+
+    fn is_released(&self, segment: &Segment) -> bool {
+        let frees = |((workspace, epoch), through): (&(_, _), &_)| {
+            self.epochs
+                .frees(&self.released, workspace, (*epoch, *through))
+        };
+        segment.covered && segment.through.iter().all(frees)
+    }
+
+    /// Makes sure that the last segment is open and not full.
+    fn make_room(&mut self) -> io::Result<()> {
+        let is_full = |segment: &Segment| segment.bytes >= SEGMENT_BYTES_MAX;
+        if self.active.is_some() && !self.segments.last().is_some_and(is_full) {
+            return Ok(());
+        }
+        let number = self.next_number;
+        let file = File::options()
+            .append(true)
+            .create_new(true)
+            .open(self.path(number))?;
+        sync_dir(&self.dir)?;
+        self.active = Some(file);
+        self.segments.push(Segment::new(number));
+        self.next_number += 1;
+        Ok(())
+    }
+
+    /// Finishes replacements of segments that a crash interrupted, and lists the segments.
+    fn settle_names(&self) -> io::Result<Vec<u64>> {
+        let names = names_in(&self.dir)?;
+        for name in &names {
+            let Some(replaced) = name.strip_suffix(".tmp") else {
+                continue;
+            };
+            // The replacement was whole before the original was moved away.
+            if names.iter().any(|name| name == replaced) {
+                fs::remove_file(self.dir.join(name))?;
+            } else {
+                move_synced(&self.dir.join(name), &self.dir.join(replaced))?;
+            }
+        }
+        let mut numbers: Vec<u64> = names_in(&self.dir)?
+            .iter()
+            .filter_map(|name| name.strip_suffix(".log")?.parse().ok())
+            .collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    fn recover_segment(
+        &mut self,
+        number: u64,
+        is_last: bool,
+        quarantine: &Path,
+        recovered: &mut Recovered,
+    ) -> io::Result<()> {
+        let path = self.path(number);
+        let content = Bytes::from(fs::read(&path)?);
+        let length = content.len() as u64;
+        let parsed = parse_segment(&content);
+        let mut segment = Segment::new(number);
+        segment.bytes = length;
+        for entry in &parsed.entries {
+            segment.note(entry);
+        }
+        let mut lost = parsed.gap_bytes;
+        match parsed.tail {
+            Tail::Clean => {}
+            Tail::Torn { start } if is_last && lost == 0 => {
+                let file = File::options().write(true).open(&path)?;
+                file.set_len(start)?;
+                file.sync_all()?;
+                segment.bytes = start;
+                recovered.torn_bytes += length - start;
+            }
+            Tail::Torn { start } | Tail::Damaged { start } => lost += length - start,
+        }
+        if lost > 0 {
+            let moved_to = unused_name(quarantine, &format!("journal-{number}-"));
+            segment.bytes = self.replace_segment(number, &parsed.entries, &moved_to)?;
+            recovered.damaged.push(DamagedSegment {
+                moved_to,
+                entries_kept: parsed.entries.len(),
+                bytes_lost: lost,
+            });
+        }
+        recovered.entries.extend(parsed.entries);
+        self.segments.push(segment);
+        Ok(())
+    }
+
+    /// Moves a segment away and puts one with only `entries` in its place; returns its length.
+    fn replace_segment(
+        &self,
+        number: u64,
+        entries: &[JournalEntry],
+        moved_to: &Path,
+    ) -> io::Result<u64> {
+        let mut frames = Vec::new();
+        for entry in entries {
+            encode_frame(entry, &mut frames);
+        }
+        let path = self.path(number);
+        let replacement = with_suffix(&path, ".tmp");
+        write_synced(&replacement, &frames)?;
+        sync_dir(&self.dir)?;
+        move_synced(&path, moved_to)?;
+        move_synced(&replacement, &path)?;
+        Ok(frames.len() as u64)
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{number}.log"))
+    }
+}
+
+fn write_durably(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    file.write_all(bytes)?;
+    file.sync_data()
+}
+
+mod frame;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,292 @@
+//! Open documents: materialised on use, kept within a byte budget, brought up to date with remote
+//! changes when they are used next, dropped when an edit of theirs fails.
+//!
+//! Every use holds the document's lock until what follows from it (an edit, an index row) is in the
+//! engine's queue; so edits and rows of one document enter the store in the order of its versions.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use reconvene_core::ids::{ChangeHash, DocumentId, DocumentKind, WorkspaceId};
+use reconvene_core::keys::{Key, KeyRange};
+use reconvene_core::records::{ChangeRow, HeadRow};
+use reconvene_core::storage::{Direction, Scan, StoreError, StoreRead as _};
+use reconvene_model::{Document, MaterialiseCounter, Purpose, materialise};
+use reconvene_sled::SledReader;
+use tokio::sync::OwnedMutexGuard;
+
+use crate::Error;
+
+/// Memory of open documents beyond which the least recently used are dropped, in bytes.
+const OPEN_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+type Place = (WorkspaceId, DocumentId);
+
+/// A document that may be open.
+#[derive(Default)]
+pub(crate) struct OpenDocument {
+    document: Option<Document>,
+    /// Changes that became durable since and are not applied yet.
+    remote: Vec<ChangeHash>,
+}
+
+struct Entry {
+    lock: Arc<tokio::sync::Mutex<OpenDocument>>,
+    bytes: usize,
+    used: u64,
+    /// Remote changes noted while the document was locked or simply not in use.
+    remote: Vec<ChangeHash>,
+}
+
+#[derive(Default)]
+struct Table {
+    entries: BTreeMap<Place, Entry>,
+    bytes: usize,
+    clock: u64,
+}
+
+/// All open documents of a replica.
+pub(crate) struct Documents {
+    reader: SledReader,
+    counter: MaterialiseCounter,
+    table: Mutex<Table>,
+}
+
+/// A locked document. Dropping it gives the lock back.
+pub(crate) struct Lease {
+    place: Place,
+    guard: OwnedMutexGuard<OpenDocument>,
+}
+
+impl Documents {
+    pub(crate) fn new(reader: SledReader) -> Self {
+        Self {
+            reader,
+            counter: MaterialiseCounter::new(),
+            table: Mutex::new(Table::default()),
+        }
+    }
+
+    pub(crate) fn counter(&self) -> &MaterialiseCounter {
+        &self.counter
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, Table> {
+        // The table is only bookkeeping; a panic in between loses at most an eviction.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Locks a document without loading it. Cancel-safe: nothing is lost if this is dropped.
+    pub(crate) async fn lease(&self, workspace: WorkspaceId, document: DocumentId) -> Lease {
+        let place = (workspace, document);
+        let lock = {
+            let mut table = self.table();
+            table.clock += 1;
+            let used = table.clock;
+            let entry = table.entries.entry(place).or_insert_with(|| Entry {
+                lock: Arc::default(),
+                bytes: 0,
+                used,
+                remote: Vec::new(),
+            });
+            entry.used = used;
+            Arc::clone(&entry.lock)
+        };
+        let mut guard = lock.lock_owned().await;
+        if let Some(entry) = self.table().entries.get_mut(&place) {
+            guard.remote.append(&mut entry.remote);
+        }
+        Lease { place, guard }
+    }
+
+    /// Notes changes that became durable; an open document applies them when it is used next.
+    pub(crate) fn note_remote(
+        &self,
+        workspace: WorkspaceId,
+        document: DocumentId,
+        changes: &[ChangeHash],
+    ) {
+        if let Some(entry) = self.table().entries.get_mut(&(workspace, document)) {
+            entry.remote.extend_from_slice(changes);
+        }
+    }
+
+    /// Drops everything that is open, after a failure of the store.
+    pub(crate) fn forget_all(&self) {
+        let mut table = self.table();
+        table.entries.clear();
+        table.bytes = 0;
+    }
+
+    /// Gives a lease back, keeping the document open if the budget allows.
+    pub(crate) fn give_back(&self, mut lease: Lease) {
+        let bytes = lease
+            .guard
+            .document
+            .as_ref()
+            .map_or(0, Document::memory_bytes);
+        let mut table = self.table();
+        let Some(entry) = table.entries.get_mut(&lease.place) else {
+            lease.guard.document = None;
+            return;
+        };
+        let before = std::mem::replace(&mut entry.bytes, bytes);
+        table.bytes = table.bytes - before + bytes;
+        drop(lease);
+        while table.bytes > OPEN_BYTES_MAX || table.entries.len() > 4096 {
+            // A locked document is in use and stays.
+            let free = table
+                .entries
+                .iter()
+                .filter(|(_, entry)| Arc::strong_count(&entry.lock) == 1);
+            let Some(place) = free
+                .min_by_key(|(_, entry)| entry.used)
+                .map(|(place, _)| *place)
+            else {
+                break;
+            };
+            if let Some(entry) = table.entries.remove(&place) {
+                table.bytes -= entry.bytes;
+            }
+        }
+    }
+
+    /// Loads a leased document if it is not open, and brings it up to date. Blocks on the disk.
+    pub(crate) fn load<'a>(
+        &self,
+        lease: &'a mut Lease,
+        purpose: Purpose,
+    ) -> Result<&'a mut Document, Error> {
+        let (workspace, id) = lease.place;
+        let open = &mut *lease.guard;
+        let reusable = open
+            .document
+            .as_ref()
+            .is_some_and(|document| !document.is_poisoned());
+        if !reusable {
+            open.remote.clear();
+            open.document = Some(read_document(
+                &self.reader,
+                &self.counter,
+                workspace,
+                id,
+                purpose,
+            )?);
+        }
+        let remote = std::mem::take(&mut open.remote);
+        let Some(document) = open.document.as_mut() else {
+            return Err(not_found(id));
+        };
+        if !remote.is_empty() {
+            let bodies = read_changes(&self.reader, workspace, id, &remote)?;
+            if document.apply(bodies.iter().map(|body| &body[..])).is_err() {
+                // Built anew from the durable bytes, it says what is wrong, if anything is.
+                *document = read_document(&self.reader, &self.counter, workspace, id, purpose)?;
+            }
+        }
+        Ok(document)
+    }
+}
+
+impl Lease {
+    pub(crate) fn workspace(&self) -> WorkspaceId {
+        self.place.0
+    }
+
+    /// Puts a document that was made, not loaded.
+    pub(crate) fn put(&mut self, document: Document) {
+        self.guard.document = Some(document);
+    }
+
+    /// Drops what is open, so that the next use loads it again.
+    pub(crate) fn forget(&mut self) {
+        self.guard.document = None;
+        self.guard.remote.clear();
+    }
+}
+
+pub(crate) fn not_found(id: DocumentId) -> Error {
+    Error::NotFound {
+        what: "document",
+        id: id.to_string(),
+    }
+}
+
+/// The head row of a document; `None` if nothing of it is stored.
+pub(crate) fn head_row(
+    reader: &SledReader,
+    workspace: WorkspaceId,
+    document: DocumentId,
+) -> Result<Option<HeadRow>, Error> {
+    let key = Key::head(&workspace, &document);
+    let value = reader.read(&key)?;
+    value.map(|value| decode(&key, &value)).transpose()
+}
+
+/// Decodes a record that was read under a key; damage names the key.
+pub(crate) fn decode<R: reconvene_core::records::Record>(
+    key: &Key,
+    value: &[u8],
+) -> Result<R, Error> {
+    R::decode(value).map_err(|error| {
+        Error::Store(StoreError::Damaged {
+            key: format!("{key:?}"),
+            what: error.to_string(),
+        })
+    })
+}
+
+/// Materialises a document from its stored changes, without opening it. Blocks on the disk.
+pub(crate) fn read_document(
+    reader: &SledReader,
+    counter: &MaterialiseCounter,
+    workspace: WorkspaceId,
+    id: DocumentId,
+    purpose: Purpose,
+) -> Result<Document, Error> {
+    let row = head_row(reader, workspace, id)?.ok_or_else(|| not_found(id))?;
+    read_document_of_kind(reader, counter, workspace, id, row.kind, purpose)
+}
+
+pub(crate) fn read_document_of_kind(
+    reader: &SledReader,
+    counter: &MaterialiseCounter,
+    workspace: WorkspaceId,
+    id: DocumentId,
+    kind: DocumentKind,
+    purpose: Purpose,
+) -> Result<Document, Error> {
+    let scan = Scan {
+        range: KeyRange::changes(&workspace, &id),
+        direction: Direction::Ascending,
+        rows_max: reconvene_core::limits::CHANGES_PER_DOCUMENT_MAX,
+        bytes_max: usize::MAX,
+    };
+    let rows = reader.scan(&scan)?;
+    let mut bodies = Vec::with_capacity(rows.rows.len());
+    for (key, value) in &rows.rows {
+        bodies.push(decode::<ChangeRow>(key, value)?.body);
+    }
+    let chunks = bodies.iter().map(|body| &body[..]);
+    materialise(kind, chunks, purpose, counter).map_err(|source| Error::Document {
+        id,
+        source: Box::new(source),
+    })
+}
+
+fn read_changes(
+    reader: &SledReader,
+    workspace: WorkspaceId,
+    id: DocumentId,
+    hashes: &[ChangeHash],
+) -> Result<Vec<Bytes>, Error> {
+    let mut bodies = Vec::with_capacity(hashes.len());
+    for hash in hashes {
+        let key = Key::change(&workspace, &id, hash);
+        if let Some(value) = reader.read(&key)? {
+            bodies.push(decode::<ChangeRow>(&key, &value)?.body);
+        }
+    }
+    Ok(bodies)
+}

@@ -1,0 +1,759 @@
+//! The one task that owns the engine, and everything it does on the engine's behalf: storing,
+//! reading, dialling, sending, waking. It decides nothing.
+//!
+//! Others talk to it through [`DriverHandle`]: bounded messages in, oneshot answers and broadcast
+//! events out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reconvene_core::engine::{
+    CloseReason, Edit, EditError, Engine, Enrolment, Event, Input, JoinRequest, LinkStats, Output,
+    ReadQuery, ReadResult, SendStored, Write, stored_frames,
+};
+use reconvene_core::ids::{BatchId, FeedSeq, LinkId, PeerId, ReadId, RequestId, WorkspaceId};
+use reconvene_core::keys::Key;
+use reconvene_core::records::{ChangeRow, PeerRow, Record as _};
+use reconvene_core::refusal::RefusalCode;
+use reconvene_core::storage::{JournalEntry, StoreError, StoreRead as _};
+use reconvene_libp2p::{Direction, Identity, Network, NetworkConfig, NetworkEvent, SendError};
+use reconvene_sled::{Completion, SledReader, SledStore, SubmitError, Writer};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::Error;
+use crate::clock::Clock;
+
+/// Commands waiting for the driver; senders wait beyond it.
+const COMMANDS_MAX: usize = 1024;
+/// Engine events a slow listener may lag behind before it misses some.
+const EVENTS_MAX: usize = 4096;
+/// Inputs taken from one source before the next source gets its turn.
+const TURN_INPUTS_MAX: usize = 64;
+
+/// Something the driver is asked to do.
+pub(crate) enum Command {
+    Edit(Edit, oneshot::Sender<Result<(), Error>>),
+    Write(Write, oneshot::Sender<Result<(), Error>>),
+    Replay(Vec<JournalEntry>),
+    Connect(PeerId, Vec<String>),
+    Disconnect(PeerId),
+    Join(JoinRequest, oneshot::Sender<Result<Enrolment, Error>>),
+    Listen(String, oneshot::Sender<Result<String, Error>>),
+    Live(Option<WorkspaceId>, oneshot::Sender<Live>),
+    Shutdown(oneshot::Sender<Result<(), Error>>),
+}
+
+/// A greeted link, as the status shows it.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkInfo {
+    pub(crate) peer: PeerId,
+    pub(crate) stats: LinkStats,
+    pub(crate) wire: reconvene_libp2p::LinkStats,
+}
+
+/// What the engine knows now and the store may not have been told yet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) links: Vec<LinkInfo>,
+    /// What each peer holds, of the workspaces in use that were asked for.
+    pub(crate) peers: BTreeMap<WorkspaceId, BTreeMap<PeerId, PeerRow>>,
+}
+
+impl Live {
+    pub(crate) fn is_linked(&self, peer: &PeerId) -> bool {
+        self.links.iter().any(|link| link.peer == *peer)
+    }
+}
+
+/// What the rest of the node hears from the driver.
+#[derive(Clone, Debug)]
+pub(crate) enum Notice {
+    /// An event of the engine.
+    Engine(Arc<Event>),
+    /// A pass ended; the bytes are those of its link so far.
+    PassComplete {
+        link: LinkId,
+        peer: PeerId,
+        stats: LinkStats,
+        wire: reconvene_libp2p::LinkStats,
+    },
+    /// A link is gone, and this is all it carried.
+    LinkEnded {
+        link: LinkId,
+        wire: reconvene_libp2p::LinkStats,
+    },
+}
+
+/// The way to the driver. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct DriverHandle {
+    commands: mpsc::Sender<Command>,
+    notices: broadcast::Sender<Notice>,
+}
+
+impl DriverHandle {
+    pub(crate) async fn send(&self, command: Command) -> Result<(), Error> {
+        self.commands.send(command).await.map_err(|_| Error::Closed)
+    }
+
+    /// Hands an edit over. When this returns, the engine will take it in this order; the receiver
+    /// says when it is durable.
+    pub(crate) async fn edit(
+        &self,
+        edit: Edit,
+    ) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Command::Edit(edit, sender)).await?;
+        Ok(receiver)
+    }
+
+    pub(crate) async fn write(&self, write: Write) -> Result<(), Error> {
+        let receiver = self.begin_write(write).await?;
+        receiver.await.map_err(|_| Error::Closed)?
+    }
+
+    pub(crate) async fn begin_write(
+        &self,
+        write: Write,
+    ) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Command::Write(write, sender)).await?;
+        Ok(receiver)
+    }
+
+    pub(crate) async fn join(&self, request: JoinRequest) -> Result<Enrolment, Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Command::Join(request, sender)).await?;
+        receiver.await.map_err(|_| Error::Closed)?
+    }
+
+    pub(crate) async fn listen(&self, address: String) -> Result<String, Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Command::Listen(address, sender)).await?;
+        receiver.await.map_err(|_| Error::Closed)?
+    }
+
+    /// What is known now of the links, and of the peers of one workspace or of all.
+    pub(crate) async fn live(&self, workspace: Option<WorkspaceId>) -> Result<Live, Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Command::Live(workspace, sender)).await?;
+        receiver.await.map_err(|_| Error::Closed)
+    }
+
+    pub(crate) async fn shutdown(&self) -> Result<(), Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Command::Shutdown(sender)).await?;
+        receiver.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Has the indexer look at a workspace again.
+    pub(crate) fn look_again(&self, workspace: WorkspaceId) {
+        let event = Event::FeedAdvanced {
+            workspace,
+            seq: FeedSeq(0),
+        };
+        if self.notices.send(Notice::Engine(Arc::new(event))).is_err() {
+            tracing::trace!("no indexer runs");
+        }
+    }
+
+    pub(crate) fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.notices.subscribe()
+    }
+}
+
+/// A finished piece of local work.
+enum LocalDone {
+    Store(Completion),
+    Read(ReadId, Result<ReadResult, StoreError>),
+    SendFailed(LinkId, StoreError),
+}
+
+/// What goes out on one link, in order.
+enum Outgoing {
+    Frame(Bytes),
+    Stored(SendStored),
+    Close { flush: bool },
+}
+
+/// Starts the driver on the current runtime.
+pub(crate) fn start(
+    engine: Engine,
+    clock: Clock,
+    store: SledStore,
+    reader: SledReader,
+    identity: Identity,
+) -> Result<DriverHandle, Error> {
+    let (commands, command_receiver) = mpsc::channel(COMMANDS_MAX);
+    let (notices, _) = broadcast::channel(EVENTS_MAX);
+    // Bounded by what the driver asked for: one answer per batch, read and stored frame in flight.
+    let (done, done_receiver) = mpsc::unbounded_channel();
+    let completions = done.clone();
+    let writer = Writer::spawn(store, move |completion| {
+        // The driver may have ended; nobody is left to be told then.
+        if completions.send(LocalDone::Store(completion)).is_err() {
+            tracing::debug!("a batch completed after the driver ended");
+        }
+    })
+    .map_err(|source| Error::Io {
+        what: "the store's writer could not be started".to_owned(),
+        source,
+    })?;
+    let driver = Driver {
+        engine,
+        clock,
+        writer: Some(writer),
+        reader,
+        identity,
+        network: None,
+        commands: command_receiver,
+        done,
+        done_receiver,
+        notices: notices.clone(),
+        edits: BTreeMap::new(),
+        writes: BTreeMap::new(),
+        joins: BTreeMap::new(),
+        listens: BTreeMap::new(),
+        links: HashMap::new(),
+        failed_batches: Vec::new(),
+        failed_dials: Vec::new(),
+    };
+    tokio::spawn(driver.run());
+    Ok(DriverHandle { commands, notices })
+}
+
+struct Driver {
+    engine: Engine,
+    clock: Clock,
+    writer: Option<Writer<SledStore>>,
+    reader: SledReader,
+    identity: Identity,
+    /// Started when something is dialled or listened to for the first time.
+    network: Option<(Network, mpsc::Receiver<NetworkEvent>)>,
+    commands: mpsc::Receiver<Command>,
+    done: mpsc::UnboundedSender<LocalDone>,
+    done_receiver: mpsc::UnboundedReceiver<LocalDone>,
+    notices: broadcast::Sender<Notice>,
+    edits: BTreeMap<RequestId, oneshot::Sender<Result<(), Error>>>,
+    writes: BTreeMap<RequestId, oneshot::Sender<Result<(), Error>>>,
+    joins: BTreeMap<RequestId, oneshot::Sender<Result<Enrolment, Error>>>,
+    listens: BTreeMap<String, oneshot::Sender<Result<String, Error>>>,
+    /// Only ever looked up by key.
+    links: HashMap<LinkId, mpsc::UnboundedSender<Outgoing>>,
+    /// Batches the writer did not take and dials the network did not, to be told to the engine.
+    failed_batches: Vec<(BatchId, StoreError)>,
+    failed_dials: Vec<(PeerId, String)>,
+}
+
+/// One thing the loop woke up for.
+enum Turn {
+    Done(LocalDone),
+    Wake,
+    Command(Command),
+    Network(NetworkEvent),
+    Ended,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        loop {
+            let turn = self.next_turn().await;
+            match turn {
+                Turn::Done(done) => {
+                    self.on_done(done);
+                    for _ in 0..TURN_INPUTS_MAX {
+                        let Ok(done) = self.done_receiver.try_recv() else {
+                            break;
+                        };
+                        self.on_done(done);
+                    }
+                }
+                Turn::Wake => self.input(Input::Wake),
+                Turn::Command(Command::Shutdown(answer)) => {
+                    let outcome = self.shut_down().await;
+                    if answer.send(outcome).is_err() {
+                        tracing::debug!("nobody waited for the shutdown");
+                    }
+                    return;
+                }
+                Turn::Command(command) => self.on_command(command),
+                Turn::Network(event) => self.on_network(event),
+                Turn::Ended => {
+                    // Every handle is gone without a close: still end in order.
+                    if let Err(error) = self.shut_down().await {
+                        tracing::warn!(%error, "the store did not close cleanly");
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Finished local work first, timers next, new work last.
+    async fn next_turn(&mut self) -> Turn {
+        let now = self.clock.now().tick;
+        let wait = self.engine.wake_at().map(|wake| wake.at - now);
+        let network = async {
+            match &mut self.network {
+                Some((_, events)) => match events.recv().await {
+                    Some(event) => event,
+                    None => std::future::pending().await,
+                },
+                None => std::future::pending().await,
+            }
+        };
+        let timer = async {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(done) = self.done_receiver.recv() => Turn::Done(done),
+            () = timer => Turn::Wake,
+            command = self.commands.recv() => command.map_or(Turn::Ended, Turn::Command),
+            event = network => Turn::Network(event),
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        let now = self.clock.now();
+        self.engine.handle(now, input);
+        self.drain();
+        // What could not even be begun is told to the engine as what happened.
+        while !self.failed_batches.is_empty() || !self.failed_dials.is_empty() {
+            let now = self.clock.now();
+            if let Some((batch, error)) = self.failed_batches.pop() {
+                self.engine.handle(now, Input::BatchFailed { batch, error });
+            } else if let Some((peer, why)) = self.failed_dials.pop() {
+                self.engine.handle(now, Input::DialFailed { peer, why });
+            }
+            self.drain();
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.engine.poll() {
+            self.carry_out(output);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::StoreBatch(batch) => {
+                let Some(writer) = &self.writer else {
+                    return self.failed_batches.push((batch.id, StoreError::Closed));
+                };
+                match writer.submit(batch) {
+                    Ok(()) => {}
+                    Err(SubmitError::Full(batch)) => {
+                        let what = "too many batches wait for the disk".to_owned();
+                        self.failed_batches
+                            .push((batch.id, StoreError::Io { what }));
+                    }
+                    Err(SubmitError::Closed(batch)) => {
+                        self.failed_batches.push((batch.id, StoreError::Closed));
+                    }
+                    Err(other) => unreachable!("an unknown refusal of the writer: {other}"),
+                }
+            }
+            Output::Read { read, query } => {
+                let reader = self.reader.clone();
+                let done = self.done.clone();
+                tokio::task::spawn_blocking(move || {
+                    let result = run_query(&reader, query);
+                    if done.send(LocalDone::Read(read, result)).is_err() {
+                        tracing::debug!("a read finished after the driver ended");
+                    }
+                });
+            }
+            Output::ReleaseJournal(releases) => {
+                if let Some(writer) = &self.writer {
+                    writer.release(releases);
+                }
+            }
+            Output::SendFrame { link, frame } => self.send(link, Outgoing::Frame(frame)),
+            Output::SendStored(stored) => self.send(stored.link, Outgoing::Stored(stored)),
+            Output::AdmitLink { link } => {
+                if let Some((network, _)) = &self.network {
+                    network.admit(link);
+                }
+            }
+            Output::CloseLink { link, why } => {
+                tracing::debug!(%link, ?why, "link closed here");
+                let flush = matches!(why, CloseReason::Refused(_) | CloseReason::Finished);
+                self.send(link, Outgoing::Close { flush });
+                self.links.remove(&link);
+            }
+            Output::Dial { peer, addresses } => {
+                let dialed = match self.network() {
+                    Ok(network) => network
+                        .dial(peer, addresses)
+                        .map_err(|error| error.to_string()),
+                    Err(error) => Err(error.to_string()),
+                };
+                if let Err(why) = dialed {
+                    self.failed_dials.push((peer, why));
+                }
+            }
+            Output::Event(event) => self.on_event(event),
+        }
+    }
+
+    fn send(&mut self, link: LinkId, outgoing: Outgoing) {
+        if let Some(sender) = self.links.get(&link)
+            && sender.send(outgoing).is_err()
+        {
+            tracing::debug!(%link, "the link went down before this could be sent");
+        }
+    }
+
+    fn network(&mut self) -> Result<&Network, Error> {
+        if self.network.is_none() {
+            let started = Network::start(self.identity.clone(), NetworkConfig::default())?;
+            self.network = Some(started);
+        }
+        match &self.network {
+            Some((network, _)) => Ok(network),
+            None => Err(Error::Closed),
+        }
+    }
+
+    fn on_done(&mut self, done: LocalDone) {
+        match done {
+            LocalDone::Store(Completion::Journaled(id)) => self.input(Input::Journaled(id)),
+            LocalDone::Store(Completion::Stored(id)) => self.input(Input::Stored(id)),
+            LocalDone::Store(Completion::Failed { id, error }) => {
+                self.input(Input::BatchFailed { batch: id, error });
+            }
+            LocalDone::Store(Completion::Unknown { id, error }) => {
+                self.input(Input::BatchUnknown { batch: id, error });
+            }
+            LocalDone::Store(other) => tracing::error!(?other, "an unknown completion"),
+            LocalDone::Read(read, result) => self.input(Input::ReadDone { read, result }),
+            LocalDone::SendFailed(link, error) => self.input(Input::SendFailed { link, error }),
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Edit(edit, answer) => {
+                self.edits.insert(edit.request, answer);
+                self.input(Input::Edit(edit));
+            }
+            Command::Write(write, answer) => {
+                self.writes.insert(write.request, answer);
+                self.input(Input::Write(write));
+            }
+            Command::Replay(entries) => self.input(Input::Replay(entries)),
+            Command::Connect(peer, addresses) => self.input(Input::Connect { peer, addresses }),
+            Command::Disconnect(peer) => self.input(Input::Disconnect { peer }),
+            Command::Join(request, answer) => {
+                self.joins.insert(request.request, answer);
+                self.input(Input::Join(request));
+            }
+            Command::Listen(address, answer) => self.listen(address, answer),
+            Command::Live(workspace, answer) => reply(answer, self.live(workspace)),
+            Command::Shutdown(_) => unreachable!("the loop handles the shutdown"),
+        }
+    }
+
+    fn live(&self, workspace: Option<WorkspaceId>) -> Live {
+        let links = self.engine.links().map(|(link, peer, stats)| LinkInfo {
+            peer,
+            stats,
+            wire: self.wire_stats(link),
+        });
+        let peers = self.engine.peers(workspace).map(|(workspace, peers)| {
+            (
+                workspace,
+                peers.map(|(peer, row)| (peer, row.clone())).collect(),
+            )
+        });
+        Live {
+            links: links.collect(),
+            peers: peers.collect(),
+        }
+    }
+
+    fn listen(&mut self, address: String, answer: oneshot::Sender<Result<String, Error>>) {
+        let listening = match self.network() {
+            Ok(network) => network.listen(&address).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match listening {
+            Ok(()) => {
+                self.listens.insert(address, answer);
+            }
+            Err(why) => reply(answer, Err(Error::Listen { address, why })),
+        }
+    }
+
+    fn wire_stats(&self, link: LinkId) -> reconvene_libp2p::LinkStats {
+        let network = self.network.as_ref().map(|(network, _)| network);
+        network
+            .and_then(|network| network.link_stats(link))
+            .unwrap_or_default()
+    }
+
+    fn on_network(&mut self, event: NetworkEvent) {
+        match event {
+            NetworkEvent::Listening { address } => {
+                // One listen is asked for at a time.
+                if let Some((_, answer)) = self.listens.pop_first() {
+                    reply(answer, Ok(address));
+                }
+            }
+            NetworkEvent::ListenFailed { address, why } => {
+                if let Some((_, answer)) = self.listens.pop_first() {
+                    reply(
+                        answer,
+                        Err(Error::Listen {
+                            address,
+                            why: why.to_string(),
+                        }),
+                    );
+                }
+            }
+            NetworkEvent::LinkUp {
+                link,
+                peer,
+                direction,
+                ..
+            } => {
+                tracing::debug!(%link, %peer, ?direction, "link up");
+                if let Some((network, _)) = &self.network {
+                    // Bounded by the engine: bulk by the link's window, the rest answers frames that
+                    // came; a peer that takes nothing is cut off by the write deadline.
+                    let (sender, receiver) = mpsc::unbounded_channel();
+                    self.links.insert(link, sender);
+                    tokio::spawn(send_in_order(
+                        link,
+                        receiver,
+                        network.clone(),
+                        self.reader.clone(),
+                        self.done.clone(),
+                    ));
+                }
+                let dialed = direction == Direction::Dialed;
+                self.input(Input::LinkUp { link, peer, dialed });
+            }
+            NetworkEvent::FrameArrived { link, frame } => {
+                self.input(Input::FrameArrived { link, frame });
+            }
+            NetworkEvent::LinkDown { link, why, stats } => {
+                tracing::debug!(%link, %why, "link down");
+                self.links.remove(&link);
+                self.notify(Notice::LinkEnded { link, wire: stats });
+                self.input(Input::LinkDown {
+                    link,
+                    why: why.to_string(),
+                });
+            }
+            NetworkEvent::DialFailed { peer, why } => {
+                self.input(Input::DialFailed {
+                    peer,
+                    why: dial_failure(&why),
+                });
+            }
+            other => tracing::error!(?other, "an unknown network event"),
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match &event {
+            Event::EditDurable { request } => {
+                if let Some(answer) = self.edits.remove(request) {
+                    reply(answer, Ok(()));
+                }
+                return;
+            }
+            Event::EditRefused { request, error } => {
+                if let Some(answer) = self.edits.remove(request) {
+                    reply(answer, Err(edit_error(error.clone())));
+                }
+                return;
+            }
+            Event::WriteDone { request } => {
+                if let Some(answer) = self.writes.remove(request) {
+                    reply(answer, Ok(()));
+                }
+                return;
+            }
+            Event::WriteFailed { request, error } => {
+                if let Some(answer) = self.writes.remove(request) {
+                    reply(answer, Err(Error::Store(error.clone())));
+                }
+                return;
+            }
+            Event::Joined { request, enrolment } => {
+                if let Some(answer) = self.joins.remove(request) {
+                    reply(answer, Ok(enrolment.clone()));
+                }
+            }
+            Event::JoinFailed { request, code, why } => {
+                if let Some(answer) = self.joins.remove(request) {
+                    reply(answer, Err(join_error(*code, why.clone())));
+                }
+            }
+            Event::PassComplete { link, peer, stats } => {
+                let wire = self.wire_stats(*link);
+                self.notify(Notice::PassComplete {
+                    link: *link,
+                    peer: *peer,
+                    stats: *stats,
+                    wire,
+                });
+            }
+            Event::StoreFailed { error } => tracing::error!(%error, "the store failed"),
+            _ => tracing::trace!(?event, "engine"),
+        }
+        self.notify(Notice::Engine(Arc::new(event)));
+    }
+
+    fn notify(&self, notice: Notice) {
+        // Without listeners there is nobody to tell.
+        if self.notices.send(notice).is_err() {
+            tracing::trace!("an event without listeners");
+        }
+    }
+
+    async fn shut_down(&mut self) -> Result<(), Error> {
+        self.commands.close();
+        self.input(Input::Close);
+        if let Some((network, mut events)) = self.network.take() {
+            let drain = async { while events.recv().await.is_some() {} };
+            tokio::select! {
+                () = network.shutdown() => {}
+                () = drain => {}
+            }
+        }
+        let Some(writer) = self.writer.take() else {
+            return Ok(());
+        };
+        let closed = tokio::task::spawn_blocking(move || writer.shutdown()?.close()).await;
+        // Edits that became durable on the way out are still told.
+        while let Ok(LocalDone::Store(completion)) = self.done_receiver.try_recv() {
+            self.on_done(LocalDone::Store(completion));
+        }
+        closed.map_err(|_| Error::Closed)?.map_err(Error::Store)
+    }
+}
+
+fn reply<T>(answer: oneshot::Sender<T>, value: T) {
+    if answer.send(value).is_err() {
+        tracing::trace!("the one who asked went away");
+    }
+}
+
+fn edit_error(error: EditError) -> Error {
+    Error::Edit(error)
+}
+
+fn join_error(code: Option<RefusalCode>, why: String) -> Error {
+    match code {
+        Some(code) => Error::Refused { code, message: why },
+        None => Error::Unreachable(why),
+    }
+}
+
+fn dial_failure(why: &reconvene_libp2p::DialFailure) -> String {
+    match why {
+        reconvene_libp2p::DialFailure::Unreachable { attempts } => {
+            let attempts: Vec<_> = attempts
+                .iter()
+                .map(|(address, kind)| format!("{address}: {kind}"))
+                .collect();
+            attempts.join("; ")
+        }
+        other => other.to_string(),
+    }
+}
+
+fn run_query(reader: &SledReader, query: ReadQuery) -> Result<ReadResult, StoreError> {
+    Ok(match query {
+        ReadQuery::Values(keys) => {
+            let values = keys.iter().map(|key| reader.read(key));
+            ReadResult::Values(values.collect::<Result<_, _>>()?)
+        }
+        ReadQuery::Presence(keys) => {
+            let present = keys.iter().map(|key| reader.contains(key));
+            ReadResult::Presence(present.collect::<Result<_, _>>()?)
+        }
+        ReadQuery::Scan(scan) => ReadResult::Rows(reader.scan(&scan)?),
+    })
+}
+
+/// Sends what is queued for one link, in order; bodies of stored changes are read on the way.
+async fn send_in_order(
+    link: LinkId,
+    mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
+    network: Network,
+    reader: SledReader,
+    done: mpsc::UnboundedSender<LocalDone>,
+) {
+    while let Some(next) = outgoing.recv().await {
+        let frames = match next {
+            Outgoing::Frame(frame) => vec![frame],
+            Outgoing::Stored(stored) => {
+                let reader = reader.clone();
+                let read = tokio::task::spawn_blocking(move || {
+                    read_bodies(&reader, &stored).map(|bodies| stored_frames(&stored, bodies))
+                });
+                match read.await {
+                    Ok(Ok(frames)) => frames,
+                    Ok(Err(error)) => return report(&done, link, error),
+                    Err(_) => {
+                        let what = "reading stored changes panicked".to_owned();
+                        return report(&done, link, StoreError::Io { what });
+                    }
+                }
+            }
+            Outgoing::Close { flush } => return network.close(link, flush),
+        };
+        for frame in frames {
+            match network.send(link, frame) {
+                Ok(()) => {}
+                Err(SendError::Closed) => return,
+                Err(error) => {
+                    // The peer does not take what the window allows: nothing can be skipped.
+                    tracing::warn!(%link, %error, "the link is closed");
+                    return network.close(link, false);
+                }
+            }
+        }
+    }
+}
+
+fn report(done: &mpsc::UnboundedSender<LocalDone>, link: LinkId, error: StoreError) {
+    if done.send(LocalDone::SendFailed(link, error)).is_err() {
+        tracing::debug!("a send failed after the driver ended");
+    }
+}
+
+fn read_bodies(reader: &SledReader, stored: &SendStored) -> Result<Vec<Vec<Bytes>>, StoreError> {
+    let damaged = |key: &Key, what: String| StoreError::Damaged {
+        key: format!("{key:?}"),
+        what,
+    };
+    let mut documents = Vec::with_capacity(stored.documents.len());
+    for (document, _, hashes) in &stored.documents {
+        let mut bodies = Vec::with_capacity(hashes.len());
+        for hash in hashes {
+            let key = Key::change(&stored.workspace, document, hash);
+            let value = reader.read(&key)?;
+            let value = value.ok_or_else(|| damaged(&key, "it is missing".to_owned()))?;
+            let row =
+                ChangeRow::decode(&value).map_err(|error| damaged(&key, error.to_string()))?;
+            bodies.push(row.body);
+        }
+        documents.push(bodies);
+    }
+    Ok(documents)
+}
+
+/// How long a graceful end may take before the rest is cut.
+pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_secs(15);

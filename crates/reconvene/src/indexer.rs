@@ -1,0 +1,342 @@
+//! The indexer: follows this store's own feed and refreshes the rows of what others changed.
+//!
+//! It runs off the sync path. The author of a local edit wrote its row in the same batch, so only
+//! entries with an origin are looked at; each changed document is materialised once per round. How
+//! far it came is stored with the rows, so a crash costs at most a repeat.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use reconvene_core::engine::{Event, Write};
+use reconvene_core::ids::{DocumentId, FeedSeq, WorkspaceId};
+use reconvene_core::keys::{Key, KeyRange};
+use reconvene_core::records::{FeedRow, IndexStateRow, Record as _};
+use reconvene_core::storage::{Scan, StoreRead as _};
+use reconvene_model::Purpose;
+use reconvene_model::index::{index_row, is_indexed};
+use reconvene_sled::SledReader;
+use tokio::sync::{broadcast, watch};
+
+use crate::Error;
+use crate::documents::{Documents, Lease, decode};
+use crate::driver::{DriverHandle, Notice};
+use crate::replica::{ReplicaEvent, STATE_VERSION, request_id};
+
+/// Feed entries looked at per round.
+const ROUND_ENTRIES: usize = 512;
+/// Entries without work after which the index's place is written down all the same.
+const SAVE_EVERY_ENTRIES: u64 = 4096;
+/// Documents materialised between two writes of their rows.
+const ROUND_DOCUMENTS: usize = 64;
+
+/// How far the index of each workspace is.
+pub(crate) type IndexProgress = BTreeMap<WorkspaceId, FeedSeq>;
+
+pub(crate) struct Parts {
+    pub(crate) reader: SledReader,
+    pub(crate) driver: DriverHandle,
+    pub(crate) documents: Arc<Documents>,
+    pub(crate) events: broadcast::Sender<ReplicaEvent>,
+    pub(crate) workspaces: BTreeSet<WorkspaceId>,
+}
+
+struct Indexer {
+    parts: Parts,
+    progress: watch::Sender<IndexProgress>,
+}
+
+/// Starts the indexer on the current runtime.
+pub(crate) fn start(parts: Parts) -> (watch::Receiver<IndexProgress>, tokio::task::JoinHandle<()>) {
+    let (progress, receiver) = watch::channel(IndexProgress::new());
+    let notices = parts.driver.notices();
+    let indexer = Indexer { parts, progress };
+    (receiver, tokio::spawn(indexer.run(notices)))
+}
+
+impl Indexer {
+    async fn run(self, mut notices: broadcast::Receiver<Notice>) {
+        let mut due = self.parts.workspaces.clone();
+        loop {
+            while let Some(workspace) = due.pop_first() {
+                match self.round(workspace).await {
+                    Ok(true) => {
+                        due.insert(workspace);
+                    }
+                    Ok(false) => {}
+                    Err(error) => {
+                        // The rows stay as they are and say how old they are; the next event tries again.
+                        tracing::warn!(%workspace, %error, "the index could not be refreshed");
+                    }
+                }
+            }
+            match notices.recv().await {
+                Ok(notice) => self.note(notice, &mut due),
+                Err(broadcast::error::RecvError::Lagged(_)) => self.look_everywhere(&mut due),
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+            while let Ok(notice) = notices.try_recv() {
+                self.note(notice, &mut due);
+            }
+        }
+    }
+
+    fn look_everywhere(&self, due: &mut BTreeSet<WorkspaceId>) {
+        // Remote changes may have been missed too: what is open is read again when used.
+        self.parts.documents.forget_all();
+        match crate::replica::known_workspaces(&self.parts.reader) {
+            Ok(workspaces) => due.extend(workspaces),
+            Err(error) => tracing::warn!(%error, "the list of workspaces could not be read"),
+        }
+    }
+
+    fn note(&self, notice: Notice, due: &mut BTreeSet<WorkspaceId>) {
+        let Notice::Engine(event) = notice else {
+            return;
+        };
+        match &*event {
+            Event::DocumentChanged {
+                workspace,
+                document,
+                changes,
+                ..
+            } => {
+                self.parts
+                    .documents
+                    .note_remote(*workspace, *document, changes);
+            }
+            Event::FeedAdvanced { workspace, .. } => {
+                due.insert(*workspace);
+            }
+            Event::StoreFailed { error } => {
+                self.parts.documents.forget_all();
+                self.tell(ReplicaEvent::StoreFailed {
+                    message: error.to_string(),
+                });
+            }
+            event => {
+                if let Some(event) = outward(event) {
+                    self.tell(event);
+                }
+            }
+        }
+    }
+
+    fn tell(&self, event: ReplicaEvent) {
+        if self.parts.events.send(event).is_err() {
+            tracing::trace!("nobody listens to the replica's events");
+        }
+    }
+
+    /// Indexes the next part of a workspace's feed; whether there may be more.
+    async fn round(&self, workspace: WorkspaceId) -> Result<bool, Error> {
+        let known = self.progress.borrow().get(&workspace).copied();
+        let mut rebuilt_to = None;
+        loop {
+            let reader = self.parts.reader.clone();
+            let read =
+                tokio::task::spawn_blocking(move || plan(&reader, workspace, known, rebuilt_to));
+            let plan = read.await.map_err(|_| Error::Closed)??;
+            let documents: Vec<_> = plan.documents.into_iter().collect();
+            for chunk in documents.chunks(ROUND_DOCUMENTS) {
+                self.refresh(workspace, chunk, None).await?;
+            }
+            if plan.rebuild && plan.more {
+                // Only the whole feed makes a rebuilt index; until then nothing is claimed.
+                rebuilt_to = Some(plan.through);
+                continue;
+            }
+            // Most entries are local edits and need nothing: how far they reach is read again after
+            // a restart rather than written down each time.
+            let unsaved = plan.through.0 - plan.saved.0;
+            if !documents.is_empty() || plan.rebuild || unsaved >= SAVE_EVERY_ENTRIES {
+                self.refresh(workspace, &[], Some(plan.through)).await?;
+            }
+            self.report(workspace, plan.through);
+            if !documents.is_empty() {
+                self.tell(ReplicaEvent::Changed {
+                    workspace,
+                    documents,
+                });
+            }
+            return Ok(plan.more);
+        }
+    }
+
+    fn report(&self, workspace: WorkspaceId, seq: FeedSeq) {
+        self.progress
+            .send_if_modified(|progress| progress.insert(workspace, seq) != Some(seq));
+    }
+
+    /// Materialises documents and writes their rows; the documents stay locked until the rows are in
+    /// the engine's queue, so that no older row can follow a newer one.
+    async fn refresh(
+        &self,
+        workspace: WorkspaceId,
+        documents: &[DocumentId],
+        through: Option<FeedSeq>,
+    ) -> Result<(), Error> {
+        let mut leases = Vec::with_capacity(documents.len());
+        for document in documents {
+            leases.push((
+                *document,
+                self.parts.documents.lease(workspace, *document).await,
+            ));
+        }
+        let open = Arc::clone(&self.parts.documents);
+        let work = tokio::task::spawn_blocking(move || {
+            let mut puts = Vec::with_capacity(leases.len() + 1);
+            for (document, lease) in &mut leases {
+                match open.load(lease, Purpose::Index).and_then(|loaded| {
+                    let row = index_row(*document, loaded)?;
+                    Ok(row.map(|row| (Key::index(&workspace, loaded.kind(), document), row)))
+                }) {
+                    Ok(Some((key, row))) => puts.push((key, row.encode().into())),
+                    Ok(None) => {}
+                    // One unreadable document must not hold up the others' rows.
+                    Err(error) => tracing::warn!(%document, %error, "a document has no row"),
+                }
+            }
+            (puts, leases)
+        });
+        let (mut puts, leases): (Vec<_>, Vec<(DocumentId, Lease)>) =
+            work.await.map_err(|_| Error::Closed)?;
+        if let Some(seq) = through {
+            let state = IndexStateRow {
+                seq,
+                state_version: STATE_VERSION,
+            };
+            puts.push((Key::index_state(&workspace), state.encode()));
+        }
+        let mut written = None;
+        if !puts.is_empty() {
+            let write = Write {
+                request: request_id(),
+                puts,
+                deletes: Vec::new(),
+            };
+            written = Some(self.parts.driver.begin_write(write).await?);
+        }
+        for (_, lease) in leases {
+            self.parts.documents.give_back(lease);
+        }
+        match written {
+            Some(written) => written.await.map_err(|_| Error::Closed)?,
+            None => Ok(()),
+        }
+    }
+}
+
+struct Plan {
+    /// Where the index ends in the store.
+    saved: FeedSeq,
+    /// The end of what was looked at.
+    through: FeedSeq,
+    more: bool,
+    /// Whether there is no index of this state version yet.
+    rebuild: bool,
+    documents: BTreeSet<DocumentId>,
+}
+
+fn plan(
+    reader: &SledReader,
+    workspace: WorkspaceId,
+    known: Option<FeedSeq>,
+    rebuilt_to: Option<FeedSeq>,
+) -> Result<Plan, Error> {
+    let key = Key::index_state(&workspace);
+    let state = reader
+        .read(&key)?
+        .map(|value| decode::<IndexStateRow>(&key, &value))
+        .transpose()?;
+    // Rows of another state version, or none at all, are built from the start.
+    let current = state.filter(|state| state.state_version == STATE_VERSION);
+    let rebuild = current.is_none();
+    let saved = current.map_or(FeedSeq(0), |state| state.seq);
+    let from = match known {
+        Some(known) if !rebuild => known.max(saved),
+        _ => rebuilt_to.unwrap_or(saved),
+    };
+    let scan = Scan::ascending(KeyRange::feed_after(&workspace, from), ROUND_ENTRIES);
+    let rows = reader.scan(&scan)?;
+    let mut through = from;
+    let mut documents = BTreeSet::new();
+    for (key, value) in &rows.rows {
+        let row: FeedRow = decode(key, value)?;
+        through = key.feed_seq().unwrap_or(through);
+        if is_indexed(row.kind) && (rebuild || row.origin.is_some()) {
+            documents.insert(row.document);
+        }
+    }
+    Ok(Plan {
+        saved,
+        through,
+        more: rows.more,
+        rebuild,
+        documents,
+    })
+}
+
+/// The engine's events that concern the app.
+fn outward(event: &Event) -> Option<ReplicaEvent> {
+    Some(match event {
+        Event::Verified {
+            peer,
+            workspace,
+            as_of,
+        } => ReplicaEvent::Verified {
+            workspace: *workspace,
+            peer: *peer,
+            as_of: *as_of,
+        },
+        Event::LinkReady {
+            peer, workspaces, ..
+        } => ReplicaEvent::LinkUp {
+            peer: *peer,
+            workspaces: workspaces.clone(),
+        },
+        Event::Unreachable {
+            peer,
+            why,
+            retry_at,
+        } => ReplicaEvent::LinkDown {
+            peer: *peer,
+            why: why.clone(),
+            retrying: retry_at.is_some(),
+        },
+        Event::RefusedByPeer {
+            peer,
+            code,
+            message,
+        } => ReplicaEvent::Refused {
+            peer: *peer,
+            code: *code,
+            message: message.clone(),
+        },
+        Event::DocumentsRefused {
+            peer,
+            workspace,
+            here,
+            documents,
+        } => ReplicaEvent::DocumentsRefused {
+            workspace: *workspace,
+            peer: *peer,
+            here: *here,
+            documents: documents.clone(),
+        },
+        Event::DeviceEnrolled {
+            peer,
+            workspace,
+            device_name,
+            ..
+        } => ReplicaEvent::DeviceEnrolled {
+            peer: *peer,
+            workspace: *workspace,
+            device_name: device_name.clone(),
+        },
+        Event::RolledBack { workspace, peer } => ReplicaEvent::RolledBack {
+            workspace: *workspace,
+            peer: *peer,
+        },
+        _ => return None,
+    })
+}

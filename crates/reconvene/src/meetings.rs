@@ -1,0 +1,429 @@
+//! Meetings: adding, listing, showing, editing, importing.
+
+use reconvene_core::engine::EditedDocument;
+use reconvene_core::ids::{DocumentId, WorkspaceId};
+use reconvene_core::keys::{Key, KeyRange};
+use reconvene_core::storage::{Direction, Scan, StoreRead as _};
+use reconvene_model::export::export_missing_page;
+use reconvene_model::import::{ImportContext, build_meeting};
+use reconvene_model::index::{IndexRow, MeetingRow};
+use reconvene_model::meeting::MeetingEditor;
+use reconvene_model::transcript::TranscriptEditor;
+use reconvene_model::{
+    MEETING, Meeting, ModelError, ProjectId, Purpose, Resolution, TranscriptPage, resolve_project,
+};
+use serde::Serialize;
+
+use crate::clock::wall_now;
+use crate::replica::{bodies, new_document_id, random};
+use crate::status::{self, Freshness, Holder};
+use crate::{Error, ImportedMeeting, Replica};
+
+/// Most meetings of one page of a list.
+pub const LIST_LIMIT_MAX: usize = 1000;
+/// Length of a page of a list where none is given.
+pub const LIST_LIMIT_DEFAULT: usize = 50;
+
+/// The meetings of the workspace that is current at each call. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Meetings {
+    replica: Replica,
+}
+
+/// A meeting to add.
+#[derive(Clone, Debug, Default)]
+pub struct NewMeeting {
+    /// Its title.
+    pub title: String,
+    /// The project to file it under, by id or exact name; otherwise the active or the default one.
+    pub project: Option<String>,
+}
+
+impl NewMeeting {
+    /// A meeting with this title, filed under the active or default project.
+    pub fn titled(title: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            project: None,
+        }
+    }
+}
+
+/// A meeting that was added, and how its project was chosen.
+#[derive(Clone, Debug, Serialize)]
+pub struct AddedMeeting {
+    /// Its row.
+    pub meeting: MeetingRow,
+    /// The project it was filed under.
+    pub resolved_project_id: Option<ProjectId>,
+    /// The rule by which.
+    pub resolution: Resolution,
+}
+
+/// Which part of a list.
+#[derive(Clone, Copy, Debug)]
+pub struct ListOptions {
+    /// Most meetings to return; at most [`LIST_LIMIT_MAX`].
+    pub limit: usize,
+    /// Begin after this meeting, as given by [`MeetingPage::next`].
+    pub after: Option<DocumentId>,
+}
+
+impl Default for ListOptions {
+    fn default() -> Self {
+        Self {
+            limit: LIST_LIMIT_DEFAULT,
+            after: None,
+        }
+    }
+}
+
+/// A page of the list of meetings, the latest created first.
+#[derive(Clone, Debug, Serialize)]
+pub struct MeetingPage {
+    /// The meetings.
+    pub meetings: Vec<MeetingRow>,
+    /// Where the next page begins; `None` if this was the last.
+    pub next: Option<DocumentId>,
+    /// How fresh the list is: the older of what is held and what is indexed.
+    pub freshness: Freshness,
+}
+
+/// A meeting with its transcript.
+#[derive(Clone, Debug, Serialize)]
+pub struct MeetingView {
+    /// The meeting's id.
+    pub id: DocumentId,
+    /// The meeting.
+    pub meeting: Meeting,
+    /// Its transcript pages in reading order.
+    pub pages: Vec<PageView>,
+    /// How fresh this is.
+    pub freshness: Freshness,
+    /// Who holds this version of the meeting.
+    pub held_by: Vec<Holder>,
+}
+
+/// One transcript page of a meeting.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum PageView {
+    /// The page.
+    Present {
+        /// Its id.
+        id: DocumentId,
+        /// Its content.
+        page: TranscriptPage,
+    },
+    /// The meeting lists a page that has not arrived.
+    Missing(serde_json::Value),
+}
+
+impl Meetings {
+    pub(crate) fn new(replica: Replica) -> Self {
+        Self { replica }
+    }
+
+    /// Adds a meeting; resolves when it is durable.
+    ///
+    /// # Errors
+    /// If the project named does not exist or is ambiguous, or the edit fails; nothing is stored.
+    pub async fn add(&self, new: NewMeeting) -> Result<AddedMeeting, Error> {
+        let workspace = self.replica.current_workspace()?;
+        let known = self.replica.workspace_row(workspace).await?;
+        let known = known.map(|row| row.to_workspace()).unwrap_or_default();
+        let (project, resolution) = resolve_project(new.project.as_deref(), &known)?;
+        let id = new_document_id();
+        let title = new.title;
+        self.replica
+            .edit_document(workspace, id, Some(MEETING), false, move |editor| {
+                editor.meeting()?.create(&title, project)
+            })
+            .await?;
+        let row = self.row(workspace, id).await?;
+        Ok(AddedMeeting {
+            meeting: row,
+            resolved_project_id: project,
+            resolution,
+        })
+    }
+
+    async fn row(&self, workspace: WorkspaceId, id: DocumentId) -> Result<MeetingRow, Error> {
+        self.replica
+            .blocking(move |shared| {
+                let mut row = None;
+                if let Some(value) = shared.reader.read(&Key::index(&workspace, MEETING, &id))? {
+                    row = meeting_row(&value);
+                }
+                match row {
+                    Some(row) => Ok(row),
+                    // The journal's barrier came before the store's: compute what will be there.
+                    None => {
+                        let document = crate::documents::read_document(
+                            &shared.reader,
+                            shared.documents.counter(),
+                            workspace,
+                            id,
+                            Purpose::Read,
+                        )?;
+                        match reconvene_model::index::index_row(id, &document)? {
+                            Some(IndexRow::Meeting(row)) => Ok(row),
+                            _ => Err(not_a_meeting(id)),
+                        }
+                    }
+                }
+            })
+            .await
+    }
+
+    /// Lists meetings from the index, the latest created first. Loads no document.
+    ///
+    /// # Errors
+    /// If the limit is zero or over [`LIST_LIMIT_MAX`], or the store fails.
+    pub async fn list(&self, options: ListOptions) -> Result<MeetingPage, Error> {
+        let ListOptions { limit, after } = options;
+        if limit == 0 || limit > LIST_LIMIT_MAX {
+            return Err(Error::BadInput(format!(
+                "the limit must be 1 to {LIST_LIMIT_MAX}"
+            )));
+        }
+        let workspace = self.replica.current_workspace()?;
+        let live = self.replica.shared.driver.live(Some(workspace)).await?;
+        self.replica
+            .blocking(move |shared| {
+                let mut range = KeyRange::index(&workspace, MEETING);
+                if let Some(after) = after {
+                    range = range.before(&Key::index(&workspace, MEETING, &after));
+                }
+                let scan = Scan {
+                    range,
+                    direction: Direction::Descending,
+                    rows_max: limit,
+                    bytes_max: usize::MAX,
+                };
+                let rows = shared.reader.scan(&scan)?;
+                let last = rows.rows.last().and_then(|(key, _)| key.document());
+                // A row of another version is being rebuilt; it is left out until then.
+                let meetings = rows.rows.iter().filter_map(|(_, value)| meeting_row(value));
+                let meetings = meetings.collect();
+                let freshness = status::freshness(shared, workspace, &live, true)?;
+                Ok(MeetingPage {
+                    meetings,
+                    next: last.filter(|_| rows.more),
+                    freshness,
+                })
+            })
+            .await
+    }
+
+    /// Reads a meeting with its transcript pages.
+    ///
+    /// # Errors
+    /// If there is no such meeting, or it cannot be read.
+    pub async fn show(&self, id: DocumentId) -> Result<MeetingView, Error> {
+        let workspace = self.replica.current_workspace()?;
+        let live = self.replica.shared.driver.live(Some(workspace)).await?;
+        let mut lease = self.replica.shared.documents.lease(workspace, id).await;
+        self.replica
+            .blocking(move |shared| {
+                let meeting =
+                    shared
+                        .documents
+                        .load(&mut lease, Purpose::Read)
+                        .and_then(|document| {
+                            if document.kind() == MEETING {
+                                Ok(document.meeting()?)
+                            } else {
+                                Err(not_a_meeting(id))
+                            }
+                        });
+                shared.documents.give_back(lease);
+                let meeting = meeting.map_err(|error| match error {
+                    Error::NotFound { id, .. } => Error::NotFound {
+                        what: "meeting",
+                        id,
+                    },
+                    other => other,
+                })?;
+                let mut pages = Vec::new();
+                for page in meeting.pages_in_order() {
+                    let read = crate::documents::read_document(
+                        &shared.reader,
+                        shared.documents.counter(),
+                        workspace,
+                        page,
+                        Purpose::Read,
+                    );
+                    pages.push(match read {
+                        Ok(document) => PageView::Present {
+                            id: page,
+                            page: document.transcript()?,
+                        },
+                        Err(Error::NotFound { .. }) => {
+                            PageView::Missing(export_missing_page(page, id))
+                        }
+                        Err(error) => return Err(error),
+                    });
+                }
+                let freshness = status::freshness(shared, workspace, &live, false)?;
+                let held_by = status::holders(shared, workspace, id, &live)?;
+                Ok(MeetingView {
+                    id,
+                    meeting,
+                    pages,
+                    freshness,
+                    held_by,
+                })
+            })
+            .await
+    }
+
+    /// Edits a meeting in one transaction; resolves when the edit is durable.
+    ///
+    /// If the future is dropped after the closure ran, the edit may still be stored.
+    ///
+    /// # Errors
+    /// If there is no such meeting, the closure refuses, or the store does; then nothing is stored.
+    pub async fn edit<T: Send + 'static>(
+        &self,
+        id: DocumentId,
+        edit: impl FnOnce(&mut MeetingEditor<'_>) -> Result<T, ModelError> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.edit_with(id, false, edit).await
+    }
+
+    /// Edits a meeting like [`Self::edit`], but resolves when the edit is taken and not yet durable:
+    /// for keystrokes, where losing the last moment is acceptable.
+    ///
+    /// # Errors
+    /// As [`Self::edit`], save that a failing store shows in the next durable operation.
+    pub async fn edit_buffered<T: Send + 'static>(
+        &self,
+        id: DocumentId,
+        edit: impl FnOnce(&mut MeetingEditor<'_>) -> Result<T, ModelError> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.edit_with(id, true, edit).await
+    }
+
+    async fn edit_with<T: Send + 'static>(
+        &self,
+        id: DocumentId,
+        buffered: bool,
+        edit: impl FnOnce(&mut MeetingEditor<'_>) -> Result<T, ModelError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let workspace = self.replica.current_workspace()?;
+        let edited = self
+            .replica
+            .edit_document(workspace, id, None, buffered, move |editor| {
+                edit(&mut editor.meeting()?)
+            });
+        edited.await.map_err(|error| match error {
+            Error::NotFound { id, .. } => Error::NotFound {
+                what: "meeting",
+                id,
+            },
+            other => other,
+        })
+    }
+
+    /// Edits a transcript page in one transaction; resolves when the edit is durable.
+    ///
+    /// # Errors
+    /// As [`Self::edit`].
+    pub async fn edit_page<T: Send + 'static>(
+        &self,
+        page: DocumentId,
+        edit: impl FnOnce(&mut TranscriptEditor<'_>) -> Result<T, ModelError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let workspace = self.replica.current_workspace()?;
+        let edited = self
+            .replica
+            .edit_document(workspace, page, None, false, move |editor| {
+                edit(&mut editor.transcript()?)
+            });
+        edited.await.map_err(|error| match error {
+            Error::NotFound { id, .. } => Error::NotFound {
+                what: "transcript page",
+                id,
+            },
+            other => other,
+        })
+    }
+
+    /// Adds an imported meeting with its transcript pages, all or nothing; resolves when it is
+    /// durable. Importing the same again makes a new meeting.
+    ///
+    /// # Errors
+    /// If it cannot be written or stored.
+    pub async fn import(&self, imported: ImportedMeeting) -> Result<DocumentId, Error> {
+        let workspace = self.replica.current_workspace()?;
+        let known = self.replica.workspace_row(workspace).await?;
+        let known = known.map(|row| row.to_workspace()).unwrap_or_default();
+        let (project, _) = resolve_project(None, &known)?;
+        let id = new_document_id();
+        // New documents have no history: an incarnation of their own is as good as this open's.
+        let incarnation: [u8; 16] = random()?;
+        let (documents, rows) = self
+            .replica
+            .blocking(move |shared| {
+                let pages: Vec<_> = (0..imported.pages()).map(|_| new_document_id()).collect();
+                let context = ImportContext {
+                    device: &shared.peer,
+                    incarnation: &incarnation,
+                    meeting: id,
+                    pages: &pages,
+                    project,
+                    now: wall_now(),
+                };
+                let built = build_meeting(&imported, &context)
+                    .map_err(|error| Error::BadInput(format!("{}: {error}", imported.source)))?;
+                let mut documents = Vec::with_capacity(built.len());
+                let mut rows = Vec::new();
+                for document in built {
+                    if let Some(row) = document.row {
+                        let key = Key::index(&workspace, document.kind, &document.id);
+                        rows.push((key, row.encode().into()));
+                    }
+                    documents.push(EditedDocument {
+                        document: document.id,
+                        kind: document.kind,
+                        changes: bodies(document.changes),
+                    });
+                }
+                Ok((documents, rows))
+            })
+            .await?;
+        self.replica
+            .add_documents(workspace, documents, rows)
+            .await?;
+        Ok(id)
+    }
+
+    /// Who holds the current version of a meeting or transcript page.
+    ///
+    /// # Errors
+    /// If there is no such document or the store fails.
+    pub async fn held_by(&self, id: DocumentId) -> Result<Vec<Holder>, Error> {
+        let workspace = self.replica.current_workspace()?;
+        let live = self.replica.shared.driver.live(Some(workspace)).await?;
+        self.replica
+            .blocking(move |shared| status::holders(shared, workspace, id, &live))
+            .await
+    }
+}
+
+fn not_a_meeting(id: DocumentId) -> Error {
+    Error::NotFound {
+        what: "meeting",
+        id: id.to_string(),
+    }
+}
+
+fn meeting_row(value: &[u8]) -> Option<MeetingRow> {
+    match IndexRow::decode(value) {
+        Ok(IndexRow::Meeting(row)) => Some(row),
+        _ => None,
+    }
+}
+
+const _: () = assert!(LIST_LIMIT_DEFAULT <= LIST_LIMIT_MAX);

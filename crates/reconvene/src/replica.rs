@@ -1,0 +1,850 @@
+//! The replica: opening it, what it is, and what its parts share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reconvene_core::engine::{Config, Edit, EditedDocument, Engine, Event, Write};
+use reconvene_core::ids::{DocumentId, DocumentKind, MemberId, PeerId, RequestId, WorkspaceId};
+use reconvene_core::keys::Key;
+use reconvene_core::records::{IndexStateRow, Record as _, ShareRow, WorkspaceRow};
+use reconvene_core::storage::{StoreRead as _, StoreWrite as _};
+use reconvene_core::wire;
+use reconvene_libp2p::{Identity, load_or_create_identity};
+use reconvene_model::index::index_row;
+use reconvene_model::{
+    Document, EditError, Editor, EncodedChange, ModelError, Purpose, WORKSPACE, WORKSPACE_DOCUMENT,
+    derive_actor, roots,
+};
+use reconvene_sled::{DataDir, SledReader, open_data_dir, open_store};
+use serde::Serialize;
+use tokio::sync::{broadcast, oneshot, watch};
+
+use crate::clock::{Clock, wall_now};
+use crate::documents::{Documents, Lease};
+use crate::driver::{self, Command, DriverHandle, Notice};
+use crate::indexer::{self, IndexProgress};
+use crate::profile::{Profile, ProfileFile, ProfileServer, ProfileWorkspace};
+use crate::{Error, Meetings, Projects, Role};
+
+/// Number for breaking changes of derived state; another one rebuilds the index.
+pub(crate) const STATE_VERSION: u32 = 1;
+/// How long opening waits for the rows of what came from the journal while none is written. Past it
+/// the replica opens with lists that say they are behind.
+const REPLAY_INDEX_WAIT: Duration = Duration::from_secs(10);
+/// Events a slow listener may lag behind before it is told that it missed some.
+const EVENTS_MAX: usize = 1024;
+
+/// How to open a replica.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    path: PathBuf,
+    create: bool,
+    create_new: bool,
+    name: Option<String>,
+    role: Option<Role>,
+}
+
+impl OpenOptions {
+    /// Opens the replica in this directory, made if it is not there.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            create: true,
+            create_new: false,
+            name: None,
+            role: None,
+        }
+    }
+
+    /// Whether a replica may be made; without, an empty directory is [`Error::NotInitialised`].
+    #[must_use]
+    pub fn create(self, create: bool) -> Self {
+        Self { create, ..self }
+    }
+
+    /// Whether a replica must be made; then an existing one is [`Error::AlreadyInitialised`].
+    #[must_use]
+    pub fn create_new(self, create_new: bool) -> Self {
+        Self { create_new, ..self }
+    }
+
+    /// What a new replica's device and member are called.
+    #[must_use]
+    pub fn name(self, name: impl Into<String>) -> Self {
+        Self {
+            name: Some(name.into()),
+            ..self
+        }
+    }
+
+    /// What the replica is to others while it is open; without, what it was made as.
+    #[must_use]
+    pub fn role(self, role: Role) -> Self {
+        Self {
+            role: Some(role),
+            ..self
+        }
+    }
+
+    /// Opens the replica on the current tokio runtime.
+    ///
+    /// Costs time with the journal and the store's own recovery, not with the number of documents.
+    /// Dropping this midway may leave a new directory half made; opening again completes it.
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing is lost by a failed open.
+    pub async fn open(self) -> Result<Replica, Error> {
+        let opened = tokio::task::spawn_blocking(move || self.open_files());
+        let files = opened.await.map_err(|_| Error::Closed)??;
+        Replica::start(files).await
+    }
+
+    fn open_files(self) -> Result<Files, Error> {
+        // Where it cannot be told, opening the directory says why.
+        if !self.create
+            && self
+                .path
+                .join("profile.json")
+                .try_exists()
+                .is_ok_and(|found| !found)
+        {
+            return Err(Error::NotInitialised(self.path));
+        }
+        let data_dir = open_data_dir(&self.path)?;
+        let profile_file = ProfileFile::in_dir(&self.path);
+        let identity = load_or_create_identity(&self.path.join("identity.key"))?;
+        let stored = profile_file.load()?;
+        let is_new = stored.is_none();
+        let profile = match stored {
+            Some(_) if self.create_new => return Err(Error::AlreadyInitialised(self.path)),
+            Some(profile) => profile,
+            None => {
+                let role = self.role.unwrap_or(Role::Device);
+                let name = self.name.unwrap_or_else(|| match role {
+                    Role::Device => "device".to_owned(),
+                    Role::Server => "server".to_owned(),
+                });
+                check_name(&name)?;
+                let member = MemberId::from_bytes(*uuid::Uuid::new_v4().as_bytes());
+                let profile = Profile::new(name, role, member, new_workspace_id());
+                profile_file.save(&profile)?;
+                profile
+            }
+        };
+        let opened = open_store(&data_dir)?;
+        let role = self.role.unwrap_or(profile.role);
+        Ok(Files {
+            data_dir,
+            profile_file,
+            profile,
+            identity,
+            opened,
+            role,
+            is_new,
+        })
+    }
+}
+
+struct Files {
+    data_dir: DataDir,
+    profile_file: ProfileFile,
+    profile: Profile,
+    identity: Identity,
+    opened: reconvene_sled::Opened,
+    role: Role,
+    is_new: bool,
+}
+
+/// A device's replica: its store, its engine and its links. Cheap to clone; all clones are the same
+/// replica.
+#[derive(Clone)]
+pub struct Replica {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica")
+            .field("peer", &self.shared.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct Shared {
+    pub(crate) data_dir: DataDir,
+    pub(crate) peer: PeerId,
+    pub(crate) role: Role,
+    pub(crate) driver: DriverHandle,
+    pub(crate) reader: SledReader,
+    pub(crate) documents: Arc<Documents>,
+    pub(crate) index: watch::Receiver<IndexProgress>,
+    pub(crate) events: broadcast::Sender<ReplicaEvent>,
+    profile_file: ProfileFile,
+    profile: Mutex<Profile>,
+    /// Random, minted at the first write after an open and after every failed one.
+    incarnation: Mutex<Option<[u8; 16]>>,
+    index_task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// Whether links to the servers stay up between passes.
+    pub(crate) keeps_links: AtomicBool,
+}
+
+/// What this device is.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceInfo {
+    /// The device's id.
+    pub peer_id: PeerId,
+    /// What it is called.
+    pub name: String,
+    /// Whose it is.
+    pub member: MemberId,
+    /// What they are called.
+    pub member_name: String,
+    /// Their home workspace.
+    pub home: WorkspaceId,
+    /// The workspace that is used where none is named.
+    pub current: Option<WorkspaceId>,
+    /// What it is to the others.
+    pub role: Role,
+}
+
+/// Something an app or a person watching may want to react to.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ReplicaEvent {
+    /// Documents changed by others are stored and in the index.
+    Changed {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The documents.
+        documents: Vec<DocumentId>,
+    },
+    /// Nothing the peer held is missing here.
+    Verified {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The peer.
+        peer: PeerId,
+        /// As of when.
+        as_of: reconvene_core::time::WallTime,
+    },
+    /// A link is up and both sides have greeted.
+    LinkUp {
+        /// The peer.
+        peer: PeerId,
+        /// The workspaces shared over it.
+        workspaces: Vec<WorkspaceId>,
+    },
+    /// A peer is not reachable, or no longer.
+    LinkDown {
+        /// The peer.
+        peer: PeerId,
+        /// Why.
+        why: String,
+        /// Whether it will be tried again.
+        retrying: bool,
+    },
+    /// A peer refused the link.
+    Refused {
+        /// The peer.
+        peer: PeerId,
+        /// The code.
+        code: reconvene_core::refusal::RefusalCode,
+        /// The same for people.
+        message: String,
+    },
+    /// Documents were refused, here or there.
+    DocumentsRefused {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The peer.
+        peer: PeerId,
+        /// Whether this side refused them.
+        here: bool,
+        /// The documents and why.
+        documents: Vec<(DocumentId, reconvene_core::refusal::RefusalCode)>,
+    },
+    /// A device was enrolled on this server.
+    DeviceEnrolled {
+        /// The device.
+        peer: PeerId,
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// Its name.
+        device_name: String,
+    },
+    /// A peer remembers more of this store than it holds: it was rolled back, and compares anew.
+    RolledBack {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The store failed; edits fail until it is opened again.
+    StoreFailed {
+        /// Why.
+        message: String,
+    },
+}
+
+impl Replica {
+    /// Opens the replica in a directory, and makes one there if there is none.
+    ///
+    /// # Errors
+    /// See [`OpenOptions::open`].
+    pub async fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
+        OpenOptions::new(path).open().await
+    }
+
+    async fn start(files: Files) -> Result<Self, Error> {
+        let Files {
+            data_dir,
+            profile_file,
+            profile,
+            identity,
+            opened,
+            role,
+            is_new,
+        } = files;
+        let peer = identity.peer_id();
+        let reader = opened.store.reader();
+        let mut clock = Clock::new();
+        let config = Config {
+            me: peer,
+            role: match role {
+                Role::Device => wire::Role::Device,
+                Role::Server => wire::Role::Server,
+            },
+            state_version: STATE_VERSION,
+            roots: roots()
+                .iter()
+                .map(|root| (root.hash, root.kind))
+                .collect::<BTreeMap<_, _>>(),
+        };
+        let engine = Engine::new(config, random()?, clock.now());
+        let journal = opened.journal;
+        let driver = driver::start(engine, clock, opened.store, reader.clone(), identity)?;
+        let mut replayed = driver.notices();
+        driver.send(Command::Replay(journal)).await?;
+        let restored = restore_rows(&reader, &driver, &profile).await?;
+        if restored && !is_new {
+            tracing::warn!("the store had lost workspaces; they were entered from the profile");
+        }
+        let replayed = wait_for_replay(&mut replayed).await?;
+        profile_file.save_if_changed(&profile)?;
+        let documents = Arc::new(Documents::new(reader.clone()));
+        let (events, _) = broadcast::channel(EVENTS_MAX);
+        let (index, index_task) = indexer::start(indexer::Parts {
+            reader: reader.clone(),
+            driver: driver.clone(),
+            documents: Arc::clone(&documents),
+            events: events.clone(),
+            workspaces: known_workspaces(&reader)?,
+        });
+        let shared = Shared {
+            data_dir,
+            peer,
+            role,
+            driver,
+            reader,
+            documents,
+            index,
+            events,
+            profile_file,
+            profile: Mutex::new(profile),
+            incarnation: Mutex::new(None),
+            index_task: Mutex::new(Some(index_task)),
+            keeps_links: AtomicBool::new(false),
+        };
+        let replica = Self {
+            shared: Arc::new(shared),
+        };
+        if replayed > 0 {
+            // What was acknowledged before the end must be in the first list, too.
+            match replica.wait_for_index(REPLAY_INDEX_WAIT).await {
+                Err(Error::Timeout { .. }) => {
+                    tracing::warn!("lists are still behind what came from the journal");
+                }
+                waited => waited?,
+            }
+        }
+        Ok(replica)
+    }
+
+    /// What this device is.
+    pub fn device(&self) -> DeviceInfo {
+        let profile = self.profile();
+        DeviceInfo {
+            peer_id: self.shared.peer,
+            name: profile.name.clone(),
+            member: profile.member,
+            member_name: profile.member_name.clone(),
+            home: profile.home,
+            current: profile.current,
+            role: self.shared.role,
+        }
+    }
+
+    /// The meetings of the current workspace.
+    pub fn meetings(&self) -> Meetings {
+        Meetings::new(self.clone())
+    }
+
+    /// The projects of the current workspace.
+    pub fn projects(&self) -> Projects {
+        Projects::new(self.clone())
+    }
+
+    /// What happens from now on. A receiver that lags too far is told so and goes on.
+    pub fn events(&self) -> broadcast::Receiver<ReplicaEvent> {
+        self.shared.events.subscribe()
+    }
+
+    /// Ends the replica in order: links are flushed and closed, everything is made durable, the
+    /// directory is given back. Other clones are closed with it.
+    ///
+    /// Dropping this midway lets it finish in the background.
+    ///
+    /// # Errors
+    /// If the last writes could not be made durable, or it was closed before.
+    pub async fn close(self) -> Result<(), Error> {
+        let task = self
+            .shared
+            .index_task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(task) = task {
+            task.abort();
+            // Only its end is awaited; being aborted is how it ends.
+            drop(task.await);
+        }
+        let shutdown = self.shared.driver.shutdown();
+        match tokio::time::timeout(driver::CLOSE_DEADLINE, shutdown).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::Timeout {
+                seconds: driver::CLOSE_DEADLINE.as_secs(),
+                why: "the store did not close".to_owned(),
+            }),
+        }
+    }
+
+    pub(crate) fn profile(&self) -> MutexGuard<'_, Profile> {
+        // The profile is replaced whole; a panic leaves the old or the new one.
+        self.shared
+            .profile
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the profile, on disk first.
+    pub(crate) fn update_profile(&self, change: impl FnOnce(&mut Profile)) -> Result<(), Error> {
+        let mut profile = self.profile();
+        let mut changed = profile.clone();
+        change(&mut changed);
+        if changed != *profile {
+            self.shared.profile_file.save(&changed)?;
+            *profile = changed;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn current_workspace(&self) -> Result<WorkspaceId, Error> {
+        self.profile().current.ok_or_else(|| Error::NotFound {
+            what: "current workspace",
+            id: "(none is chosen; see `workspace use`)".to_owned(),
+        })
+    }
+
+    /// Runs blocking work on the store off the async threads.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let shared = Arc::clone(&self.shared);
+        let done = tokio::task::spawn_blocking(move || work(&shared)).await;
+        done.map_err(|error| Error::EditPanicked(error.to_string()))?
+    }
+
+    pub(crate) async fn write(&self, puts: Vec<(Key, Bytes)>) -> Result<(), Error> {
+        let write = Write {
+            request: request_id(),
+            puts,
+            deletes: Vec::new(),
+        };
+        self.shared.driver.write(write).await
+    }
+
+    /// Edits one document: loads it if need be, runs the closure in one transaction, and hands the
+    /// changes over. Resolves when they are durable, or at once if `buffered`.
+    ///
+    /// If the future is dropped after the closure ran, the edit may still be stored.
+    pub(crate) async fn edit_document<T: Send + 'static>(
+        &self,
+        workspace: WorkspaceId,
+        id: DocumentId,
+        create: Option<DocumentKind>,
+        buffered: bool,
+        edit: impl FnOnce(&mut Editor) -> Result<T, ModelError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let lease = self.shared.documents.lease(workspace, id).await;
+        let incarnation = self.shared.incarnation()?;
+        let worked = self
+            .blocking(move |shared| shared.edit_leased(lease, id, create, incarnation, edit))
+            .await;
+        let Edited {
+            lease,
+            value,
+            document,
+            rows,
+        } = match worked {
+            Ok(edited) => edited,
+            Err(error) => {
+                // Whatever the closure left behind must not be written under the same actor.
+                self.shared.forget_incarnation();
+                return Err(error);
+            }
+        };
+        let Some(document) = document else {
+            self.shared.documents.give_back(lease);
+            return Ok(value);
+        };
+        let edit = Edit {
+            request: request_id(),
+            workspace,
+            documents: vec![document],
+            rows,
+        };
+        let durable = self.shared.driver.edit(edit).await?;
+        self.shared.documents.give_back(lease);
+        let replica = self.clone();
+        let confirm = async move { replica.confirm(workspace, id, durable).await };
+        if buffered {
+            tokio::spawn(confirm);
+        } else {
+            // Spawned, so that a dropped future still cleans up after a failure.
+            tokio::spawn(confirm).await.map_err(|_| Error::Closed)??;
+        }
+        Ok(value)
+    }
+
+    async fn confirm(
+        &self,
+        workspace: WorkspaceId,
+        id: DocumentId,
+        durable: oneshot::Receiver<Result<(), Error>>,
+    ) -> Result<(), Error> {
+        let outcome = durable.await.map_err(|_| Error::Closed)?;
+        if let Err(error) = &outcome {
+            tracing::warn!(%error, "an edit failed; its document is loaded anew");
+            self.shared.forget_incarnation();
+            let mut lease = self.shared.documents.lease(workspace, id).await;
+            lease.forget();
+            self.shared.documents.give_back(lease);
+        }
+        outcome
+    }
+
+    /// Stores new documents, whole or not at all; resolves when they are durable.
+    pub(crate) async fn add_documents(
+        &self,
+        workspace: WorkspaceId,
+        documents: Vec<EditedDocument>,
+        rows: Vec<(Key, Bytes)>,
+    ) -> Result<(), Error> {
+        let edit = Edit {
+            request: request_id(),
+            workspace,
+            documents,
+            rows,
+        };
+        let durable = self.shared.driver.edit(edit).await?;
+        durable.await.map_err(|_| Error::Closed)?
+    }
+}
+
+struct Edited<T> {
+    lease: Lease,
+    value: T,
+    document: Option<EditedDocument>,
+    rows: Vec<(Key, Bytes)>,
+}
+
+impl Shared {
+    /// The incarnation of this open, minted at its first write.
+    pub(crate) fn incarnation(&self) -> Result<[u8; 16], Error> {
+        let mut incarnation = self
+            .incarnation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(incarnation) = *incarnation {
+            return Ok(incarnation);
+        }
+        let minted = random()?;
+        *incarnation = Some(minted);
+        Ok(minted)
+    }
+
+    /// Whether a workspace is synced with a server.
+    pub(crate) fn has_server(&self, workspace: &WorkspaceId) -> bool {
+        let profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = profile.workspace(workspace);
+        known.is_some_and(|known| known.server.is_some())
+    }
+
+    fn forget_incarnation(&self) {
+        *self
+            .incarnation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn edit_leased<T>(
+        &self,
+        mut lease: Lease,
+        id: DocumentId,
+        create: Option<DocumentKind>,
+        incarnation: [u8; 16],
+        edit: impl FnOnce(&mut Editor) -> Result<T, ModelError>,
+    ) -> Result<Edited<T>, Error> {
+        let workspace = lease.workspace();
+        match self.documents.load(&mut lease, Purpose::Edit) {
+            Ok(_) => {}
+            Err(Error::NotFound { .. }) if create.is_some() => {
+                lease.put(
+                    create
+                        .and_then(Document::create)
+                        .ok_or_else(|| crate::documents::not_found(id))?,
+                );
+            }
+            Err(error) => return Err(error),
+        }
+        let document = self.documents.load(&mut lease, Purpose::Edit)?;
+        let actor = derive_actor(&self.peer, &id, &incarnation);
+        let edited = document.edit(&actor, wall_now(), edit);
+        let (value, changes) = match edited {
+            Ok(edited) => edited,
+            Err(error) => {
+                // A refused closure leaves the document as it was; anything else poisons it.
+                self.documents.give_back(lease);
+                return Err(match error {
+                    EditError::Refused(error) => Error::Model(error),
+                    EditError::ReadOnly { min_reader } => Error::DocumentTooNew { min_reader },
+                    EditError::Panicked { message } => Error::EditPanicked(message),
+                    other => Error::EditPanicked(other.to_string()),
+                });
+            }
+        };
+        if changes.is_empty() {
+            return Ok(Edited {
+                lease,
+                value,
+                document: None,
+                rows: Vec::new(),
+            });
+        }
+        let kind = document.kind();
+        let mut rows = Vec::new();
+        if let Some(row) = index_row(id, document)? {
+            rows.push((Key::index(&workspace, kind, &id), row.encode().into()));
+        }
+        let document = EditedDocument {
+            document: id,
+            kind,
+            changes: bodies(changes),
+        };
+        Ok(Edited {
+            lease,
+            value,
+            document: Some(document),
+            rows,
+        })
+    }
+}
+
+/// The bytes of new changes, in order.
+pub(crate) fn bodies(changes: Vec<EncodedChange>) -> Vec<Bytes> {
+    changes
+        .into_iter()
+        .map(|change| change.bytes.into())
+        .collect()
+}
+
+/// Entropy from the system.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Io {
+        what: "the system gave no randomness".to_owned(),
+        source: std::io::Error::other(error.to_string()),
+    })?;
+    Ok(bytes)
+}
+
+pub(crate) fn request_id() -> RequestId {
+    RequestId::from_bytes(*uuid::Uuid::new_v4().as_bytes())
+}
+
+pub(crate) fn new_workspace_id() -> WorkspaceId {
+    WorkspaceId::from_bytes(*uuid::Uuid::new_v4().as_bytes())
+}
+
+/// New document ids are in the order of their creation.
+pub(crate) fn new_document_id() -> DocumentId {
+    DocumentId::from_bytes(*uuid::Uuid::now_v7().as_bytes())
+}
+
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    let max = reconvene_core::limits::NAME_BYTES_MAX;
+    if name.trim().is_empty() {
+        return Err(Error::BadInput("a name must not be empty".to_owned()));
+    }
+    if name.len() > max {
+        return Err(Error::BadInput(format!(
+            "a name has at most {max} bytes, this one {}",
+            name.len()
+        )));
+    }
+    Ok(())
+}
+
+/// The rows every workspace has from the start.
+pub(crate) fn workspace_rows(
+    workspace: WorkspaceId,
+    name: &str,
+    home_of: Option<MemberId>,
+) -> Vec<(Key, Bytes)> {
+    let row = WorkspaceRow {
+        name: name.to_owned(),
+        created_at: wall_now(),
+        home_of,
+    };
+    let index = IndexStateRow {
+        seq: Default::default(),
+        state_version: STATE_VERSION,
+    };
+    vec![
+        (Key::workspace(&workspace), row.encode()),
+        (Key::index_state(&workspace), index.encode()),
+    ]
+}
+
+/// The rows that make a workspace shared with a server.
+pub(crate) fn share_rows(
+    peer: &PeerId,
+    workspace: &WorkspaceId,
+    profile: &Profile,
+) -> (Key, Bytes) {
+    let row = ShareRow {
+        member: profile.member,
+        device_name: profile.name.clone(),
+        since: wall_now(),
+    };
+    (Key::share(peer, workspace), row.encode())
+}
+
+/// Enters the profile's workspaces in a store that lost them, or never had them.
+async fn restore_rows(
+    reader: &SledReader,
+    driver: &DriverHandle,
+    profile: &Profile,
+) -> Result<bool, Error> {
+    let mut puts = Vec::new();
+    for workspace in &profile.workspaces {
+        if reader.contains(&Key::workspace(&workspace.id))? {
+            continue;
+        }
+        let home_of = workspace.home.then_some(profile.member);
+        puts.extend(workspace_rows(workspace.id, &workspace.name, home_of));
+        if let Some(server) = &workspace.server {
+            puts.push(share_rows(server, &workspace.id, profile));
+        }
+    }
+    if puts.is_empty() {
+        return Ok(false);
+    }
+    let write = Write {
+        request: request_id(),
+        puts,
+        deletes: Vec::new(),
+    };
+    driver.write(write).await?;
+    Ok(true)
+}
+
+/// Waits until the journal is in the store, and yields how many changes came from it.
+async fn wait_for_replay(notices: &mut broadcast::Receiver<Notice>) -> Result<u64, Error> {
+    loop {
+        match notices.recv().await {
+            Ok(Notice::Engine(event)) => match &*event {
+                Event::ReplayDone { changes: 0 } => return Ok(0),
+                Event::ReplayDone { changes } => {
+                    tracing::warn!(
+                        changes,
+                        "changes that the store had lost came from the journal"
+                    );
+                    return Ok(*changes);
+                }
+                Event::StoreFailed { error } => return Err(Error::Store(error.clone())),
+                _ => {}
+            },
+            Ok(Notice::PassComplete { .. } | Notice::LinkEnded { .. })
+            | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return Err(Error::Closed),
+        }
+    }
+}
+
+/// The workspaces in the store.
+pub(crate) fn known_workspaces(reader: &SledReader) -> Result<BTreeSet<WorkspaceId>, Error> {
+    use reconvene_core::keys::KeyRange;
+    use reconvene_core::storage::Scan;
+    let rows = reader.scan(&Scan::ascending(KeyRange::workspaces(), 100_000))?;
+    Ok(rows
+        .rows
+        .iter()
+        .filter_map(|(key, _)| key.workspace_id())
+        .collect())
+}
+
+impl Replica {
+    /// The row of the workspace document, from the index.
+    pub(crate) async fn workspace_row(
+        &self,
+        workspace: WorkspaceId,
+    ) -> Result<Option<reconvene_model::index::WorkspaceRow>, Error> {
+        self.blocking(move |shared| {
+            let key = Key::index(&workspace, WORKSPACE, &WORKSPACE_DOCUMENT);
+            let Some(value) = shared.reader.read(&key)? else {
+                return Ok(None);
+            };
+            match reconvene_model::index::IndexRow::decode(&value) {
+                Ok(reconvene_model::index::IndexRow::Workspace(row)) => Ok(Some(row)),
+                _ => Ok(None),
+            }
+        })
+        .await
+    }
+
+    pub(crate) fn add_to_profile(
+        &self,
+        workspace: ProfileWorkspace,
+        server: Option<ProfileServer>,
+        make_current: bool,
+    ) -> Result<(), Error> {
+        self.update_profile(|profile| {
+            if make_current {
+                profile.current = Some(workspace.id);
+            }
+            profile.workspaces.retain(|known| known.id != workspace.id);
+            profile.workspaces.push(workspace);
+            if let Some(server) = server {
+                profile.servers.retain(|known| known.peer != server.peer);
+                profile.servers.push(server);
+            }
+        })
+    }
+}

@@ -1,0 +1,402 @@
+//! The truth about freshness and delivery: what is held, by whom, as of when. Read from the store, so
+//! it survives restarts and is right while offline.
+
+use std::collections::BTreeMap;
+
+use reconvene_core::feed::FeedPoint;
+use reconvene_core::ids::{DocumentId, PeerId, WorkspaceId};
+use reconvene_core::keys::{Key, KeyRange};
+use reconvene_core::limits;
+use reconvene_core::records::{FeedHeadRow, IndexStateRow, PeerRow, WorkspaceRow};
+use reconvene_core::refusal::RefusalCode;
+use reconvene_core::storage::{Scan, StoreRead as _};
+use reconvene_core::time::WallTime;
+use serde::Serialize;
+
+use crate::clock::wall_now;
+use crate::documents::{decode, head_row, not_found};
+use crate::driver::Live;
+use crate::replica::Shared;
+use crate::{DeviceInfo, Error, Replica};
+
+/// Most peers of a workspace that are looked at.
+const PEERS_MAX: usize = 10_000;
+
+/// How fresh what was read is.
+#[derive(Clone, Debug, Serialize)]
+pub struct Freshness {
+    /// Nothing that the freshest peer held at this moment is missing; `None` if that never was.
+    pub as_of: Option<WallTime>,
+    /// Staleness while a link is up and idle, in seconds.
+    pub bound_s: u64,
+    /// The verdict.
+    pub state: FreshnessState,
+}
+
+/// Whether what was read is fresh, and why not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FreshnessState {
+    /// Verified within the bound.
+    Verified,
+    /// Verified, but longer ago than the bound.
+    Stale {
+        /// Since when; `None` if it was never verified.
+        since: Option<WallTime>,
+        /// Why.
+        why: &'static str,
+    },
+    /// Nobody else has this workspace: there is nothing to be stale against.
+    Local,
+}
+
+/// A peer, and whether it durably holds a version.
+#[derive(Clone, Debug, Serialize)]
+pub struct Holder {
+    /// The peer.
+    pub peer: PeerId,
+    /// Whether it holds the version; `None` where that is not known.
+    pub holds: Option<bool>,
+    /// Why it refused the document, if it did.
+    pub refused: Option<RefusalCode>,
+}
+
+/// The state of a replica.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// What this device is.
+    pub device: DeviceInfo,
+    /// Documents in all workspaces.
+    pub documents: u64,
+    /// Documents materialised since this replica was opened, by what for.
+    pub documents_materialised_by: BTreeMap<&'static str, u64>,
+    /// Every workspace.
+    pub workspaces: Vec<WorkspaceStatus>,
+    /// Every link that is up.
+    pub links: Vec<LinkStatus>,
+    /// Bytes on disk.
+    pub disk: DiskUse,
+}
+
+/// The state of one workspace.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkspaceStatus {
+    /// The workspace.
+    pub id: WorkspaceId,
+    /// Its name.
+    pub name: String,
+    /// Whether it is a member's home.
+    pub home: bool,
+    /// Whether it is the current one.
+    pub current: bool,
+    /// The end of its feed; `None` before the first document.
+    pub feed: Option<FeedStatus>,
+    /// Its documents.
+    pub documents: u64,
+    /// How far its index follows its feed.
+    pub index: IndexStatus,
+    /// How fresh it is.
+    pub freshness: Freshness,
+    /// What each peer holds.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// A place in a feed.
+#[derive(Clone, Debug, Serialize)]
+pub struct FeedStatus {
+    /// The history.
+    pub epoch: String,
+    /// The last entry.
+    pub seq: u64,
+    /// Running digest there.
+    pub digest: String,
+}
+
+impl From<FeedPoint> for FeedStatus {
+    fn from(point: FeedPoint) -> Self {
+        Self {
+            epoch: point.epoch.to_string(),
+            seq: point.seq.0,
+            digest: point.digest.to_string(),
+        }
+    }
+}
+
+/// How far the index follows the feed.
+#[derive(Clone, Debug, Serialize)]
+pub struct IndexStatus {
+    /// Every entry up to this is in the index.
+    pub seq: u64,
+    /// Whether that is all.
+    pub current: bool,
+}
+
+/// What one peer and this replica hold of each other.
+#[derive(Clone, Debug, Serialize)]
+pub struct PeerStatus {
+    /// The peer.
+    pub peer: PeerId,
+    /// Whether a link to it is up.
+    pub linked: bool,
+    /// Up to where it durably holds our feed.
+    pub holds_ours: Option<FeedStatus>,
+    /// Entries of our feed it is not known to hold; `None` where its cursor is of another history.
+    pub owed: Option<u64>,
+    /// Up to where we durably hold its feed.
+    pub held_of_theirs: Option<FeedStatus>,
+    /// As of when nothing it held was missing here.
+    pub verified_at: Option<WallTime>,
+    /// Documents of theirs refused here.
+    pub refused_here: BTreeMap<DocumentId, RefusalCode>,
+    /// Documents of ours refused there.
+    pub refused_there: BTreeMap<DocumentId, RefusalCode>,
+}
+
+/// A link that is up.
+#[derive(Clone, Debug, Serialize)]
+pub struct LinkStatus {
+    /// The peer.
+    pub peer: PeerId,
+    /// Documents sent and received over it.
+    pub documents_sent: u64,
+    /// See `documents_sent`.
+    pub documents_received: u64,
+    /// Bytes of our frames, with their length prefixes.
+    pub bytes_sent: u64,
+    /// See `bytes_sent`.
+    pub bytes_received: u64,
+    /// Bytes on the socket, encryption and multiplexing included.
+    pub socket_bytes_sent: u64,
+    /// See `socket_bytes_sent`.
+    pub socket_bytes_received: u64,
+}
+
+/// Bytes on disk by kind.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiskUse {
+    /// The store.
+    pub store_bytes: u64,
+    /// The journal.
+    pub journal_bytes: u64,
+    /// What was set aside as damaged.
+    pub quarantine_bytes: u64,
+}
+
+impl Replica {
+    /// The state of this replica, from its store and its links.
+    ///
+    /// # Errors
+    /// If the store fails or the replica is closed.
+    pub async fn status(&self) -> Result<Status, Error> {
+        let live = self.shared.driver.live(None).await?;
+        let device = self.device();
+        self.blocking(move |shared| collect(shared, device, &live))
+            .await
+    }
+}
+
+fn collect(shared: &Shared, device: DeviceInfo, live: &Live) -> Result<Status, Error> {
+    let mut workspaces = Vec::new();
+    let scan = Scan::ascending(KeyRange::workspaces(), limits::LINK_WORKSPACES_MAX * 16);
+    for (key, value) in shared.reader.scan(&scan)?.rows {
+        let Some(id) = key.workspace_id() else {
+            continue;
+        };
+        let row: WorkspaceRow = decode(&key, &value)?;
+        workspaces.push(workspace_status(shared, id, row, &device, live)?);
+    }
+    let disk = reconvene_sled::disk_bytes(&shared.data_dir).map_err(|source| Error::Io {
+        what: "the disk use could not be read".to_owned(),
+        source,
+    })?;
+    Ok(Status {
+        documents: workspaces.iter().map(|workspace| workspace.documents).sum(),
+        documents_materialised_by: shared.documents.counter().snapshot(),
+        workspaces,
+        links: live
+            .links
+            .iter()
+            .map(|link| LinkStatus {
+                peer: link.peer,
+                documents_sent: link.stats.documents_sent,
+                documents_received: link.stats.documents_received,
+                bytes_sent: link.wire.frame_bytes_sent,
+                bytes_received: link.wire.frame_bytes_received,
+                socket_bytes_sent: link.wire.socket_bytes_sent,
+                socket_bytes_received: link.wire.socket_bytes_received,
+            })
+            .collect(),
+        disk: DiskUse {
+            store_bytes: disk.sled,
+            journal_bytes: disk.journal,
+            quarantine_bytes: disk.quarantine,
+        },
+        device,
+    })
+}
+
+fn workspace_status(
+    shared: &Shared,
+    id: WorkspaceId,
+    row: WorkspaceRow,
+    device: &DeviceInfo,
+    live: &Live,
+) -> Result<WorkspaceStatus, Error> {
+    let head = feed_head(shared, id)?;
+    let indexed = indexed_to(shared, id)?;
+    let end = head.as_ref().map_or(0, |head| head.point.seq.0);
+    let peers = peer_rows(shared, id, live)?
+        .into_iter()
+        .map(|(peer, row)| {
+            let owed = match (&head, row.acknowledged) {
+                (None, _) => Some(0),
+                (Some(head), Some(held)) if held.epoch == head.point.epoch => {
+                    Some(head.point.seq.0.saturating_sub(held.seq.0))
+                }
+                _ => None,
+            };
+            PeerStatus {
+                peer,
+                linked: live.is_linked(&peer),
+                holds_ours: row.acknowledged.map(FeedStatus::from),
+                owed,
+                held_of_theirs: row.held.map(FeedStatus::from),
+                verified_at: row.verified_at,
+                refused_here: row.refused_here,
+                refused_there: row.refused_there,
+            }
+        })
+        .collect();
+    Ok(WorkspaceStatus {
+        id,
+        name: row.name,
+        home: row.home_of.is_some(),
+        current: device.current == Some(id),
+        feed: head.as_ref().map(|head| FeedStatus::from(head.point)),
+        documents: head.map_or(0, |head| head.documents),
+        index: IndexStatus {
+            seq: indexed,
+            current: indexed >= end,
+        },
+        freshness: freshness(shared, id, live, true)?,
+        peers,
+    })
+}
+
+fn feed_head(shared: &Shared, workspace: WorkspaceId) -> Result<Option<FeedHeadRow>, Error> {
+    let key = Key::feed_head(&workspace);
+    shared
+        .reader
+        .read(&key)?
+        .map(|value| decode(&key, &value))
+        .transpose()
+}
+
+fn indexed_to(shared: &Shared, workspace: WorkspaceId) -> Result<u64, Error> {
+    let live = shared.index.borrow().get(&workspace).map(|seq| seq.0);
+    if let Some(live) = live {
+        return Ok(live);
+    }
+    let key = Key::index_state(&workspace);
+    let state = shared.reader.read(&key)?;
+    let state = state
+        .map(|value| decode::<IndexStateRow>(&key, &value))
+        .transpose()?;
+    Ok(state.map_or(0, |state| state.seq.0))
+}
+
+/// What each peer holds: as the engine knows it where it does, else as it was stored.
+fn peer_rows(
+    shared: &Shared,
+    workspace: WorkspaceId,
+    live: &Live,
+) -> Result<BTreeMap<PeerId, PeerRow>, Error> {
+    let scan = Scan::ascending(KeyRange::peers(&workspace), PEERS_MAX);
+    let mut peers = BTreeMap::new();
+    for (key, value) in shared.reader.scan(&scan)?.rows {
+        if let Some(peer) = key.peer_id() {
+            peers.insert(peer, decode(&key, &value)?);
+        }
+    }
+    if let Some(known) = live.peers.get(&workspace) {
+        peers.extend(known.iter().map(|(peer, row)| (*peer, row.clone())));
+    }
+    Ok(peers)
+}
+
+/// How fresh a read of this workspace is: the best any peer vouches for, and for lists no fresher
+/// than the index.
+pub(crate) fn freshness(
+    shared: &Shared,
+    workspace: WorkspaceId,
+    live: &Live,
+    list: bool,
+) -> Result<Freshness, Error> {
+    let peers = peer_rows(shared, workspace, live)?;
+    let bound = limits::STALENESS_BOUND;
+    let as_of = peers.values().filter_map(|row| row.verified_at).max();
+    let bound_ms = i64::try_from(bound.as_millis()).unwrap_or(i64::MAX);
+    let recent = as_of.is_some_and(|as_of| wall_now().as_millis() - as_of.as_millis() <= bound_ms);
+    let linked = peers.keys().any(|peer| live.is_linked(peer));
+    let end = feed_head(shared, workspace)?.map_or(0, |head| head.point.seq.0);
+    let state = if peers.is_empty() && !shared.has_server(&workspace) {
+        FreshnessState::Local
+    } else if peers.is_empty() {
+        FreshnessState::Stale {
+            since: None,
+            why: "never_synced",
+        }
+    } else if list && indexed_to(shared, workspace)? < end {
+        FreshnessState::Stale {
+            since: as_of,
+            why: "indexing",
+        }
+    } else if recent {
+        FreshnessState::Verified
+    } else if !linked {
+        FreshnessState::Stale {
+            since: as_of,
+            why: "offline",
+        }
+    } else {
+        FreshnessState::Stale {
+            since: as_of,
+            why: "catching_up",
+        }
+    };
+    Ok(Freshness {
+        as_of,
+        bound_s: bound.as_secs(),
+        state,
+    })
+}
+
+/// Who holds the stored version of a document.
+pub(crate) fn holders(
+    shared: &Shared,
+    workspace: WorkspaceId,
+    document: DocumentId,
+    live: &Live,
+) -> Result<Vec<Holder>, Error> {
+    let row = head_row(&shared.reader, workspace, document)?.ok_or_else(|| not_found(document))?;
+    let epoch = feed_head(shared, workspace)?.map(|head| head.point.epoch);
+    let holder = |(peer, known): (PeerId, PeerRow)| {
+        let refused = known.refused_there.get(&document).copied();
+        let holds = match known.acknowledged {
+            Some(held) if Some(held.epoch) == epoch => {
+                Some(refused.is_none() && held.seq >= row.feed_seq)
+            }
+            _ => None,
+        };
+        Holder {
+            peer,
+            holds,
+            refused,
+        }
+    };
+    Ok(peer_rows(shared, workspace, live)?
+        .into_iter()
+        .map(holder)
+        .collect())
+}

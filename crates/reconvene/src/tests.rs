@@ -1,0 +1,395 @@
+//! Replicas on real stores and real loopback links, in one process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::{
+    Error, InviteOptions, ListOptions, NewMeeting, OpenOptions, Replica, ReplicaEvent, Role,
+    SyncOptions, qmsum,
+};
+
+const MEETING: &[u8] = include_bytes!("../../../examples/qmsum/ES2005a.json");
+
+struct Peer {
+    dir: TempDir,
+    replica: Replica,
+}
+
+impl Peer {
+    async fn new(role: Role) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let replica = OpenOptions::new(dir.path())
+            .role(role)
+            .open()
+            .await
+            .unwrap();
+        Self { dir, replica }
+    }
+
+    async fn server() -> Self {
+        let server = Self::new(Role::Server).await;
+        server.replica.ensure_shared_workspace().await.unwrap();
+        server.replica.listen(&[]).await.unwrap();
+        server
+    }
+
+    async fn device_of(server: &Self, member: &str) -> Self {
+        let device = Self::new(Role::Device).await;
+        device
+            .replica
+            .join(&server.ticket(member).await)
+            .await
+            .unwrap();
+        device
+    }
+
+    async fn ticket(&self, member: &str) -> String {
+        let options = InviteOptions {
+            member: Some(member.to_owned()),
+            expires_in: Duration::from_secs(3600),
+        };
+        self.replica.invite(options).await.unwrap().ticket
+    }
+
+    async fn reopen(self, role: Role) -> Self {
+        self.replica.close().await.unwrap();
+        let replica = OpenOptions::new(self.dir.path())
+            .role(role)
+            .open()
+            .await
+            .unwrap();
+        Self {
+            dir: self.dir,
+            replica,
+        }
+    }
+
+    async fn sync(&self) -> crate::SyncReport {
+        self.replica.sync(SyncOptions::default()).await.unwrap()
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(test);
+}
+
+#[test]
+fn meetings_edited_apart_merge_on_all_three() {
+    run(async {
+        let server = Peer::server().await;
+        let a = Peer::device_of(&server, "Ada").await;
+        let b = Peer::device_of(&server, "Ben").await;
+
+        let imported = qmsum::parse("ES2005a.json", MEETING).unwrap();
+        let id = a.replica.meetings().import(imported).await.unwrap();
+        let first = a.sync().await;
+        assert!(first.verified);
+        assert_eq!(first.documents_sent, 2, "{first:?}");
+        let received = b.sync().await;
+        assert_eq!(received.documents_received, 3, "{received:?}");
+
+        a.replica
+            .meetings()
+            .edit(id, |meeting| meeting.append_note("from A\n"))
+            .await
+            .unwrap();
+        b.replica
+            .meetings()
+            .edit(id, |meeting| meeting.append_note("from B\n"))
+            .await
+            .unwrap();
+        b.replica
+            .meetings()
+            .edit(id, |meeting| meeting.add_tag("b"))
+            .await
+            .unwrap();
+        a.sync().await;
+        b.sync().await;
+        a.sync().await;
+
+        let ours = a.replica.export(None).await.unwrap();
+        assert!(ours.contains("from A") && ours.contains("from B"));
+        assert_eq!(ours, b.replica.export(None).await.unwrap());
+        assert_eq!(ours, server.replica.export(None).await.unwrap());
+        let row = &a
+            .replica
+            .meetings()
+            .list(ListOptions::default())
+            .await
+            .unwrap()
+            .meetings[0];
+        assert_eq!(row.tags, ["b"]);
+
+        let again = a.sync().await;
+        assert_eq!(again.round_trips, 1, "{again:?}");
+        assert!(again.bytes_sent + again.bytes_received < 1024, "{again:?}");
+        assert_eq!(again.documents_materialised, 0);
+    });
+}
+
+#[test]
+fn losing_the_store_loses_no_acknowledged_edit() {
+    run(async {
+        let server = Peer::server().await;
+        let a = Peer::device_of(&server, "Ada").await;
+        let imported = qmsum::parse("ES2005a.json", MEETING).unwrap();
+        let id = a.replica.meetings().import(imported).await.unwrap();
+        a.sync().await;
+        a.replica
+            .meetings()
+            .edit(id, |meeting| meeting.append_note("kept"))
+            .await
+            .unwrap();
+        let added = a
+            .replica
+            .meetings()
+            .add(NewMeeting::titled("only here"))
+            .await
+            .unwrap();
+        let before = a.replica.export(None).await.unwrap();
+
+        a.replica.clone().close().await.unwrap();
+        drop(a.replica);
+        std::fs::remove_dir_all(a.dir.path().join("sled")).unwrap();
+        let replica = Replica::open(a.dir.path()).await.unwrap();
+        let a = Peer {
+            dir: a.dir,
+            replica,
+        };
+        let listed = a.replica.meetings().show(added.meeting.id).await.unwrap();
+        assert_eq!(listed.meeting.title, "only here");
+        let report = a.sync().await;
+        assert!(report.verified);
+        assert_eq!(a.replica.export(None).await.unwrap(), before);
+        assert_eq!(server.replica.export(None).await.unwrap(), before);
+        assert_eq!(
+            a.replica
+                .meetings()
+                .list(ListOptions::default())
+                .await
+                .unwrap()
+                .meetings
+                .len(),
+            2
+        );
+    });
+}
+
+#[test]
+fn a_home_made_before_joining_merges_into_the_members_home() {
+    run(async {
+        let server = Peer::server().await;
+        let a = Peer::device_of(&server, "Ada").await;
+        let b = Peer::new(Role::Device).await;
+        let old = b
+            .replica
+            .meetings()
+            .add(NewMeeting::titled("before joining"))
+            .await
+            .unwrap();
+        let joined = b.replica.join(&server.ticket("Ada").await).await.unwrap();
+        assert_eq!(joined.merged_documents, 1);
+        assert_eq!(joined.home, a.replica.device().home);
+        b.sync().await;
+        a.sync().await;
+        a.replica
+            .use_workspace(&joined.home.to_string())
+            .await
+            .unwrap();
+        let listed = a
+            .replica
+            .meetings()
+            .list(ListOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(listed.meetings[0].id, old.meeting.id);
+        b.replica
+            .use_workspace(&joined.home.to_string())
+            .await
+            .unwrap();
+        b.replica
+            .wait_for_index(Duration::from_secs(30))
+            .await
+            .unwrap();
+        let listed = b
+            .replica
+            .meetings()
+            .list(ListOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(listed.meetings.len(), 1);
+    });
+}
+
+#[test]
+fn tickets_open_once_and_say_why_not() {
+    run(async {
+        let server = Peer::server().await;
+        let ticket = server.ticket("Ada").await;
+        let a = Peer::new(Role::Device).await;
+        a.replica.join(&ticket).await.unwrap();
+        a.replica.join(&ticket).await.unwrap();
+        let b = Peer::new(Role::Device).await;
+        let refused = b.replica.join(&ticket).await.unwrap_err();
+        assert_eq!(refused.code(), "ticket_used");
+        let mistyped = format!("{ticket}x");
+        assert_eq!(
+            b.replica.join(&mistyped).await.unwrap_err().code(),
+            "bad_ticket"
+        );
+        assert_eq!(
+            b.replica
+                .sync(SyncOptions::default())
+                .await
+                .unwrap_err()
+                .code(),
+            "no_server"
+        );
+        server.replica.clone().close().await.unwrap();
+        let options = SyncOptions {
+            timeout: Duration::from_millis(200),
+            progress: None,
+        };
+        assert_eq!(a.replica.sync(options).await.unwrap_err().code(), "timeout");
+    });
+}
+
+#[test]
+fn a_closed_replica_reopens_with_everything_and_a_locked_one_says_by_whom() {
+    run(async {
+        let a = Peer::new(Role::Device).await;
+        a.replica.projects().add("Apollo").await.unwrap();
+        a.replica.projects().activate("Apollo").await.unwrap();
+        let added = a
+            .replica
+            .meetings()
+            .add(NewMeeting::titled("Kick-off"))
+            .await
+            .unwrap();
+        assert!(added.resolved_project_id.is_some());
+        let locked = Replica::open(a.dir.path()).await.unwrap_err();
+        assert_eq!(locked.code(), "store_locked");
+        assert!(locked.to_string().contains(&std::process::id().to_string()));
+        let before = a.replica.export(None).await.unwrap();
+        let a = a.reopen(Role::Device).await;
+        assert_eq!(a.replica.export(None).await.unwrap(), before);
+        let status = a.replica.status().await.unwrap();
+        assert_eq!(status.documents, 2);
+        let missing = a
+            .replica
+            .meetings()
+            .show(crate::DocumentId::from_bytes([9; 16]))
+            .await;
+        assert!(matches!(
+            missing,
+            Err(Error::NotFound {
+                what: "meeting",
+                ..
+            })
+        ));
+    });
+}
+
+#[test]
+fn live_edits_reach_the_other_device_through_the_server() {
+    run(async {
+        let server = Peer::server().await;
+        let a = Peer::device_of(&server, "Ada").await;
+        let b = Peer::device_of(&server, "Ben").await;
+        a.sync().await;
+        b.sync().await;
+        let mut events = b.replica.events();
+        b.replica.connect().await.unwrap();
+        a.replica.connect().await.unwrap();
+        let added = a
+            .replica
+            .meetings()
+            .add(NewMeeting::titled("Live"))
+            .await
+            .unwrap();
+        loop {
+            let event = tokio::time::timeout(Duration::from_secs(30), events.recv()).await;
+            if let crate::ReplicaEvent::Changed { documents, .. } = event.unwrap().unwrap()
+                && documents.contains(&added.meeting.id)
+            {
+                break;
+            }
+        }
+        let shown = b.replica.meetings().show(added.meeting.id).await.unwrap();
+        assert_eq!(shown.meeting.title, "Live");
+        let replica = Arc::new(a.replica);
+        let edits = (0..20).map(|n| {
+            let replica = Arc::clone(&replica);
+            tokio::spawn(async move {
+                let id = added.meeting.id;
+                replica
+                    .meetings()
+                    .edit(id, move |m| m.append_note(&format!("{n};")))
+                    .await
+            })
+        });
+        for edit in edits.collect::<Vec<_>>() {
+            edit.await.unwrap().unwrap();
+        }
+        loop {
+            let shown = b.replica.meetings().show(added.meeting.id).await.unwrap();
+            if (0..20).all(|n| shown.meeting.notes.contains(&format!("{n};"))) {
+                break;
+            }
+            let event = tokio::time::timeout(Duration::from_secs(30), events.recv()).await;
+            event.unwrap().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_joins_link_ends_at_once_on_both_sides() {
+    run(async {
+        let server = Peer::server().await;
+        let mut events = server.replica.events();
+        let device = Peer::device_of(&server, "Ada").await;
+        // Far below what the device would wait for the server's end.
+        let ended = tokio::time::timeout(Duration::from_secs(3), async {
+            while !matches!(events.recv().await.unwrap(), ReplicaEvent::LinkDown { .. }) {}
+        });
+        ended.await.expect("the server closes the link of a join");
+        device.replica.close().await.unwrap();
+        server.replica.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_pass_leaves_the_links_of_a_connected_replica_up() {
+    run(async {
+        let server = Peer::server().await;
+        let device = Peer::device_of(&server, "Ada").await;
+        device.sync().await;
+        assert!(device.replica.status().await.unwrap().links.is_empty());
+        device.replica.connect().await.unwrap();
+        device.sync().await;
+        assert_eq!(device.replica.status().await.unwrap().links.len(), 1);
+        device.replica.disconnect().await.unwrap();
+        device.sync().await;
+        assert!(device.replica.status().await.unwrap().links.is_empty());
+        device.replica.close().await.unwrap();
+        server.replica.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_store_is_opened_as_what_it_was_made() {
+    run(async {
+        let server = Peer::new(Role::Server).await;
+        server.replica.close().await.unwrap();
+        let again = Replica::open(server.dir.path()).await.unwrap();
+        assert_eq!(again.device().role, Role::Server);
+        again.close().await.unwrap();
+    });
+}

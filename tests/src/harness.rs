@@ -1,0 +1,323 @@
+//! Processes under test: commands that run to their end, and ones that run on beside the test.
+//!
+//! What a process prints is read by threads and waited for with a deadline; a process that is still
+//! there when its handle goes is killed.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything may take; far more than it does, also on a busy machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A store of its own and whoever runs commands on it.
+pub(crate) struct Peer {
+    root: TempDir,
+}
+
+impl Peer {
+    /// An empty place for a store.
+    pub(crate) fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let mut private = fs::DirBuilder::new();
+        private.mode(0o700).create(root.path().join("run")).unwrap();
+        Self { root }
+    }
+
+    /// A device that joined the server's current workspace as this member.
+    pub(crate) fn joined(server: &Server, member: &str) -> Self {
+        let device = Self::new();
+        device.run(&["join", &server.ticket(member)]);
+        device
+    }
+
+    /// The data directory; not there before the first command.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.root.path().join("data")
+    }
+
+    /// A directory for other files of the test.
+    pub(crate) fn files(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// The program with this peer's directories, to be added to.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reconvene-under-test"));
+        command
+            .args(args)
+            .arg("--data")
+            .arg(self.data())
+            .env_remove("RECONVENE_DATA")
+            .env_remove("RECONVENE_LOG")
+            .env("XDG_RUNTIME_DIR", self.root.path().join("run"))
+            .current_dir(self.root.path());
+        command
+    }
+
+    /// Runs a command with `--json` to its end, whatever that is.
+    pub(crate) fn end(&self, args: &[&str]) -> Ended {
+        let mut command = self.command(args);
+        command.arg("--json");
+        Process::spawn(command).end()
+    }
+
+    /// Runs a command that must succeed, and reads its answer.
+    pub(crate) fn run(&self, args: &[&str]) -> Value {
+        let ended = self.end(args);
+        assert!(ended.status.success(), "{args:?}: {ended:?}");
+        ended.json()
+    }
+
+    /// Runs a command that must fail in this way, and yields the error.
+    pub(crate) fn fails(&self, args: &[&str], exit: i32, code: &str) -> Value {
+        self.end(args).failed(exit, code)
+    }
+
+    /// The current workspace, byte for byte.
+    pub(crate) fn export(&self) -> String {
+        let ended = self.end(&["export"]);
+        assert!(ended.status.success(), "{ended:?}");
+        ended.stdout
+    }
+
+    /// One pass with the server.
+    pub(crate) fn sync(&self) -> Value {
+        let report = self.run(&["sync"]);
+        assert_eq!(report["verified"], true, "{report}");
+        report
+    }
+
+    /// Imports files and yields the meetings' ids in the files' order.
+    pub(crate) fn import(&self, files: &[PathBuf]) -> Vec<String> {
+        let mut args = vec!["import", "qmsum"];
+        args.extend(files.iter().map(|file| file.to_str().unwrap()));
+        let answer = self.run(&args);
+        assert_eq!(answer["imported"], files.len(), "{answer}");
+        let ids = answer["meetings"].as_array().unwrap().iter();
+        ids.map(|id| id.as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Adds a meeting and yields its id.
+    pub(crate) fn add(&self, title: &str) -> String {
+        let answer = self.run(&["meeting", "add", title]);
+        answer["meeting"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Starts a command that runs on, with `--json`.
+    pub(crate) fn start(&self, args: &[&str]) -> Process {
+        let mut command = self.command(args);
+        command.arg("--json");
+        Process::spawn(command)
+    }
+}
+
+/// A serving peer.
+pub(crate) struct Server {
+    pub(crate) peer: Peer,
+    /// Its process; `None` while it is down.
+    process: Option<Process>,
+    /// What its first line said.
+    pub(crate) info: Value,
+}
+
+impl Server {
+    /// Serves from an empty directory.
+    pub(crate) fn new() -> Self {
+        let mut server = Self {
+            peer: Peer::new(),
+            process: None,
+            info: Value::Null,
+        };
+        server.start();
+        server
+    }
+
+    /// Serves again, on the same directory.
+    pub(crate) fn start(&mut self) {
+        let mut command = self.peer.command(&["serve"]);
+        command
+            .arg("--json")
+            .env("RECONVENE_LOG", "reconvene=debug");
+        let process = Process::spawn(command);
+        self.info = process.line();
+        assert!(self.info["listening"][0].is_string(), "{}", self.info);
+        self.process = Some(process);
+    }
+
+    /// A ticket for a device of this member.
+    pub(crate) fn ticket(&self, member: &str) -> String {
+        let answer = self.peer.run(&["invite", "--member", member]);
+        answer["ticket"].as_str().unwrap().to_owned()
+    }
+
+    /// Ends the process as a lost machine would.
+    pub(crate) fn kill(&mut self) {
+        self.process.take().unwrap().kill();
+    }
+
+    /// Ends the process in order.
+    pub(crate) fn stop(&mut self) {
+        let ended = self.process.take().unwrap().stop();
+        assert!(ended.status.success(), "{ended:?}");
+    }
+
+    /// What it logs.
+    pub(crate) fn log(&self) -> &Receiver<String> {
+        &self.process.as_ref().unwrap().errors
+    }
+
+    /// Passes over what it has logged so far.
+    pub(crate) fn forget_log(&self) {
+        while self.log().try_recv().is_ok() {}
+    }
+
+    pub(crate) fn export(&self) -> String {
+        self.peer.export()
+    }
+}
+
+/// A process of the program, killed when this goes.
+pub(crate) struct Process {
+    child: Child,
+    output: Receiver<String>,
+    errors: Receiver<String>,
+    said: Vec<String>,
+}
+
+impl Process {
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            output: lines(child.stdout.take().unwrap()),
+            errors: lines(child.stderr.take().unwrap()),
+            said: Vec::new(),
+            child,
+        }
+    }
+
+    /// The next line on stdout, which is JSON.
+    pub(crate) fn line(&self) -> Value {
+        let line = self.output.recv_timeout(DEADLINE);
+        let line = line.unwrap_or_else(|error| panic!("no line: {error}; {}", self.complaints()));
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// The next line on stdout that is wanted.
+    pub(crate) fn line_where(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let line = self.line();
+            if wanted(&line) {
+                return line;
+            }
+            assert!(Instant::now() < until, "not said in time; last was {line}");
+        }
+    }
+
+    /// Whether the process has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Waits for the end of the process.
+    pub(crate) fn end(mut self) -> Ended {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            match self
+                .output
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
+                Ok(line) => self.said.push(line),
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(_) => panic!("it does not end; {}", self.complaints()),
+            }
+        }
+        // Nothing is said any more: the process is ending.
+        let status = self.child.wait().unwrap();
+        let mut stdout = std::mem::take(&mut self.said).join("\n");
+        stdout.push('\n');
+        Ended {
+            status,
+            stdout,
+            stderr: self.errors.iter().collect::<Vec<_>>().join("\n"),
+        }
+    }
+
+    /// Ends the process at once (SIGKILL).
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Tells the process to stop (SIGTERM) and waits for its end.
+    pub(crate) fn stop(self) -> Ended {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.end()
+    }
+
+    fn complaints(&self) -> String {
+        self.errors.try_iter().collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails only if it has ended.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// How a process ended and what it said.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    #[expect(dead_code, reason = "it is there to be printed when a test fails")]
+    pub(crate) stderr: String,
+}
+
+impl Ended {
+    /// The one JSON document it said.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Asserts that it failed in this way, and yields the error.
+    pub(crate) fn failed(&self, exit: i32, code: &str) -> Value {
+        assert_eq!(self.status.code(), Some(exit), "{self:?}");
+        let mut answer = self.json();
+        assert_eq!(answer["error"]["code"], code, "{self:?}");
+        assert!(answer["error"]["message"].is_string(), "{self:?}");
+        answer["error"].take()
+    }
+}
+
+/// The lines of a stream, read by a thread until it ends.
+fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines() {
+            let Ok(line) = line else { return };
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}

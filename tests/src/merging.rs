@@ -1,0 +1,170 @@
+//! The main job: what is edited apart merges, and what is edited together arrives.
+
+use crate::harness::{Peer, Server};
+use crate::qmsum;
+
+#[test]
+fn meetings_edited_apart_on_two_devices_merge_on_all_three() {
+    let server = Server::new();
+    let (a, b) = (Peer::joined(&server, "Ada"), Peer::joined(&server, "Ben"));
+    let ids = a.import(&qmsum::real(a.files(), 10));
+    assert_eq!(ids.len(), 10);
+    a.sync();
+    let first = b.sync();
+    assert!(
+        first["documents_received"].as_u64().unwrap() >= 20,
+        "{first}"
+    );
+
+    for id in &ids[..3] {
+        let title = a.run(&["meeting", "show", id])["meeting"]["title"].take();
+        let title = title.as_str().unwrap();
+        a.run(&["meeting", "edit", id, "--title", &format!("{title}, by A")]);
+        a.run(&[
+            "meeting",
+            "edit",
+            id,
+            "--append-note",
+            "a note of A",
+            "--tag",
+            "+a",
+        ]);
+        a.run(&["meeting", "edit", id, "--state", "recording"]);
+        b.run(&["meeting", "edit", id, "--title", &format!("B and {title}")]);
+        b.run(&[
+            "meeting",
+            "edit",
+            id,
+            "--append-note",
+            "a note of B",
+            "--tag",
+            "+b",
+        ]);
+        b.run(&["meeting", "edit", id, "--state", "stopped"]);
+    }
+    a.run(&[
+        "meeting",
+        "edit",
+        &ids[4],
+        "--append-note",
+        "only A was here",
+    ]);
+    b.run(&[
+        "meeting",
+        "edit",
+        &ids[5],
+        "--append-note",
+        "only B was here",
+    ]);
+    a.add("new on A");
+    b.add("new on B");
+    a.run(&["project", "add", "Apollo"]);
+    b.run(&["project", "add", "Zephyr"]);
+
+    a.sync();
+    b.sync();
+    a.sync();
+    let export = a.export();
+    assert_eq!(export, b.export());
+    assert_eq!(export, server.export());
+    for expected in [
+        "only A was here",
+        "only B was here",
+        "new on A",
+        "new on B",
+        "Apollo",
+        "Zephyr",
+    ] {
+        assert!(export.contains(expected), "{expected} is missing");
+    }
+    for id in &ids[..3] {
+        for peer in [&a, &b, &server.peer] {
+            let shown = peer.run(&["meeting", "show", id]);
+            let meeting = &shown["meeting"];
+            let title = meeting["title"].as_str().unwrap();
+            assert!(
+                title.starts_with("B and ") && title.ends_with(", by A"),
+                "{title}"
+            );
+            let notes = meeting["notes"].as_str().unwrap();
+            assert!(
+                notes.contains("a note of A\n") && notes.contains("a note of B\n"),
+                "{notes}"
+            );
+            assert_eq!(meeting["tags"], serde_json::json!(["a", "b"]));
+            assert!(meeting["reached"]["recording"].is_i64(), "{meeting}");
+            assert!(meeting["reached"]["stopped"].is_i64(), "{meeting}");
+        }
+    }
+    let listed = b.run(&["meeting", "list", "--limit", "100"]);
+    assert_eq!(listed["meetings"].as_array().unwrap().len(), 12);
+}
+
+#[test]
+fn an_edit_reaches_a_watching_device_when_the_other_syncs() {
+    let server = Server::new();
+    let (a, b) = (Peer::joined(&server, "Ada"), Peer::joined(&server, "Ben"));
+    let watch = b.start(&["sync", "--watch"]);
+    watch.line_where(|event| event["event"] == "verified");
+    let id = a.add("seen at once");
+    a.sync();
+    let changed = watch.line_where(|event| {
+        let documents = event["documents"].as_array();
+        event["event"] == "changed"
+            && documents.is_some_and(|all| all.contains(&id.as_str().into()))
+    });
+    assert!(changed["workspace"].is_string());
+    // Over the control socket of the watching process.
+    let shown = b.run(&["meeting", "show", &id]);
+    assert_eq!(shown["meeting"]["title"], "seen at once");
+    let ended = watch.stop();
+    assert!(ended.status.success(), "{ended:?}");
+}
+
+#[test]
+fn both_watching_devices_see_each_others_edits_as_they_happen() {
+    let server = Server::new();
+    let (a, b) = (Peer::joined(&server, "Ada"), Peer::joined(&server, "Ben"));
+    let on_a = a.start(&["sync", "--watch"]);
+    let on_b = b.start(&["sync", "--watch"]);
+    for watch in [&on_a, &on_b] {
+        watch.line_where(|event| event["event"] == "verified");
+    }
+    // Both edits go through the control socket of the process that watches.
+    let from_a = a.add("from A");
+    on_b.line_where(|event| event.to_string().contains(&from_a));
+    b.run(&["meeting", "edit", &from_a, "--append-note", "answer of B"]);
+    on_a.line_where(|event| event["event"] == "changed" && event.to_string().contains(&from_a));
+    let shown = a.run(&["meeting", "show", &from_a]);
+    assert_eq!(shown["meeting"]["notes"], "answer of B\n");
+    assert_eq!(a.export(), b.export());
+}
+
+#[test]
+fn a_members_second_device_shares_their_home() {
+    let server = Server::new();
+    let first = Peer::joined(&server, "Ada");
+    // The second one was used alone before.
+    let second = Peer::new();
+    second.run(&["init", "--name", "tablet"]);
+    let early = second.add("made before joining");
+    let joined = second.run(&["join", &server.ticket("Ada")]);
+    let other = Peer::joined(&server, "Ben");
+    let home = joined["home"].as_str().unwrap();
+    assert_eq!(first.run(&["status"])["device"]["home"], home);
+    assert_ne!(other.run(&["status"])["device"]["home"], home);
+
+    second.sync();
+    first.sync();
+    other.sync();
+    first.run(&["workspace", "use", home]);
+    let listed = first.run(&["meeting", "list"]);
+    assert_eq!(listed["meetings"][0]["id"], early.as_str());
+    assert_eq!(first.export(), {
+        second.run(&["workspace", "use", home]);
+        second.export()
+    });
+    // Nobody else gets it.
+    other.fails(&["workspace", "use", home], 7, "not_found");
+    assert!(!other.export().contains("made before joining"));
+}
