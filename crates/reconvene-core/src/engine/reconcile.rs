@@ -476,7 +476,11 @@ impl Engine {
             },
         );
         let looking = session.building.is_some() || session.session.is_some();
-        if session.our_last_want || !decided || run == 0 || (looking && dialed) {
+        if session.our_last_want {
+            // Wants that came up since, to heal a document, are out now, too.
+            return self.finish_run(link, workspace);
+        }
+        if !decided || run == 0 || (looking && dialed) {
             return;
         }
         session.our_last_want = true;
