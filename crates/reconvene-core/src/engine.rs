@@ -240,6 +240,11 @@ impl Engine {
         Some(Wake { at, why })
     }
 
+    /// Whether everything that was handed in is stored or refused.
+    pub fn is_idle(&self) -> bool {
+        self.jobs.is_empty() && self.pending.is_empty()
+    }
+
     /// This engine's own id.
     pub fn me(&self) -> PeerId {
         self.config.me

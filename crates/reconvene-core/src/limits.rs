@@ -82,6 +82,16 @@ pub const FRAME_DOCUMENTS_MAX: usize = 1024;
 /// go out until twice this; past that the link falls back to following the feed.
 pub const WINDOW_BYTES: usize = 256 * 1024;
 
+/// What a change frame counts for against the window besides its bodies.
+pub const CHANGE_FRAME_COST_BYTES: usize = 256;
+
+/// Batches on their way to the store; work waits beyond it, and local edits fail with `Busy` when it
+/// and [`LOCAL_EDITS_QUEUED_MAX`] are reached.
+pub const PENDING_BATCHES_MAX: usize = 1024;
+
+/// Largest sum of one document's change bodies. A change beyond it is refused (`TooLarge`).
+pub const DOCUMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
 /// Change bytes of one link waiting to be stored. A peer beyond it ignores the window: fault.
 pub const LINK_INGEST_BYTES_MAX: usize = 4 * WINDOW_BYTES;
 

@@ -476,6 +476,12 @@ impl Changes {
         changes.map(Bytes::len).sum()
     }
 
+    /// What the frame counts for against the window: its bodies and a fixed cost, so that frames
+    /// without bodies are not free.
+    pub fn window_bytes(&self) -> usize {
+        self.body_bytes() + limits::CHANGE_FRAME_COST_BYTES
+    }
+
     fn to_proto(&self) -> proto::Changes {
         proto::Changes {
             workspace: copy(self.workspace.as_bytes()),
@@ -606,6 +612,10 @@ impl Want {
                 .documents
                 .iter()
                 .map(|document| {
+                    let beyond = document.known.iter().map(|known| known.beyond.len());
+                    let actors = document.known.len();
+                    bounded("actors of a want", actors, limits::ACTORS_PER_DOCUMENT_MAX)?;
+                    bounded("numbers of a want", beyond.sum(), limits::WANT_BEYOND_MAX)?;
                     let known = document.known.iter().map(|known| {
                         Ok(KnownActor {
                             actor: ActorId::from_bytes(&known.actor)

@@ -178,7 +178,18 @@ impl Documents {
         let Some(document) = open.document.as_mut() else {
             return Err(not_found(id));
         };
-        if !remote.is_empty() {
+        // An index row is written once for good, so it must not rest on changes being noted in time.
+        let behind = reusable && purpose == Purpose::Index && {
+            let stored = head_row(&self.reader, workspace, id)?;
+            let view = document.heads();
+            stored.is_some_and(|row| row.heads.iter().any(|hash| !view.contains(hash)))
+        };
+        if behind {
+            let bodies = all_changes(&self.reader, workspace, id)?;
+            if document.apply(bodies.iter().map(|body| &body[..])).is_err() {
+                *document = read_document(&self.reader, &self.counter, workspace, id, purpose)?;
+            }
+        } else if !remote.is_empty() {
             let bodies = read_changes(&self.reader, workspace, id, &remote)?;
             if document.apply(bodies.iter().map(|body| &body[..])).is_err() {
                 // Built anew from the durable bytes, it says what is wrong, if anything is.
@@ -257,22 +268,29 @@ pub(crate) fn read_document_of_kind(
     kind: DocumentKind,
     purpose: Purpose,
 ) -> Result<Document, Error> {
+    let bodies = all_changes(reader, workspace, id)?;
+    let chunks = bodies.iter().map(|body| &body[..]);
+    materialise(kind, chunks, purpose, counter).map_err(|source| Error::Document {
+        id,
+        source: Box::new(source),
+    })
+}
+
+fn all_changes(
+    reader: &SledReader,
+    workspace: WorkspaceId,
+    id: DocumentId,
+) -> Result<Vec<Bytes>, Error> {
     let scan = Scan {
         range: KeyRange::changes(&workspace, &id),
         direction: Direction::Ascending,
         rows_max: reconvene_core::limits::CHANGES_PER_DOCUMENT_MAX,
         bytes_max: usize::MAX,
     };
-    let rows = reader.scan(&scan)?;
-    let mut bodies = Vec::with_capacity(rows.rows.len());
-    for (key, value) in &rows.rows {
-        bodies.push(decode::<ChangeRow>(key, value)?.body);
-    }
-    let chunks = bodies.iter().map(|body| &body[..]);
-    materialise(kind, chunks, purpose, counter).map_err(|source| Error::Document {
-        id,
-        source: Box::new(source),
-    })
+    let rows = reader.scan(&scan)?.rows;
+    rows.iter()
+        .map(|(key, value)| Ok(decode::<ChangeRow>(key, value)?.body))
+        .collect()
 }
 
 fn read_changes(

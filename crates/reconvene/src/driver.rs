@@ -609,6 +609,9 @@ impl Driver {
                 });
             }
             Event::StoreFailed { error } => tracing::error!(%error, "the store failed"),
+            Event::JournalUnreadable { workspace, through } => {
+                tracing::error!(%workspace, %through, "a journal frame is unreadable and is kept");
+            }
             _ => tracing::trace!(?event, "engine"),
         }
         self.notify(Notice::Engine(Arc::new(event)));
@@ -631,13 +634,27 @@ impl Driver {
                 () = drain => {}
             }
         }
+        // What was taken is carried through, also where it first waited for a read.
+        let settle = async {
+            while !self.engine.is_idle() {
+                match self.done_receiver.recv().await {
+                    Some(done) => self.on_done(done),
+                    None => break,
+                }
+            }
+        };
+        if tokio::time::timeout(SETTLE_DEADLINE, settle).await.is_err() {
+            tracing::error!("edits were still waiting for the store when it was closed");
+        }
         let Some(writer) = self.writer.take() else {
             return Ok(());
         };
         let closed = tokio::task::spawn_blocking(move || writer.shutdown()?.close()).await;
         // Edits that became durable on the way out are still told.
-        while let Ok(LocalDone::Store(completion)) = self.done_receiver.try_recv() {
-            self.on_done(LocalDone::Store(completion));
+        while let Ok(done) = self.done_receiver.try_recv() {
+            if matches!(done, LocalDone::Store(_)) {
+                self.on_done(done);
+            }
         }
         closed.map_err(|_| Error::Closed)?.map_err(Error::Store)
     }
@@ -754,6 +771,9 @@ fn read_bodies(reader: &SledReader, stored: &SendStored) -> Result<Vec<Vec<Bytes
     }
     Ok(documents)
 }
+
+/// How long what was taken may take to be stored at the end.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a graceful end may take before the rest is cut.
 pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_secs(15);

@@ -18,7 +18,7 @@ use reconvene_sled::SledReader;
 use tokio::sync::{broadcast, watch};
 
 use crate::Error;
-use crate::documents::{Documents, Lease, decode};
+use crate::documents::{Documents, decode};
 use crate::driver::{DriverHandle, Notice};
 use crate::replica::{ReplicaEvent, STATE_VERSION, request_id};
 
@@ -26,6 +26,8 @@ use crate::replica::{ReplicaEvent, STATE_VERSION, request_id};
 const ROUND_ENTRIES: usize = 512;
 /// Entries without work after which the index's place is written down all the same.
 const SAVE_EVERY_ENTRIES: u64 = 4096;
+/// When a failed refresh is tried again.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
 /// Documents materialised between two writes of their rows.
 const ROUND_DOCUMENTS: usize = 64;
 
@@ -56,6 +58,7 @@ pub(crate) fn start(parts: Parts) -> (watch::Receiver<IndexProgress>, tokio::tas
 impl Indexer {
     async fn run(self, mut notices: broadcast::Receiver<Notice>) {
         let mut due = self.parts.workspaces.clone();
+        let mut failed = BTreeSet::new();
         loop {
             while let Some(workspace) = due.pop_first() {
                 match self.round(workspace).await {
@@ -64,12 +67,24 @@ impl Indexer {
                     }
                     Ok(false) => {}
                     Err(error) => {
-                        // The rows stay as they are and say how old they are; the next event tries again.
+                        // The rows stay as they are and say how old they are until it is tried again.
                         tracing::warn!(%workspace, %error, "the index could not be refreshed");
+                        failed.insert(workspace);
                     }
                 }
             }
-            match notices.recv().await {
+            let notice = if failed.is_empty() {
+                notices.recv().await
+            } else {
+                match tokio::time::timeout(RETRY_AFTER, notices.recv()).await {
+                    Ok(notice) => notice,
+                    Err(_) => {
+                        due.append(&mut failed);
+                        continue;
+                    }
+                }
+            };
+            match notice {
                 Ok(notice) => self.note(notice, &mut due),
                 Err(broadcast::error::RecvError::Lagged(_)) => self.look_everywhere(&mut due),
                 Err(broadcast::error::RecvError::Closed) => return,
@@ -192,14 +207,15 @@ impl Indexer {
                 }) {
                     Ok(Some((key, row))) => puts.push((key, row.encode().into())),
                     Ok(None) => {}
+                    // The disk may answer next time: nothing is claimed to be indexed until then.
+                    Err(Error::Store(error)) => return Err(Error::Store(error)),
                     // One unreadable document must not hold up the others' rows.
                     Err(error) => tracing::warn!(%document, %error, "a document has no row"),
                 }
             }
-            (puts, leases)
+            Ok::<_, Error>((puts, leases))
         });
-        let (mut puts, leases): (Vec<_>, Vec<(DocumentId, Lease)>) =
-            work.await.map_err(|_| Error::Closed)?;
+        let (mut puts, leases) = work.await.map_err(|_| Error::Closed)??;
         if let Some(seq) = through {
             let state = IndexStateRow {
                 seq,

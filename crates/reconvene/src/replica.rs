@@ -482,8 +482,26 @@ impl Replica {
     /// Edits one document: loads it if need be, runs the closure in one transaction, and hands the
     /// changes over. Resolves when they are durable, or at once if `buffered`.
     ///
-    /// If the future is dropped after the closure ran, the edit may still be stored.
+    /// It runs in a task of its own: a dropped future does not stop it halfway, with a change in the
+    /// open document that nobody stores.
     pub(crate) async fn edit_document<T: Send + 'static>(
+        &self,
+        workspace: WorkspaceId,
+        id: DocumentId,
+        create: Option<DocumentKind>,
+        buffered: bool,
+        edit: impl FnOnce(&mut Editor) -> Result<T, ModelError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let replica = self.clone();
+        let whole = async move {
+            replica
+                .edit_whole(workspace, id, create, buffered, edit)
+                .await
+        };
+        tokio::spawn(whole).await.map_err(|_| Error::Closed)?
+    }
+
+    async fn edit_whole<T: Send + 'static>(
         &self,
         workspace: WorkspaceId,
         id: DocumentId,
@@ -504,8 +522,10 @@ impl Replica {
         } = match worked {
             Ok(edited) => edited,
             Err(error) => {
-                // Whatever the closure left behind must not be written under the same actor.
-                self.shared.forget_incarnation();
+                // After a panic nobody knows what was written under the actor; a refusal wrote nothing.
+                if matches!(error, Error::EditPanicked(_)) {
+                    self.shared.forget_incarnation();
+                }
                 return Err(error);
             }
         };
@@ -526,8 +546,7 @@ impl Replica {
         if buffered {
             tokio::spawn(confirm);
         } else {
-            // Spawned, so that a dropped future still cleans up after a failure.
-            tokio::spawn(confirm).await.map_err(|_| Error::Closed)??;
+            confirm.await?;
         }
         Ok(value)
     }
@@ -649,8 +668,15 @@ impl Shared {
         }
         let kind = document.kind();
         let mut rows = Vec::new();
-        if let Some(row) = index_row(id, document)? {
-            rows.push((Key::index(&workspace, kind, &id), row.encode().into()));
+        match index_row(id, document) {
+            Ok(Some(row)) => rows.push((Key::index(&workspace, kind, &id), row.encode().into())),
+            Ok(None) => {}
+            Err(error) => {
+                // The change is in the open document and will not be stored.
+                lease.forget();
+                self.documents.give_back(lease);
+                return Err(error.into());
+            }
         }
         let document = EditedDocument {
             document: id,

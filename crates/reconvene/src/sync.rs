@@ -13,7 +13,7 @@ use reconvene_core::storage::StoreRead as _;
 use serde::Serialize;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use crate::documents::decode;
 use crate::driver::{Command, Notice};
@@ -156,8 +156,9 @@ impl Replica {
             .send(Command::Connect(peer, server.addresses))
             .await?;
         let mut why = "the server did not answer".to_owned();
+        let mut deadline = tokio::time::Instant::now() + options.timeout;
         loop {
-            let notice = match timeout(options.timeout, notices.recv()).await {
+            let notice = match timeout_at(deadline, notices.recv()).await {
                 Ok(Ok(notice)) => notice,
                 Ok(Err(RecvError::Lagged(_))) => continue,
                 Ok(Err(RecvError::Closed)) => return Err(Error::Closed),
@@ -174,6 +175,9 @@ impl Replica {
                 }
                 Notice::PassComplete { .. } | Notice::LinkEnded { .. } => {}
                 Notice::Engine(event) => {
+                    if is_progress(&event, peer) {
+                        deadline = tokio::time::Instant::now() + options.timeout;
+                    }
                     if let Some(outcome) = self.judge(&event, peer, options, &mut why) {
                         return Err(outcome);
                     }
@@ -325,6 +329,14 @@ async fn link_ended(
         }
     });
     ended.await.ok().flatten()
+}
+
+/// Whether something moved with this server: being refused or told that it is alive does not count.
+fn is_progress(event: &Event, server: PeerId) -> bool {
+    match event {
+        Event::Progress { peer, .. } | Event::LinkReady { peer, .. } => *peer == server,
+        _ => false,
+    }
 }
 
 fn stalled(patience: Duration, why: String) -> Error {

@@ -393,3 +393,123 @@ fn a_store_is_opened_as_what_it_was_made() {
         again.close().await.unwrap();
     });
 }
+
+#[test]
+fn lists_agree_with_documents_after_a_sync_of_many_entries_that_change_the_same_ones() {
+    run(async {
+        let server = Peer::server().await;
+        let a = Peer::device_of(&server, "Ada").await;
+        let b = Peer::device_of(&server, "Ben").await;
+        a.sync().await;
+        b.sync().await;
+        let mut ids = Vec::new();
+        for number in 0..40 {
+            let meeting = NewMeeting::titled(format!("first {number}"));
+            ids.push(a.replica.meetings().add(meeting).await.unwrap().meeting.id);
+        }
+        for round in 0..16 {
+            for id in &ids {
+                let tag = format!("round-{round}");
+                let edit = move |meeting: &mut crate::MeetingEditor<'_>| meeting.add_tag(&tag);
+                a.replica.meetings().edit(*id, edit).await.unwrap();
+            }
+        }
+        a.sync().await;
+        b.sync().await;
+        let listed = b
+            .replica
+            .meetings()
+            .list(ListOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(listed.meetings.len(), ids.len());
+        for row in listed.meetings {
+            assert_eq!(row.tags.len(), 16, "{}", row.title);
+            let shown = b.replica.meetings().show(row.id).await.unwrap();
+            assert_eq!(shown.meeting.tags.into_iter().collect::<Vec<_>>(), row.tags);
+        }
+    });
+}
+
+#[test]
+fn a_buffered_edit_taken_before_the_close_is_there_after_it() {
+    run(async {
+        let a = Peer::new(Role::Device).await;
+        let added = a
+            .replica
+            .meetings()
+            .add(NewMeeting::titled("Notes"))
+            .await
+            .unwrap();
+        let a = a.reopen(Role::Device).await;
+        let id = added.meeting.id;
+        let edit = |meeting: &mut crate::MeetingEditor<'_>| meeting.append_note("last words");
+        a.replica.meetings().edit_buffered(id, edit).await.unwrap();
+        let a = a.reopen(Role::Device).await;
+        let shown = a.replica.meetings().show(id).await.unwrap();
+        assert!(shown.meeting.notes.contains("last words"));
+    });
+}
+
+#[test]
+fn an_edit_whose_future_is_dropped_is_stored_whole_or_not_at_all() {
+    run(async {
+        let a = Peer::new(Role::Device).await;
+        let added = a
+            .replica
+            .meetings()
+            .add(NewMeeting::titled("Notes"))
+            .await
+            .unwrap();
+        let id = added.meeting.id;
+        for number in 0..20 {
+            let edit = move |meeting: &mut crate::MeetingEditor<'_>| {
+                meeting.append_note(&format!("{number};"))
+            };
+            let meetings = a.replica.meetings();
+            tokio::select! {
+                biased;
+                _ = meetings.edit(id, edit) => {}
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        let edit = |meeting: &mut crate::MeetingEditor<'_>| meeting.append_note("end");
+        a.replica.meetings().edit(id, edit).await.unwrap();
+        let before = a.replica.export(None).await.unwrap();
+        let a = a.reopen(Role::Device).await;
+        assert_eq!(a.replica.export(None).await.unwrap(), before);
+        assert!(before.contains("end"));
+    });
+}
+
+#[test]
+fn a_second_ticket_for_another_member_does_not_give_the_home_away() {
+    run(async {
+        let server = Peer::server().await;
+        let a = Peer::device_of(&server, "Ada").await;
+        let home = a.replica.device().home;
+        let other = Peer::server().await;
+        let joined = a.replica.join(&other.ticket("Eve").await).await.unwrap();
+        assert_eq!(joined.home, home);
+        assert_eq!(joined.merged_documents, 0);
+        assert_eq!(a.replica.device().home, home);
+        assert!(a.sync().await.verified);
+    });
+}
+
+#[test]
+fn a_dead_server_ends_a_pass_when_the_time_is_over_however_often_it_is_dialled() {
+    run(async {
+        let server = Peer::server().await;
+        let a = Peer::device_of(&server, "Ada").await;
+        server.replica.close().await.unwrap();
+        let began = std::time::Instant::now();
+        let options = SyncOptions {
+            timeout: Duration::from_secs(3),
+            progress: None,
+        };
+        assert_eq!(a.replica.sync(options).await.unwrap_err().code(), "timeout");
+        // Several redials fall into this time; each used to begin it anew.
+        assert!(began.elapsed() < Duration::from_secs(20));
+    });
+}

@@ -306,29 +306,51 @@ impl Replica {
             device_name: self.profile().name.clone(),
         };
         let enrolment = self.shared.driver.join(request).await?;
-        let old_home = {
+        if (enrolment.workspace, enrolment.home) != (ticket.workspace, ticket.home) {
+            return Err(Error::BadInput(
+                "the server answered with another workspace than the ticket names; ask for a new ticket"
+                    .to_owned(),
+            ));
+        }
+        // A home that a server has is that member's; only one of this device alone is merged away.
+        let (old_home, keeps_home) = {
             let profile = self.profile();
-            (profile.home != enrolment.home).then_some(profile.home)
+            for workspace in [enrolment.workspace, enrolment.home] {
+                let known = profile.workspace(&workspace);
+                if known.is_some_and(|known| known.server != Some(ticket.peer)) {
+                    return Err(Error::BadInput(format!(
+                        "workspace {workspace} is on this device already, and not from this server"
+                    )));
+                }
+            }
+            let home = profile.workspace(&profile.home);
+            let synced = home.is_some_and(|home| home.server.is_some());
+            let differs = profile.home != enrolment.home;
+            (
+                (differs && !synced).then_some(profile.home),
+                differs && synced,
+            )
         };
         let server = ProfileServer {
             peer: ticket.peer,
             addresses: ticket.addresses,
         };
-        self.update_profile(|profile| {
-            profile.member = enrolment.member;
-            profile.member_name.clone_from(&enrolment.member_name);
-        })?;
+        let mut opened = vec![(
+            enrolment.workspace,
+            enrolment.workspace_name.as_str(),
+            false,
+        )];
+        if !keeps_home {
+            opened.push((enrolment.home, "home", true));
+            self.update_profile(|profile| {
+                profile.member = enrolment.member;
+                profile.member_name.clone_from(&enrolment.member_name);
+            })?;
+        }
         let mut puts = Vec::new();
         {
             let profile = self.profile();
-            for (workspace, name, home) in [
-                (enrolment.home, "home", true),
-                (
-                    enrolment.workspace,
-                    enrolment.workspace_name.as_str(),
-                    false,
-                ),
-            ] {
+            for (workspace, name, home) in opened {
                 if profile.workspace(&workspace).is_none() {
                     puts.extend(workspace_rows(
                         workspace,
@@ -346,7 +368,9 @@ impl Replica {
             home,
             server: Some(enrolment.peer),
         };
-        self.add_to_profile(joined(enrolment.home, "home", true), None, false)?;
+        if !keeps_home {
+            self.add_to_profile(joined(enrolment.home, "home", true), None, false)?;
+        }
         let workspace = joined(enrolment.workspace, &enrolment.workspace_name, false);
         self.add_to_profile(workspace, Some(server), true)?;
         let merged_documents = match old_home {
@@ -358,7 +382,7 @@ impl Replica {
             workspace_name: enrolment.workspace_name,
             member: enrolment.member,
             member_name: enrolment.member_name,
-            home: enrolment.home,
+            home: self.profile().home,
             server: enrolment.peer,
             merged_documents,
         })
@@ -383,10 +407,6 @@ impl Replica {
                 None => break,
             }
         }
-        self.update_profile(|profile| {
-            profile.home = to;
-            profile.workspaces.retain(|workspace| workspace.id != from);
-        })?;
         let delete = reconvene_core::engine::Write {
             request: request_id(),
             puts: Vec::new(),
@@ -394,6 +414,11 @@ impl Replica {
         };
         // The copies' rows are built by the indexer, from the start of the home's feed.
         self.shared.driver.write(delete).await?;
+        // Last, so that joining again after a crash merges again.
+        self.update_profile(|profile| {
+            profile.home = to;
+            profile.workspaces.retain(|workspace| workspace.id != from);
+        })?;
         self.shared.driver.look_again(to);
         Ok(merged)
     }

@@ -487,7 +487,7 @@ impl Engine {
             return;
         };
         let peer = state.peer;
-        let bytes = changes.body_bytes();
+        let bytes = changes.window_bytes();
         state.ingest_bytes += bytes;
         if state.ingest_bytes > limits::LINK_INGEST_BYTES_MAX {
             return self.fault(link, "more changes than the window allows".to_owned());
@@ -505,8 +505,8 @@ impl Engine {
         if let Some(state) = self.links.get_mut(&link) {
             state.stats.documents_received += documents;
             state.stats.changes_received += changes;
-            let stats = state.stats();
-            self.emit(Event::Progress { link, stats });
+            let (peer, stats) = (state.peer, state.stats());
+            self.emit(Event::Progress { link, peer, stats });
         }
     }
 
@@ -667,7 +667,7 @@ impl Engine {
                 documents: ack.refused,
             });
         }
-        self.emit(Event::Progress { link, stats });
+        self.emit(Event::Progress { link, peer, stats });
         if let Some((from, head)) = ack.head {
             let now = self.now.wall;
             if let Some(flow) = self.flow(link, &workspace) {
@@ -719,6 +719,7 @@ impl Engine {
 impl super::links::Link {
     /// Numbers a change frame and counts it against the window.
     fn number_frame(&mut self, bytes: usize) -> u64 {
+        let bytes = bytes + limits::CHANGE_FRAME_COST_BYTES;
         self.last_number += 1;
         self.in_flight.push_back((self.last_number, bytes));
         self.in_flight_bytes += bytes;

@@ -299,11 +299,9 @@ impl Engine {
         // A frame passed the journal's checksum, so one that does not decode was written so.
         let decoded = JournalFrame::decode(&entry.frame);
         let Some(frame) = decoded.ok().filter(|frame| !frame.documents.is_empty()) else {
-            self.emit(Event::StoreFailed {
-                error: StoreError::Damaged {
-                    key: format!("journal frame through {}", entry.through),
-                    what: "it does not decode; it is left in the journal".to_owned(),
-                },
+            self.emit(Event::JournalUnreadable {
+                workspace: entry.workspace,
+                through: entry.through,
             });
             let replay = self.replays.entry(entry.workspace).or_default();
             replay.is_unreadable = true;
@@ -337,7 +335,7 @@ impl Engine {
     }
 
     pub(super) fn enqueue_received(&mut self, link: LinkId, peer: PeerId, changes: wire::Changes) {
-        let bytes = changes.body_bytes();
+        let bytes = changes.window_bytes();
         let mut documents: Vec<JobDocument> = Vec::with_capacity(changes.documents.len());
         let mut places: BTreeMap<DocumentId, usize> = BTreeMap::new();
         for received in changes.documents {
@@ -517,7 +515,7 @@ impl Engine {
 
     /// Carries out jobs from the front of the queue until one has to wait.
     pub(super) fn advance_jobs(&mut self) {
-        while !self.recovering {
+        while !self.recovering && self.pending.len() < limits::PENDING_BATCHES_MAX {
             let Some(mut job) = self.jobs.pop_front() else {
                 return;
             };
@@ -1414,6 +1412,11 @@ fn judge(
     if header.seq != last_seq + 1 && !gaps {
         // A change follows its actor's last one, so with its dependencies here the last one is too.
         return Judgement::Refuse(RefusalCode::Damaged);
+    }
+    if row.change_bytes >= limits::DOCUMENT_BYTES_MAX
+        || row.change_count >= limits::CHANGES_PER_DOCUMENT_MAX as u64
+    {
+        return Judgement::Refuse(RefusalCode::TooLarge);
     }
     if progress.is_none() && row.actors.len() >= limits::ACTORS_PER_DOCUMENT_MAX {
         return Judgement::Refuse(RefusalCode::TooLarge);

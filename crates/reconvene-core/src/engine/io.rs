@@ -348,6 +348,13 @@ pub enum Event {
         /// Why.
         error: StoreError,
     },
+    /// A journal frame is whole but says nothing this version understands. It stays in the journal.
+    JournalUnreadable {
+        /// The frame's workspace.
+        workspace: WorkspaceId,
+        /// The last feed entry it covers.
+        through: FeedSeq,
+    },
     /// All frames of an [`Input::Replay`] are in the store.
     ReplayDone {
         /// Changes the store had lost.
@@ -404,6 +411,8 @@ pub enum Event {
     Progress {
         /// The link.
         link: LinkId,
+        /// The peer.
+        peer: PeerId,
         /// What it moved so far.
         stats: LinkStats,
     },
