@@ -80,9 +80,14 @@ struct Workspace {
     released: FeedPoint,
     /// The end of the feed that the store holds: what is only journalled may not be readable yet.
     stored: FeedPoint,
+    /// The end of the feed when the workspace was loaded: journal frames of that history up to
+    /// there are in it. What is replayed since may have taken the numbers of others.
+    opened: FeedPoint,
     documents: u64,
     /// Whether the feed head was ever written under this epoch.
     persisted: bool,
+    /// Whether the epoch began since the workspace was loaded, so that no journal frame is of it.
+    is_refounded: bool,
     slots: Slots,
     peers: BTreeMap<PeerId, Peer>,
     /// The part of our feed some other peer holds, as last reported to the journal.
@@ -419,6 +424,8 @@ impl Engine {
             point,
             released: point,
             stored: point,
+            opened: point,
+            is_refounded: forked || !persisted,
             documents,
             persisted,
             slots: Slots::default(),

@@ -538,7 +538,7 @@ impl Engine {
     /// Whether the store's feed, in the same history, reaches at least this far.
     fn feed_covers(&mut self, workspace: WorkspaceId, epoch: StoreEpoch, through: FeedSeq) -> bool {
         self.ready(&workspace)
-            .is_some_and(|state| state.point.epoch == epoch && state.point.seq >= through)
+            .is_some_and(|state| state.opened.epoch == epoch && state.opened.seq >= through)
     }
 
     /// Whether everything the job needs was read; asks for what was not.
@@ -707,8 +707,16 @@ impl Engine {
                 }
                 self.commit_local(workspace, placed, ids, Some(request), rows, None);
             }
-            Author::Journal { .. } => {
+            Author::Journal { epoch, .. } => {
                 let replayed = placed.change_count();
+                // Entered here, it takes a number that this history gave to something else, which
+                // the journal may still have to bring back.
+                let is_foreign = self
+                    .ready(&workspace)
+                    .is_some_and(|state| state.point.epoch != epoch && !state.is_refounded);
+                if replayed > 0 && is_foreign {
+                    self.begin_history(workspace);
+                }
                 self.commit_local(workspace, placed, ids, None, Vec::new(), Some(replayed));
             }
             Author::Peer {

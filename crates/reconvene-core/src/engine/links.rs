@@ -797,21 +797,26 @@ impl Engine {
         }
     }
 
-    /// A peer remembers entries of our feed that we do not hold: a new history begins, and every
-    /// cursor with it.
+    /// A peer remembers entries of our feed that we do not hold: a new history begins.
     pub(super) fn on_rolled_back(&mut self, workspace: WorkspaceId, peer: PeerId) {
+        self.emit(Event::RolledBack { workspace, peer });
+        self.begin_history(workspace);
+    }
+
+    /// Begins a new history of a workspace's feed, and every cursor with it.
+    pub(super) fn begin_history(&mut self, workspace: WorkspaceId) {
         let epoch = self.fresh_epoch();
         if let Some(state) = self.ready(&workspace) {
             state.point.epoch = epoch;
             state.released.epoch = epoch;
             state.stored.epoch = epoch;
             state.persisted = false;
+            state.is_refounded = true;
             state.journal_released = 0;
             // The journal's frames so far are of the old epoch.
             let through = state.point.seq;
             self.replays.entry(workspace).or_default().through = through;
         }
-        self.emit(Event::RolledBack { workspace, peer });
         self.enqueue_feed_head(workspace);
         // Also those that were greeted with the old history and have not greeted back.
         let greeted = self.links.iter().filter(|(_, link)| {
