@@ -7,13 +7,16 @@
 //!
 //! The parts: `links` greets peers and keeps them; `ingest` turns edits and received changes into
 //! batches; `follow` sends what a peer's cursor lacks and acknowledges what came; `reconcile` finds
-//! out what differs where no cursor can be trusted.
+//! out what differs where no cursor can be trusted; `snapshots` takes whole versions in; `compact`
+//! lets changes go that a snapshot holds.
 
+mod compact;
 mod follow;
 mod ingest;
 mod io;
 mod links;
 mod reconcile;
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -21,7 +24,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 
 use crate::feed::FeedPoint;
-use crate::ids::{BatchId, ChangeHash, DocumentKind, LinkId, PeerId, ReadId, WorkspaceId};
+use crate::ids::{BatchId, ChangeHash, DocumentKind, FeedSeq, LinkId, PeerId, ReadId, WorkspaceId};
 use crate::keys::Key;
 use crate::records::{FeedHeadRow, PeerRow, Record as _, RecordError};
 use crate::storage::StoreError;
@@ -29,11 +32,14 @@ use crate::time::Tick;
 use crate::wire::Role;
 
 pub use io::{
-    CloseReason, Edit, EditError, EditedDocument, Enrolment, Event, Input, JoinRequest, LinkStats,
-    Moment, Output, ReadQuery, ReadResult, SendStored, WorkspaceStatus, Write,
+    CloseReason, Compact, CompactHold, Edit, EditError, EditedDocument, Enrolment, Event, Input,
+    JoinRequest, LinkStats, Moment, Output, ReadQuery, ReadResult, SendStored, StoredDocument,
+    WorkspaceStatus, Write,
 };
 
-pub use follow::stored_frames;
+pub use follow::{StoredBodies, stored_frames};
+pub use reconcile::progress_of;
+pub use snapshots::snapshot_hash;
 
 use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
@@ -84,6 +90,8 @@ struct Workspace {
     /// there are in it. What is replayed since may have taken the numbers of others.
     opened: FeedPoint,
     documents: u64,
+    /// Entries of the feed up to here may have been compacted away.
+    compacted: FeedSeq,
     /// Whether the feed head was ever written under this epoch.
     persisted: bool,
     /// Whether the epoch began since the workspace was loaded, so that no journal frame is of it.
@@ -124,7 +132,12 @@ enum Reading {
     Catalogue(LinkId, WorkspaceId),
     WantRows(LinkId, WorkspaceId),
     Exchange(LinkId, WorkspaceId),
-    ExchangeKind(LinkId, WorkspaceId),
+    ExchangeHead(LinkId, WorkspaceId),
+    ExchangeSnapshots(LinkId, WorkspaceId),
+    ExchangeBeyond(LinkId, WorkspaceId),
+    Holds(WorkspaceId, crate::ids::DocumentId, Vec<ChangeHash>),
+    Inspect(LinkId),
+    Holders(WorkspaceId),
 }
 
 /// The engine. See the module's documentation.
@@ -218,6 +231,7 @@ impl Engine {
             Input::ReadDone { read, result } => self.on_read_done(read, result),
             Input::Edit(edit) => self.on_edit(edit),
             Input::Write(write) => self.on_write(write),
+            Input::Compact(compact) => self.on_compact(compact),
             Input::Replay(entries) => self.on_replay(entries),
             Input::Connect { peer, addresses } => self.on_connect(peer, addresses),
             Input::Disconnect { peer } => self.on_disconnect(peer),
@@ -348,8 +362,26 @@ impl Engine {
             (Reading::Exchange(link, workspace), ReadResult::Rows(rows)) => {
                 self.on_exchange_rows(link, workspace, &rows)
             }
-            (Reading::ExchangeKind(link, workspace), ReadResult::Values(values)) => {
-                self.on_exchange_kind(link, workspace, &values)
+            (Reading::ExchangeHead(link, workspace), ReadResult::Values(values)) => {
+                self.on_exchange_head(link, workspace, &values)
+            }
+            (Reading::ExchangeSnapshots(link, workspace), ReadResult::Values(values)) => {
+                self.on_exchange_snapshots(link, workspace, &values)
+            }
+            (Reading::ExchangeBeyond(link, workspace), ReadResult::Changes(bodies)) => {
+                self.on_exchange_beyond(link, workspace, bodies);
+                Ok(())
+            }
+            (Reading::Holds(workspace, document, hashes), ReadResult::Presence(present)) => {
+                self.on_holds(workspace, document, &hashes, &present);
+                Ok(())
+            }
+            (Reading::Inspect(link), ReadResult::Inspected(inspected)) => {
+                self.on_inspected(read, link, inspected);
+                Ok(())
+            }
+            (Reading::Holders(workspace), ReadResult::Rows(rows)) => {
+                self.on_holders(workspace, &rows)
             }
             (reading, result) => {
                 panic!("a read for {reading:?} was answered in another shape: {result:?}")
@@ -378,11 +410,18 @@ impl Engine {
             | Reading::Catalogue(link, _)
             | Reading::WantRows(link, _)
             | Reading::Exchange(link, _)
-            | Reading::ExchangeKind(link, _) => {
+            | Reading::ExchangeHead(link, _)
+            | Reading::ExchangeSnapshots(link, _)
+            | Reading::ExchangeBeyond(link, _)
+            | Reading::Inspect(link) => {
                 self.close_link(*link, CloseReason::StoreFailed);
                 self.emit(Event::StoreFailed { error });
             }
-            Reading::Workspace(_) | Reading::Slots(..) | Reading::Lookups(..) => {
+            Reading::Workspace(_)
+            | Reading::Slots(..)
+            | Reading::Lookups(..)
+            | Reading::Holds(..)
+            | Reading::Holders(_) => {
                 self.fail_store(&error);
             }
         }
@@ -413,9 +452,9 @@ impl Engine {
         };
         let forked = self.forked.remove(&workspace) && row.is_some();
         let persisted = row.is_some() && !forked;
-        let (mut point, documents) = match row {
-            Some(row) => (row.point, row.documents),
-            None => (FeedPoint::start_of(self.fresh_epoch()), 0),
+        let (mut point, documents, compacted) = match row {
+            Some(row) => (row.point, row.documents, row.compacted),
+            None => (FeedPoint::start_of(self.fresh_epoch()), 0, FeedSeq(0)),
         };
         if forked {
             point.epoch = self.fresh_epoch();
@@ -427,6 +466,7 @@ impl Engine {
             opened: point,
             is_refounded: forked || !persisted,
             documents,
+            compacted,
             persisted,
             slots: Slots::default(),
             peers: BTreeMap::new(),
@@ -439,6 +479,16 @@ impl Engine {
         }
         self.greet_waiting_links();
         Ok(())
+    }
+
+    /// The record of where a workspace's feed ends.
+    fn feed_head(state: &Workspace) -> bytes::Bytes {
+        let row = FeedHeadRow {
+            point: state.point,
+            documents: state.documents,
+            compacted: state.compacted,
+        };
+        row.encode()
     }
 
     fn fresh_epoch(&mut self) -> crate::ids::StoreEpoch {

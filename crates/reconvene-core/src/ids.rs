@@ -115,54 +115,69 @@ uuid_id!(
     "request id"
 );
 
-/// The hash that names a change: SHA-256 over its chunk, as Automerge defines it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChangeHash([u8; 32]);
+macro_rules! hash_id {
+    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name([u8; 32]);
 
-impl ChangeHash {
-    /// Takes the 32 bytes of the hash.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
+        impl $name {
+            /// Takes the 32 bytes of the hash.
+            pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+                Self(bytes)
+            }
 
-    /// The 32 bytes of the hash.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Display for ChangeHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for ChangeHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0[..4]
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl FromStr for ChangeHash {
-    type Err = ParseIdError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || ParseIdError::new("change hash", "64 hexadecimal digits", text);
-        if text.len() != 64 || !text.is_ascii() {
-            return Err(error());
+            /// The 32 bytes of the hash.
+            pub const fn as_bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
         }
-        let mut bytes = [0; 32];
-        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| error())?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| error())?;
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
         }
-        Ok(Self(bytes))
-    }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0[..4]
+                    .iter()
+                    .try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let error = || ParseIdError::new($kind, "64 hexadecimal digits", text);
+                if text.len() != 64 || !text.is_ascii() {
+                    return Err(error());
+                }
+                let mut bytes = [0; 32];
+                for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+                    let digits = std::str::from_utf8(digits).map_err(|_| error())?;
+                    *byte = u8::from_str_radix(digits, 16).map_err(|_| error())?;
+                }
+                Ok(Self(bytes))
+            }
+        }
+
+        text_serde!($name);
+    };
 }
 
-text_serde!(ChangeHash);
+hash_id!(
+    /// The hash that names a change: SHA-256 over its chunk, as Automerge defines it.
+    ChangeHash,
+    "change hash"
+);
+hash_id!(
+    /// The hash that names a snapshot: SHA-256 over its bytes.
+    SnapshotHash,
+    "snapshot hash"
+);
 
 /// A device or server, named by its Ed25519 public key.
 ///

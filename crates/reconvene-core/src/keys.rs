@@ -3,7 +3,9 @@
 //! Within one kind every key has the same length, so no key is a prefix of another; a store may
 //! therefore append part numbers to them. `schema/storage-keys.md` is the reference.
 
-use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, PeerId, WorkspaceId};
+use crate::ids::{
+    ChangeHash, DocumentId, DocumentKind, FeedSeq, PeerId, SnapshotHash, WorkspaceId,
+};
 
 /// Encoded key of one stored record.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +33,8 @@ pub enum KeyKind {
     Head = 0x12,
     /// One change.
     Change = 0x13,
+    /// One version of a document as a whole.
+    Snapshot = 0x14,
     /// What a peer and this store hold of each other.
     Peer = 0x15,
     /// A row of the derived index.
@@ -107,6 +111,14 @@ impl Key {
         )
     }
 
+    /// One version of a document as a whole.
+    pub fn snapshot(workspace: &WorkspaceId, document: &DocumentId, hash: &SnapshotHash) -> Self {
+        Self::new(
+            KeyKind::Snapshot,
+            &[workspace.as_bytes(), document.as_bytes(), hash.as_bytes()],
+        )
+    }
+
     /// What a peer and this store hold of each other in a workspace.
     pub fn peer(workspace: &WorkspaceId, peer: &PeerId) -> Self {
         Self::new(KeyKind::Peer, &[workspace.as_bytes(), peer.as_bytes()])
@@ -133,6 +145,14 @@ impl Key {
             _ => return None,
         };
         Some(DocumentId::from_bytes(tail))
+    }
+
+    /// The hash at the end of a snapshot key.
+    pub fn snapshot_hash(&self) -> Option<SnapshotHash> {
+        if self.kind()? != KeyKind::Snapshot || self.0.len() != 65 {
+            return None;
+        }
+        self.0[33..65].try_into().ok().map(SnapshotHash::from_bytes)
     }
 
     /// The hash at the end of a change key.
@@ -175,7 +195,7 @@ impl Key {
 
     /// The kind of record this key names; `None` for a kind this version does not know.
     pub fn kind(&self) -> Option<KeyKind> {
-        const KINDS: [KeyKind; 12] = [
+        const KINDS: [KeyKind; 13] = [
             KeyKind::Meta,
             KeyKind::Share,
             KeyKind::Invite,
@@ -185,6 +205,7 @@ impl Key {
             KeyKind::Feed,
             KeyKind::Head,
             KeyKind::Change,
+            KeyKind::Snapshot,
             KeyKind::Peer,
             KeyKind::Index,
             KeyKind::IndexState,
@@ -242,6 +263,14 @@ impl KeyRange {
     pub fn changes(workspace: &WorkspaceId, document: &DocumentId) -> Self {
         Self::prefix(Key::new(
             KeyKind::Change,
+            &[workspace.as_bytes(), document.as_bytes()],
+        ))
+    }
+
+    /// The snapshots of a document, by hash.
+    pub fn snapshots(workspace: &WorkspaceId, document: &DocumentId) -> Self {
+        Self::prefix(Key::new(
+            KeyKind::Snapshot,
             &[workspace.as_bytes(), document.as_bytes()],
         ))
     }

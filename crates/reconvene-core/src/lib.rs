@@ -22,6 +22,7 @@ pub mod wire;
 pub mod conformance;
 pub mod engine;
 pub mod memory;
+pub mod stored;
 
 #[cfg(test)]
 mod golden;

@@ -64,7 +64,7 @@ const _: () = assert!(CHANGE_BYTES_MAX <= CHANGE_INFLATED_BYTES_MAX);
 const _: () = assert!(VALUE_BYTES_MAX < BATCH_BYTES_MAX);
 
 /// Most pieces one oversized frame is cut into. More is a fault.
-pub const FRAME_PARTS_MAX: u32 = 5;
+pub const FRAME_PARTS_MAX: u32 = 8;
 
 /// Largest frame put together from pieces. Longer is a fault.
 pub const ASSEMBLED_FRAME_BYTES_MAX: usize = FRAME_PARTS_MAX as usize * FRAME_BYTES_MAX;
@@ -88,6 +88,35 @@ pub const CHANGE_FRAME_COST_BYTES: usize = 256;
 /// Batches on their way to the store; work waits beyond it, and local edits fail with `Busy` when it
 /// and [`LOCAL_EDITS_QUEUED_MAX`] are reached.
 pub const PENDING_BATCHES_MAX: usize = 1024;
+
+/// Largest snapshot as stored and sent. A document whose snapshot would be larger is not compacted
+/// and stays a list of changes, which compaction reports.
+pub const SNAPSHOT_BYTES_MAX: usize = 448 * 1024;
+
+/// Largest sum of a snapshot's columns once inflated. Beyond it the snapshot is refused (`TooLarge`).
+pub const SNAPSHOT_INFLATED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Most snapshots of one document. A further one is refused (`TooLarge`) until compaction has merged
+/// them.
+pub const SNAPSHOTS_PER_DOCUMENT_MAX: usize = 16;
+
+/// A peer that takes snapshots and is further behind than this many feed entries does not keep
+/// compaction from removing what it lacks: it gets the snapshot instead.
+pub const BEHIND_ENTRIES_MAX: u64 = 4096;
+
+/// What one change counts for when a document's snapshot is weighed against the changes a peer lacks:
+/// a peer that lacks more gets the snapshot, if it takes any.
+pub const LACKING_CHANGE_BYTES: u64 = 128;
+
+/// Frames of a link that wait for a snapshot ahead of them to be verified. One more is a fault.
+pub const HELD_FRAMES_MAX: usize = 4096;
+
+/// Most feed entries and changes that one compaction of a document removes, newest first; what is
+/// older goes with the next one.
+pub const COMPACTED_RECORDS_MAX: usize = 40_000;
+
+/// Peers of one workspace whose cursors are looked at before a compaction.
+pub const PEERS_PER_WORKSPACE_MAX: usize = 100_000;
 
 /// Largest sum of one document's change bodies. A change beyond it is refused (`TooLarge`).
 pub const DOCUMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -160,5 +189,8 @@ pub const LOCAL_EDITS_QUEUED_MAX: usize = 4096;
 const _: () = assert!(FRAME_BODY_BYTES_TARGET < WINDOW_BYTES);
 const _: () = assert!(CHANGE_BYTES_MAX + FRAME_HEADROOM_BYTES <= ASSEMBLED_FRAME_BYTES_MAX);
 const _: () = assert!(RECONCILE_MESSAGE_BYTES_MAX >= 4096);
+const _: () = assert!(SNAPSHOT_BYTES_MAX + FRAME_HEADROOM_BYTES <= ASSEMBLED_FRAME_BYTES_MAX);
+const _: () = assert!(SNAPSHOT_BYTES_MAX < VALUE_BYTES_MAX);
 const _: () = assert!(WINDOW_BYTES * 2 + CHANGE_BYTES_MAX <= LINK_INGEST_BYTES_MAX);
+const _: () = assert!(WINDOW_BYTES * 2 + SNAPSHOT_BYTES_MAX <= LINK_INGEST_BYTES_MAX);
 const _: () = assert!(HEARTBEAT_EVERY.as_millis() * 3 <= STALENESS_BOUND.as_millis());

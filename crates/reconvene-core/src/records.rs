@@ -11,7 +11,8 @@ use prost::Message as _;
 use crate::feed::{Digest, FeedPoint};
 use crate::guard::ActorId;
 use crate::ids::{
-    ChangeHash, DocumentId, DocumentKind, FeedSeq, MemberId, PeerId, StoreEpoch, WorkspaceId,
+    ChangeHash, DocumentId, DocumentKind, FeedSeq, MemberId, PeerId, SnapshotHash, StoreEpoch,
+    WorkspaceId,
 };
 use crate::refusal::RefusalCode;
 use crate::schema::storage as proto;
@@ -94,6 +95,59 @@ impl Record for ChangeRow {
     }
 }
 
+/// One version of a document as a whole: an Automerge document chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRow {
+    /// The chunk.
+    pub body: Bytes,
+}
+
+impl Record for SnapshotRow {
+    const NAME: &'static str = "snapshot";
+
+    fn encode(&self) -> Bytes {
+        let body = self.body.clone();
+        proto::SnapshotRow { body }.encode_to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let row: proto::SnapshotRow = parse(Self::NAME, bytes)?;
+        Ok(Self { body: row.body })
+    }
+}
+
+/// A stored snapshot, as other records name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotRef {
+    /// Its name.
+    pub hash: SnapshotHash,
+    /// Size of its bytes.
+    pub size: u32,
+    /// Number of changes in it, without the genesis.
+    pub changes: u64,
+}
+
+impl SnapshotRef {
+    fn to_proto(self) -> proto::SnapshotRef {
+        proto::SnapshotRef {
+            hash: copy(self.hash.as_bytes()),
+            size: self.size,
+            changes: self.changes,
+        }
+    }
+
+    fn from_proto(
+        record: &'static str,
+        snapshot: &proto::SnapshotRef,
+    ) -> Result<Self, RecordError> {
+        Ok(Self {
+            hash: SnapshotHash::from_bytes(fixed(record, "a snapshot", &snapshot.hash)?),
+            size: snapshot.size,
+            changes: snapshot.changes,
+        })
+    }
+}
+
 /// Which changes of one actor are stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ActorProgress {
@@ -111,6 +165,9 @@ impl ActorProgress {
 
     /// Notes one more stored change.
     pub fn add(&mut self, seq: u64) {
+        if self.holds(seq) {
+            return;
+        }
         self.beyond.insert(seq);
         while self.beyond.remove(&(self.last_seq + 1)) {
             self.last_seq += 1;
@@ -131,10 +188,12 @@ pub struct HeadRow {
     pub actors: BTreeMap<ActorId, ActorProgress>,
     /// Dependencies of stored changes that are not stored.
     pub missing: BTreeSet<ChangeHash>,
-    /// Number of stored changes.
+    /// Number of changes that are stored singly.
     pub change_count: u64,
     /// Sum of their bodies' sizes.
     pub change_bytes: u64,
+    /// The stored snapshots, by hash; together with the single changes they are the document.
+    pub snapshots: Vec<SnapshotRef>,
 }
 
 impl HeadRow {
@@ -148,7 +207,19 @@ impl HeadRow {
             missing: BTreeSet::new(),
             change_count: 0,
             change_bytes: 0,
+            snapshots: Vec::new(),
         }
+    }
+
+    /// Sum of the sizes of its snapshots.
+    pub fn snapshot_bytes(&self) -> u64 {
+        let sizes = self.snapshots.iter();
+        sizes.map(|snapshot| u64::from(snapshot.size)).sum()
+    }
+
+    /// Sum of the sizes of its snapshots and of its single changes.
+    pub fn bytes(&self) -> u64 {
+        self.snapshot_bytes() + self.change_bytes
     }
 }
 
@@ -180,6 +251,7 @@ impl Record for HeadRow {
                 .collect(),
             change_count: self.change_count,
             change_bytes: self.change_bytes,
+            snapshots: self.snapshots.iter().map(|each| each.to_proto()).collect(),
         };
         row.encode_to_vec().into()
     }
@@ -213,6 +285,11 @@ impl Record for HeadRow {
             missing: hashes("a missing dependency", &row.missing)?,
             change_count: row.change_count,
             change_bytes: row.change_bytes,
+            snapshots: row
+                .snapshots
+                .iter()
+                .map(|snapshot| SnapshotRef::from_proto(Self::NAME, snapshot))
+                .collect::<Result<_, RecordError>>()?,
         })
     }
 }
@@ -249,6 +326,8 @@ pub struct FeedHeadRow {
     pub point: FeedPoint,
     /// Number of documents of the workspace.
     pub documents: u64,
+    /// Entries up to here may have been compacted away; a gap after it is damage.
+    pub compacted: FeedSeq,
 }
 
 impl Record for FeedHeadRow {
@@ -260,6 +339,7 @@ impl Record for FeedHeadRow {
             seq: self.point.seq.0,
             digest: copy(self.point.digest.as_bytes()),
             documents: self.documents,
+            compacted: self.compacted.0,
         };
         row.encode_to_vec().into()
     }
@@ -273,6 +353,7 @@ impl Record for FeedHeadRow {
                 digest: Digest::from_bytes(fixed(Self::NAME, "digest", &row.digest)?),
             },
             documents: row.documents,
+            compacted: FeedSeq(row.compacted),
         })
     }
 }
@@ -290,6 +371,11 @@ pub struct FeedRow {
     pub origin: Option<PeerId>,
     /// Running digest after this entry.
     pub digest: Digest,
+    /// A snapshot ahead of the changes: received so, or put there by compaction in place of the
+    /// changes of this entry and of the document's earlier ones.
+    pub snapshot: Option<SnapshotRef>,
+    /// The document's entry before this one; 0 if there is none.
+    pub previous: FeedSeq,
 }
 
 impl Record for FeedRow {
@@ -311,6 +397,8 @@ impl Record for FeedRow {
                 .map_or_else(Bytes::new, |peer| copy(peer.as_bytes())),
             digest: copy(self.digest.as_bytes()),
             kind: u32::from(self.kind.0),
+            snapshot: self.snapshot.map(SnapshotRef::to_proto),
+            previous: self.previous.0,
         };
         row.encode_to_vec().into()
     }
@@ -339,6 +427,12 @@ impl Record for FeedRow {
                 .collect::<Result<_, RecordError>>()?,
             origin,
             digest: Digest::from_bytes(fixed(Self::NAME, "digest", &row.digest)?),
+            snapshot: row
+                .snapshot
+                .as_ref()
+                .map(|snapshot| SnapshotRef::from_proto(Self::NAME, snapshot))
+                .transpose()?,
+            previous: FeedSeq(row.previous),
         })
     }
 }
@@ -356,6 +450,8 @@ pub struct PeerRow {
     pub refused_there: BTreeMap<DocumentId, RefusalCode>,
     /// When nothing they held durably was missing here; `None` if that never was.
     pub verified_at: Option<WallTime>,
+    /// Whether the peer, when it last greeted, took snapshots from us.
+    pub takes_snapshots: bool,
 }
 
 impl PeerRow {
@@ -383,6 +479,7 @@ impl Record for PeerRow {
             refused_here: refusals(&self.refused_here),
             refused_there: refusals(&self.refused_there),
             verified_at_ms: self.verified_at.map_or(0, WallTime::as_millis),
+            takes_snapshots: self.takes_snapshots,
         };
         row.encode_to_vec().into()
     }
@@ -411,6 +508,7 @@ impl Record for PeerRow {
             refused_there: refusals(&row.refused_there)?,
             verified_at: (row.verified_at_ms != 0)
                 .then(|| WallTime::from_millis(row.verified_at_ms)),
+            takes_snapshots: row.takes_snapshots,
         })
     }
 }

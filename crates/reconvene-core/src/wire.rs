@@ -97,6 +97,8 @@ pub struct WorkspaceHello {
     pub head: FeedPoint,
     /// How far the sender holds the receiver's feed.
     pub held: Option<FeedPoint>,
+    /// Whether the sender takes snapshots from the receiver, and not only changes.
+    pub takes_snapshots: bool,
 }
 
 /// See `Join` in the schema.
@@ -160,8 +162,18 @@ pub struct DocumentChanges {
     pub document: DocumentId,
     /// Its kind.
     pub kind: DocumentKind,
+    /// A whole version of the document, ahead of the changes.
+    pub snapshot: Option<Bytes>,
     /// Change chunks, each after its dependencies.
     pub changes: Vec<Bytes>,
+}
+
+impl DocumentChanges {
+    /// The sum of its bodies, in bytes.
+    pub fn body_bytes(&self) -> usize {
+        let bodies = self.snapshot.iter().chain(&self.changes);
+        bodies.map(Bytes::len).sum()
+    }
 }
 
 /// See `Ack` in the schema.
@@ -433,6 +445,7 @@ impl Hello {
                     workspace: copy(hello.workspace.as_bytes()),
                     head: Some(point_to(&hello.head)),
                     held: hello.held.as_ref().map(point_to),
+                    takes_snapshots: hello.takes_snapshots,
                 })
                 .collect(),
             more: self.more,
@@ -461,6 +474,7 @@ impl Hello {
                         workspace: WorkspaceId::from_bytes(fixed("a workspace", &hello.workspace)?),
                         head: required_point(hello.head.as_ref())?,
                         held: hello.held.as_ref().map(point_from).transpose()?,
+                        takes_snapshots: hello.takes_snapshots,
                     })
                 })
                 .collect::<Result<_, FrameError>>()?,
@@ -470,10 +484,10 @@ impl Hello {
 }
 
 impl Changes {
-    /// The sum of the change bodies, in bytes: what the window counts.
+    /// The sum of the bodies, in bytes: what the window counts.
     pub fn body_bytes(&self) -> usize {
-        let changes = self.documents.iter().flat_map(|document| &document.changes);
-        changes.map(Bytes::len).sum()
+        let documents = self.documents.iter();
+        documents.map(DocumentChanges::body_bytes).sum()
     }
 
     /// What the frame counts for against the window: its bodies and a fixed cost, so that frames
@@ -492,6 +506,7 @@ impl Changes {
                     document: copy(document.document.as_bytes()),
                     kind: u32::from(document.kind.0),
                     changes: document.changes.clone(),
+                    snapshot: document.snapshot.clone().unwrap_or_default(),
                 })
                 .collect(),
             through: self.feed.as_ref().map(|(_, through)| point_to(through)),
@@ -519,6 +534,7 @@ impl Changes {
                         kind: u8::try_from(document.kind)
                             .map(DocumentKind)
                             .map_err(|_| FrameError::new("a document kind is out of range"))?,
+                        snapshot: (!document.snapshot.is_empty()).then_some(document.snapshot),
                         changes: document.changes,
                     })
                 })

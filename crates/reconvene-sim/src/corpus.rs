@@ -32,6 +32,8 @@ struct Mishaps {
     rollbacks: bool,
     /// Devices that link to each other, too.
     direct_links: bool,
+    /// Hosts that compact. By the seed's number, so that the others play as they always did.
+    compactions: bool,
 }
 
 /// Plays the history of a seed.
@@ -49,6 +51,7 @@ pub fn run_seed(seed: u64) -> Outcome {
         wipes: on(&mut world, 4),
         rollbacks: on(&mut world, 5),
         direct_links: on(&mut world, 3),
+        compactions: seed.is_multiple_of(3),
     };
     // Two disks that lose their past can lose it for good: one holds what the other's journal
     // already let go.
@@ -145,6 +148,10 @@ fn act(
             if other == 0 {
                 world.connect(node, other);
             }
+        }
+        22 | 23 if mishaps.compactions => {
+            let which = world.pick(10) as u64;
+            world.compact(node, workspace(1), document(which));
         }
         _ => edit(world, node),
     }

@@ -7,14 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use reconvene_core::engine::{Input, ReadQuery, ReadResult, SendStored};
+use reconvene_core::engine::{Input, ReadQuery, ReadResult, SendStored, StoredBodies};
 use reconvene_core::ids::{BatchId, ChangeHash, DocumentId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::memory::{MemoryReader, MemoryStore};
-use reconvene_core::records::{ChangeRow, JournalFrame, Record as _};
+use reconvene_core::records::{JournalFrame, Record as _, SnapshotRow};
 use reconvene_core::storage::{
     Batch, Durability, JournalEntry, Scan, StoreError, StoreRead, StoreWrite as _,
 };
+
+use crate::snapshots;
 
 /// One change of one document.
 pub type Fact = (WorkspaceId, DocumentId, ChangeHash);
@@ -50,6 +52,8 @@ pub struct DiskCounts {
     pub reads: u64,
     /// Change bodies read, by whatever means.
     pub bodies: u64,
+    /// Documents and snapshots loaded for the engine.
+    pub loads: u64,
 }
 
 /// Everything a store holds, to be put back later.
@@ -87,7 +91,7 @@ impl Disk {
         let facts = batch
             .puts
             .iter()
-            .filter_map(|(key, _)| fact_of(key))
+            .flat_map(|(key, value)| facts_in(key, value))
             .collect();
         self.facts_of.insert(batch.id, facts);
         self.queue.push_back(batch);
@@ -168,7 +172,7 @@ impl Disk {
                 for batch in &group {
                     let puts = batch.puts.iter();
                     self.durable
-                        .extend(puts.filter_map(|(key, _)| fact_of(key)));
+                        .extend(puts.flat_map(|(key, value)| facts_in(key, value)));
                     self.covered.extend(batch.puts.iter().cloned());
                     for key in &batch.deletes {
                         self.covered.remove(key);
@@ -223,6 +227,27 @@ impl Disk {
                 self.counts.bodies += bodies.count() as u64;
                 ReadResult::Rows(rows)
             }
+            ReadQuery::Inspect(received) => {
+                self.counts.loads += received.len() as u64;
+                let loaded = received.iter().map(|(_, body)| snapshots::inspect(body));
+                ReadResult::Inspected(loaded.collect())
+            }
+            ReadQuery::Holds {
+                workspace,
+                document,
+                hashes,
+            } => {
+                self.counts.loads += 1;
+                ReadResult::Presence(snapshots::holds(reader, (workspace, document), hashes)?)
+            }
+            ReadQuery::Beyond {
+                workspace,
+                document,
+                known,
+            } => {
+                self.counts.loads += 1;
+                ReadResult::Changes(snapshots::beyond(reader, (workspace, document), known)?)
+            }
         };
         Ok(result)
     }
@@ -230,24 +255,10 @@ impl Disk {
     pub(crate) fn read_bodies(
         &mut self,
         stored: &SendStored,
-    ) -> Result<Vec<Vec<Bytes>>, StoreError> {
-        let mut bodies = Vec::with_capacity(stored.documents.len());
-        for (document, _, changes) in &stored.documents {
-            let mut of_document = Vec::with_capacity(changes.len());
-            for hash in changes {
-                self.counts.bodies += 1;
-                let key = Key::change(&stored.workspace, document, hash);
-                let damaged = |what: &str| StoreError::Damaged {
-                    key: format!("{key:?}"),
-                    what: what.to_owned(),
-                };
-                let value = self.reader.read(&key)?.ok_or_else(|| damaged("absent"))?;
-                let row = ChangeRow::decode(&value).map_err(|error| damaged(&error.to_string()))?;
-                of_document.push(row.body);
-            }
-            bodies.push(of_document);
-        }
-        Ok(bodies)
+    ) -> Result<Vec<StoredBodies>, StoreError> {
+        let changes = stored.documents.iter().map(|asked| asked.changes.len());
+        self.counts.bodies += changes.sum::<usize>() as u64;
+        reconvene_core::stored::bodies(&self.reader, stored)
     }
 
     /// What would be found after a power cut.
@@ -286,9 +297,27 @@ pub(crate) fn all_rows(reader: &MemoryReader) -> Vec<(Key, Bytes)> {
     reader.scan(&scan).expect("an open store reads").rows
 }
 
-fn all_changes(reader: &MemoryReader) -> Vec<Fact> {
+pub(crate) fn all_changes(reader: &MemoryReader) -> Vec<Fact> {
     let rows = all_rows(reader);
-    rows.iter().filter_map(|(key, _)| fact_of(key)).collect()
+    let facts = rows.iter().flat_map(|(key, value)| facts_in(key, value));
+    facts.collect()
+}
+
+/// The changes a record holds: one, those of a snapshot, or none.
+pub(crate) fn facts_in(key: &Key, value: &[u8]) -> Vec<Fact> {
+    let bytes = key.as_bytes();
+    if key.snapshot_hash().is_none() {
+        return fact_of(key).into_iter().collect();
+    }
+    let row = SnapshotRow::decode(value).expect("a stored snapshot decodes");
+    let headers = snapshots::inspect(&row.body).expect("a stored snapshot is readable");
+    let place = |range: std::ops::Range<usize>| bytes[range].try_into().expect("it has 16 bytes");
+    let workspace = WorkspaceId::from_bytes(place(1..17));
+    let document = DocumentId::from_bytes(place(17..33));
+    headers
+        .iter()
+        .map(|header| (workspace, document, header.hash))
+        .collect()
 }
 
 pub(crate) fn fact_of(key: &Key) -> Option<Fact> {

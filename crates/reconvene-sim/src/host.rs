@@ -8,15 +8,17 @@ use rand_chacha::rand_core::RngCore as _;
 use reconvene_core::engine::{Edit, EditedDocument, Event, Input};
 use reconvene_core::guard::{ChangeHeader, parse_change};
 use reconvene_core::ids::{ChangeHash, DocumentId, MemberId, RequestId, WorkspaceId};
-use reconvene_core::keys::{Key, KeyRange};
+use reconvene_core::keys::Key;
 use reconvene_core::memory::MemoryReader;
 use reconvene_core::records::{ChangeRow, InviteRow, Record as _, ShareRow};
-use reconvene_core::storage::{Scan, StoreRead as _};
+use reconvene_core::storage::StoreRead as _;
+use reconvene_core::stored::chunks;
 use reconvene_core::time::WallTime;
 use sha2::{Digest as _, Sha256};
 
 use crate::changes::{KIND, Recipe, genesis, make};
 use crate::disk::Fact;
+use crate::snapshots::{Compacting, changes_in};
 use crate::world::{NodeId, World};
 
 /// What a host keeps in memory; gone with its node.
@@ -24,6 +26,7 @@ use crate::world::{NodeId, World};
 pub(crate) struct Host {
     open: BTreeMap<(WorkspaceId, DocumentId), Open>,
     pub(crate) requested: BTreeMap<RequestId, Vec<Fact>>,
+    pub(crate) compacting: BTreeMap<RequestId, Compacting>,
 }
 
 /// An open document: what of it the host sees, and its own incarnation.
@@ -80,14 +83,13 @@ pub(crate) fn read_changes(
     reader: &MemoryReader,
     (workspace, document): (WorkspaceId, DocumentId),
 ) -> Vec<ChangeHeader> {
-    let range = KeyRange::changes(&workspace, &document);
-    let scan = Scan::ascending(range, usize::MAX);
-    let rows = reader.scan(&scan).expect("an open store reads").rows;
-    let headers = rows.iter().map(|(_, value)| {
-        let row = ChangeRow::decode(value).expect("a stored change decodes");
-        parse_change(&row.body).expect("a stored change passes the guard")
+    let chunks = chunks(reader, &workspace, &document).expect("an open store reads");
+    let headers = chunks.iter().flat_map(|chunk| {
+        let changes = changes_in(chunk).expect("a stored chunk is readable");
+        changes.into_iter().map(|(header, _)| (header.hash, header))
     });
-    headers.collect()
+    let once: BTreeMap<_, _> = headers.collect();
+    once.into_values().collect()
 }
 
 /// A document id made from a number.
@@ -201,8 +203,19 @@ impl World {
                 workspace,
                 document,
                 changes,
+                snapshot,
                 ..
-            } => self.on_document_changed(node, (*workspace, *document), changes),
+            } => {
+                if *snapshot {
+                    let open = &mut self.nodes[node].host.open;
+                    open.remove(&(*workspace, *document));
+                }
+                self.on_document_changed(node, (*workspace, *document), changes);
+            }
+            Event::WriteDone { request } => self.on_snapshot_stored(node, *request),
+            Event::Compacted { request } | Event::CompactRefused { request, .. } => {
+                self.on_compaction_over(node, *request);
+            }
             Event::Verified {
                 peer,
                 workspace,
@@ -233,7 +246,10 @@ impl World {
         for hash in changes {
             let key = Key::change(&place.0, &place.1, hash);
             let value = reader.read(&key).expect("an open store reads");
-            let value = value.expect("a change that was announced is stored");
+            let Some(value) = value else {
+                whole = false; // A snapshot holds it by now.
+                continue;
+            };
             let row = ChangeRow::decode(&value).expect("a stored change decodes");
             let header = parse_change(&row.body).expect("a stored change passes the guard");
             whole &= open.see(&header);
@@ -273,15 +289,12 @@ impl World {
         workspace: WorkspaceId,
         document: DocumentId,
     ) -> BTreeSet<ChangeHash> {
-        let range = KeyRange::changes(&workspace, &document);
-        let scan = Scan::ascending(range, usize::MAX);
-        let rows = self.disk(node).reader.scan(&scan);
-        let rows = rows.expect("an open store reads").rows;
         let mut bodies = vec![genesis(KIND).body];
-        bodies.extend(rows.iter().map(|(_, value)| {
-            let row = ChangeRow::decode(value);
-            row.expect("a stored change decodes").body
-        }));
+        let stored = chunks(&self.disk(node).reader, &workspace, &document);
+        for chunk in stored.expect("an open store reads") {
+            let changes = changes_in(&chunk).expect("a stored chunk is readable");
+            bodies.extend(changes.into_iter().map(|(_, body)| body));
+        }
         let changes = bodies.iter().map(|body| {
             automerge::Change::from_bytes(body.to_vec()).expect("a guarded change is one")
         });

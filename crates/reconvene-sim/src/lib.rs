@@ -10,6 +10,7 @@ pub mod world;
 mod check;
 mod disk;
 mod host;
+mod snapshots;
 mod wires;
 
 pub mod corpus;

@@ -13,6 +13,7 @@ use crate::world::{NodeId, World, document, workspace};
 mod failures;
 mod histories;
 mod links;
+mod snapshots;
 mod strangers;
 mod sync;
 

@@ -545,6 +545,12 @@ impl World {
         wires.iter().any(|wire| self.wires[wire].is_up())
     }
 
+    /// Gives a node an input as soon as it has carried out what it is asked just now.
+    pub(crate) fn later(&mut self, node: NodeId, input: Input) {
+        let life = self.nodes[node].life;
+        self.schedule(self.now, Happening::Input(node, life, Box::new(input)));
+    }
+
     pub(crate) fn schedule(&mut self, at: u64, happening: Happening) {
         let order = self.order;
         self.order += 1;
@@ -677,6 +683,8 @@ impl World {
                     Ok(ReadResult::Values(values)) => values.len(),
                     Ok(ReadResult::Presence(present)) => present.len(),
                     Ok(ReadResult::Rows(rows)) => rows.rows.len(),
+                    Ok(ReadResult::Inspected(inspected)) => inspected.len(),
+                    Ok(ReadResult::Changes(bodies)) => bodies.len(),
                     Err(_) => usize::MAX,
                 };
                 let size = size.to_be_bytes();

@@ -7,9 +7,11 @@ use bytes::Bytes;
 
 use super::ingest::{AckDue, CursorMove, Entry};
 use super::reconcile::{Exchange, Reconciliation};
-use super::{Engine, Event, Output, Peer, ReadQuery, Reading, SendStored, WorkspaceState};
+use super::{
+    Engine, Event, Output, Peer, ReadQuery, Reading, SendStored, StoredDocument, WorkspaceState,
+};
 use crate::feed::FeedPoint;
-use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, ReadId, WorkspaceId};
+use crate::ids::{ChangeHash, FeedSeq, LinkId, ReadId, WorkspaceId};
 use crate::keys::KeyRange;
 use crate::limits;
 use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
@@ -49,6 +51,10 @@ pub(super) struct Flow {
     page: VecDeque<(FeedSeq, FeedRow)>,
     /// The cursor at which the peer's history has to be confirmed by the first entry read.
     confirm: Option<FeedPoint>,
+    /// Whether we take snapshots from the peer, as our greeting said.
+    pub(super) we_take_snapshots: bool,
+    /// Whether the peer takes snapshots from us, as its greeting said.
+    pub(super) they_take_snapshots: bool,
     /// Up to here the peer gets its own changes back, too: it may have lost what it sent us before
     /// this link, and its cursor with it.
     echo_through: FeedSeq,
@@ -84,6 +90,18 @@ impl Flow {
         self.following = false;
         self.walk = Walk::Idle;
         self.page.clear();
+    }
+
+    /// Whether nothing up to an entry of our feed is on its way to the peer, or may yet be: what is
+    /// ahead of it will be read anew.
+    pub(super) fn is_past(&self, seq: FeedSeq, released: FeedPoint) -> bool {
+        let quiet = self.walk == Walk::Idle && self.page.is_empty() && self.confirm.is_none();
+        let sent = self.sent.map_or(released.seq, |sent| sent.seq);
+        quiet
+            && self.following
+            && self.reconciling.is_none()
+            && self.exchange.is_quiet()
+            && sent >= seq
     }
 
     pub(super) fn is_caught_up(&self, released: FeedPoint) -> bool {
@@ -173,6 +191,8 @@ impl Engine {
             return Ok(());
         };
         let waiting = self.first_unstored().is_some();
+        let compacted = self.ready(&workspace).map(|state| state.compacted);
+        let compacted = compacted.unwrap_or_default();
         let Some(flow) = self.flow(link, &workspace) else {
             return Ok(());
         };
@@ -190,6 +210,13 @@ impl Engine {
             // The entry may be journalled and not applied yet; the next barrier comes back here.
             if page.is_empty() && waiting {
                 flow.confirm = Some(point);
+                return Ok(());
+            }
+            let first = page.front();
+            let is_there = first.is_some_and(|(seq, _)| *seq == point.seq);
+            if !is_there && point.seq <= compacted {
+                // It was compacted away: whether the cursor is of this history can not be said.
+                self.compare_instead(link, workspace);
                 return Ok(());
             }
             let confirmed = page
@@ -219,6 +246,8 @@ impl Engine {
         workspace: WorkspaceId,
         released: FeedPoint,
     ) -> bool {
+        let compacted = self.ready(&workspace).map(|state| state.compacted);
+        let compacted = compacted.unwrap_or_default();
         let Some(state) = self.links.get_mut(&link) else {
             return false;
         };
@@ -230,15 +259,16 @@ impl Engine {
             return false;
         };
         let from = flow.told;
-        let mut documents: Vec<(DocumentId, DocumentKind, Vec<ChangeHash>)> = Vec::new();
+        let mut documents: Vec<StoredDocument> = Vec::new();
         let mut bytes = 0;
         let mut split = false;
+        let mut unwalkable = false;
         while let Some((seq, row)) = flow.page.front_mut() {
             if *seq > released.seq {
                 flow.page.clear(); // Visible, but not behind its barrier yet.
                 break;
             }
-            if *seq != sent.seq.next() {
+            if *seq != sent.seq.next() && sent.seq >= compacted {
                 let error = StoreError::Damaged {
                     key: format!("feed entry {}", sent.seq.next()),
                     what: "it is missing".to_owned(),
@@ -247,10 +277,25 @@ impl Engine {
                 return false;
             }
             if row.origin != Some(peer) || *seq <= flow.echo_through {
-                let (taken, taken_bytes) = take_changes(&mut row.changes, bytes);
-                if !taken.is_empty() {
-                    bytes += taken_bytes;
-                    documents.push((row.document, row.kind, taken));
+                if row.snapshot.is_some() && !flow.they_take_snapshots {
+                    // What came before in this frame goes out first; the rest of the feed is left.
+                    unwalkable = true;
+                    break;
+                }
+                let snapshot_bytes = row.snapshot.map_or(0, |snapshot| snapshot.size as usize);
+                if bytes > 0 && bytes + snapshot_bytes > limits::FRAME_BODY_BYTES_TARGET {
+                    break;
+                }
+                let snapshot = row.snapshot.take().map(|snapshot| snapshot.hash);
+                let (changes, taken) = take_changes(&mut row.changes, bytes + snapshot_bytes);
+                if snapshot.is_some() || !changes.is_empty() {
+                    bytes += snapshot_bytes + taken;
+                    documents.push(StoredDocument {
+                        document: row.document,
+                        kind: row.kind,
+                        snapshot,
+                        changes,
+                    });
                 }
                 if !row.changes.is_empty() {
                     split = true;
@@ -270,6 +315,10 @@ impl Engine {
             }
         }
         flow.sent = Some(sent);
+        if unwalkable && documents.is_empty() {
+            self.compare_instead(link, workspace);
+            return false;
+        }
         if documents.is_empty() {
             // Only the peer's own changes so far; they are told about with whatever comes next.
             return true;
@@ -278,9 +327,10 @@ impl Engine {
         let feed = (!split || sent.seq > from).then_some((from, sent));
         flow.told = sent.seq;
         let number = state.number_frame(bytes);
-        for (document, _, changes) in &documents {
-            state.sent_documents.insert(*document);
-            state.stats.changes_sent += changes.len() as u64;
+        for sent in &documents {
+            state.sent_documents.insert(sent.document);
+            state.stats.changes_sent += sent.changes.len() as u64;
+            state.stats.snapshots_sent += u64::from(sent.snapshot.is_some());
         }
         let stored = SendStored {
             link,
@@ -292,6 +342,24 @@ impl Engine {
         self.outputs.push_back(Output::SendStored(stored));
         self.note_sent(link);
         true
+    }
+
+    /// The rest of our feed can not be followed: what differs is found document by document.
+    fn compare_instead(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let dialed = state.dialed;
+        let Some(flow) = state.flows.get_mut(&workspace) else {
+            return;
+        };
+        flow.stop_following();
+        flow.reconciling = Some(Reconciliation::awaiting());
+        if dialed {
+            self.start_reconcile(link, workspace, 1);
+        } else {
+            self.ask_to_reconcile(link, workspace);
+        }
     }
 
     /// When the rest of our feed came from the peer itself, it only has to be told so.
@@ -340,6 +408,7 @@ impl Engine {
                     document: entry.document,
                     kind: entry.kind,
                     changes: entry.changes.iter().map(|(hash, _)| *hash).collect(),
+                    snapshot: entry.has_snapshot,
                 });
             }
         }
@@ -412,7 +481,8 @@ impl Engine {
         let mut bytes = 0;
         for (place, entry) in entries.iter().enumerate() {
             let entry_bytes: usize = entry.changes.iter().map(|(_, body)| body.len()).sum();
-            if entry.origin != Some(peer) && entry_bytes > limits::FRAME_BODY_BYTES_TARGET {
+            let in_memory = entry_bytes <= limits::FRAME_BODY_BYTES_TARGET && !entry.has_snapshot;
+            if entry.origin != Some(peer) && !in_memory {
                 // Too large to send from memory in one frame: let it be read back in pieces.
                 self.send_pushed(link, workspace, std::mem::take(&mut frame_documents), bytes);
                 return self.walk(link, workspace);
@@ -495,7 +565,15 @@ impl Engine {
         if !state.flows.contains_key(&changes.workspace) {
             return self.fault(link, "changes of a workspace that is not shared".to_owned());
         }
-        self.enqueue_received(link, peer, changes);
+        let snapshots = changes.documents.iter();
+        if snapshots
+            .filter(|document| document.snapshot.is_some())
+            .count()
+            > 0
+        {
+            return self.inspect(link, changes);
+        }
+        self.enqueue_received(link, peer, changes, Vec::new());
     }
 
     pub(super) fn count_received(&mut self, link: LinkId, documents: u64, changes: u64) {
@@ -732,6 +810,7 @@ impl Entry {
         DocumentChanges {
             document: self.document,
             kind: self.kind,
+            snapshot: None,
             changes: self.changes.iter().map(|(_, body)| body.clone()).collect(),
         }
     }
@@ -755,17 +834,27 @@ fn take_changes(changes: &mut Vec<(ChangeHash, u32)>, used: usize) -> (Vec<Chang
     )
 }
 
+/// The bodies of one document of a [`SendStored`], as they were read.
+#[derive(Clone, Debug, Default)]
+pub struct StoredBodies {
+    /// The snapshot that was asked for.
+    pub snapshot: Option<Bytes>,
+    /// The changes, in the order asked for.
+    pub changes: Vec<Bytes>,
+}
+
 /// The frame a [`SendStored`] asks for, from the bodies that were read in its order; as one or
 /// several frame bodies.
-pub fn stored_frames(stored: &SendStored, bodies: Vec<Vec<Bytes>>) -> Vec<Bytes> {
+pub fn stored_frames(stored: &SendStored, bodies: Vec<StoredBodies>) -> Vec<Bytes> {
     let documents = stored
         .documents
         .iter()
         .zip(bodies)
-        .map(|((document, kind, _), changes)| DocumentChanges {
-            document: *document,
-            kind: *kind,
-            changes,
+        .map(|(asked, bodies)| DocumentChanges {
+            document: asked.document,
+            kind: asked.kind,
+            snapshot: bodies.snapshot,
+            changes: bodies.changes,
         })
         .collect();
     wire::Frame::Changes(Changes {

@@ -9,8 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use super::compact::Compaction;
 use super::{
-    Edit, EditError, Engine, Event, Output, ReadQuery, Reading, Workspace, WorkspaceState, Write,
+    CompactHold, Edit, EditError, Engine, Event, Output, ReadQuery, Reading, Workspace,
+    WorkspaceState, Write,
 };
 use crate::feed::FeedPoint;
 use crate::guard::{ChangeHeader, parse_change};
@@ -21,8 +23,8 @@ use crate::ids::{
 use crate::keys::Key;
 use crate::limits;
 use crate::records::{
-    ChangeRow, FeedHeadRow, FeedRow, HeadRow, InviteRow, JournalDocument, JournalFrame, Record,
-    RecordError,
+    ChangeRow, FeedRow, HeadRow, InviteRow, JournalDocument, JournalFrame, Record, RecordError,
+    SnapshotRef, SnapshotRow,
 };
 use crate::refusal::RefusalCode;
 use crate::storage::{Batch, Durability, JournalEntry, JournalReleases, StoreError};
@@ -35,17 +37,34 @@ struct CheckedChange {
     body: Bytes,
 }
 
+/// A received snapshot that was loaded, with what is in it.
+#[derive(Clone, Debug)]
+pub(super) struct CheckedSnapshot {
+    pub(super) snapshot: SnapshotRef,
+    pub(super) body: Bytes,
+    pub(super) changes: Vec<ChangeHeader>,
+}
+
 #[derive(Debug)]
-struct JobDocument {
+pub(super) struct JobDocument {
     document: DocumentId,
     kind: DocumentKind,
+    snapshot: Option<CheckedSnapshot>,
     changes: Vec<CheckedChange>,
     refused: Option<RefusalCode>,
 }
 
+impl JobDocument {
+    /// The headers of everything that came, each after its dependencies.
+    fn headers(&self) -> impl Iterator<Item = &ChangeHeader> {
+        let snapshot = self.snapshot.iter().flat_map(|snapshot| &snapshot.changes);
+        snapshot.chain(self.changes.iter().map(|change| &change.header))
+    }
+}
+
 /// Who wants the job done, and what they are owed.
 #[derive(Debug)]
-enum Author {
+pub(super) enum Author {
     Host {
         request: RequestId,
         rows: Vec<(Key, Bytes)>,
@@ -71,7 +90,7 @@ pub(super) enum CursorMove {
 }
 
 #[derive(Debug)]
-enum Work {
+pub(super) enum Work {
     Changes {
         workspace: WorkspaceId,
         documents: Vec<JobDocument>,
@@ -95,16 +114,40 @@ enum Work {
     FeedHead {
         workspace: WorkspaceId,
     },
+    Compact(Box<Compaction>),
+}
+
+impl Work {
+    /// The documents whose slots the work needs.
+    fn documents(&self) -> Option<(WorkspaceId, Vec<DocumentId>)> {
+        match self {
+            Self::Changes {
+                workspace,
+                documents,
+                ..
+            } => {
+                let ids = documents.iter().map(|document| document.document);
+                Some((*workspace, ids.collect()))
+            }
+            Self::Compact(compaction) => {
+                let compact = &compaction.compact;
+                Some((compact.workspace, vec![compact.document]))
+            }
+            Self::Write(_) | Self::Redeem { .. } | Self::PeerRow { .. } | Self::FeedHead { .. } => {
+                None
+            }
+        }
+    }
 }
 
 /// One unit of ordered work.
 #[derive(Debug)]
 pub(super) struct Job {
-    work: Work,
+    pub(super) work: Work,
     /// Whether the job holds references on its documents' slots.
     pinned: bool,
-    /// Whether lookups were asked for and not answered yet.
-    looking_up: bool,
+    /// Reads the job asked for that are not answered yet.
+    pub(super) looking_up: usize,
 }
 
 impl Job {
@@ -112,8 +155,12 @@ impl Job {
         Self {
             work,
             pinned: false,
-            looking_up: false,
+            looking_up: 0,
         }
+    }
+
+    pub(super) fn is_pinned(&self) -> bool {
+        self.pinned
     }
 
     /// For a journal frame: its workspace and the last feed entry it was given.
@@ -152,6 +199,10 @@ pub(super) struct Slots {
 }
 
 impl Slots {
+    pub(super) fn row_mut(&mut self, document: &DocumentId) -> Option<&mut HeadRow> {
+        self.slots.get_mut(document)?.row.as_mut()
+    }
+
     fn unpin(&mut self, document: &DocumentId) {
         let Some(slot) = self.slots.get_mut(document) else {
             return;
@@ -182,6 +233,8 @@ pub(super) struct Entry {
     pub(super) document: DocumentId,
     pub(super) kind: DocumentKind,
     pub(super) changes: Vec<(ChangeHash, Bytes)>,
+    /// Whether a snapshot belongs to it, which is not kept here.
+    pub(super) has_snapshot: bool,
     pub(super) origin: Option<PeerId>,
     pub(super) point: FeedPoint,
 }
@@ -213,6 +266,7 @@ pub(super) struct PendingBatch {
     acks: Vec<AckDue>,
     edit: Option<RequestId>,
     write: Option<RequestId>,
+    compact: Option<RequestId>,
     replayed: Option<u64>,
     redeemed: Option<Redeemed>,
     pinned: Vec<(WorkspaceId, DocumentId)>,
@@ -321,6 +375,7 @@ impl Engine {
                 JobDocument {
                     document: document.document,
                     kind: document.kind,
+                    snapshot: None,
                     changes,
                     refused,
                 }
@@ -334,15 +389,32 @@ impl Engine {
         })
     }
 
-    pub(super) fn enqueue_received(&mut self, link: LinkId, peer: PeerId, changes: wire::Changes) {
+    /// `snapshots` are those of the documents that have one, in order, loaded.
+    pub(super) fn enqueue_received(
+        &mut self,
+        link: LinkId,
+        peer: PeerId,
+        changes: wire::Changes,
+        snapshots: Vec<Result<CheckedSnapshot, RefusalCode>>,
+    ) {
         let bytes = changes.window_bytes();
+        let mut snapshots = snapshots.into_iter();
         let mut documents: Vec<JobDocument> = Vec::with_capacity(changes.documents.len());
         let mut places: BTreeMap<DocumentId, usize> = BTreeMap::new();
         for received in changes.documents {
+            let snapshot = received.snapshot.as_ref().and_then(|_| snapshots.next());
+            let (snapshot, unloadable) = match snapshot.transpose() {
+                Ok(snapshot) => (snapshot, None),
+                Err(code) => (None, Some(code)),
+            };
             let (checked, refused) = check_changes(received.changes);
+            let refused = unloadable.or(refused);
             // One entry in our feed per document and frame, in the order of first mention.
             if let Some(place) = places.get(&received.document) {
                 let known = &mut documents[*place];
+                if snapshot.is_some() {
+                    known.refused = Some(RefusalCode::Damaged); // Its place is ahead of the changes.
+                }
                 known.changes.extend(checked);
                 known.refused = known.refused.or(refused);
                 continue;
@@ -351,6 +423,7 @@ impl Engine {
             documents.push(JobDocument {
                 document: received.document,
                 kind: received.kind,
+                snapshot,
                 changes: checked,
                 refused,
             });
@@ -423,7 +496,7 @@ impl Engine {
         self.enqueue(Work::FeedHead { workspace });
     }
 
-    fn enqueue(&mut self, work: Work) {
+    pub(super) fn enqueue(&mut self, work: Work) {
         let mut job = Job::new(work);
         // A journal frame usually needs nothing: it is looked at when its turn comes.
         if job.journaled_through().is_none() {
@@ -435,32 +508,22 @@ impl Engine {
     /// Takes references on the slots a job needs and asks for those that are not loaded. A
     /// workspace that is not loaded yet is asked for first; the job is pinned when it comes up.
     fn pin(&mut self, job: &mut Job) {
-        let Work::Changes {
-            workspace,
-            documents,
-            ..
-        } = &job.work
-        else {
+        let Some((workspace, documents)) = job.work.documents() else {
             return;
         };
         // While outcomes are awaited, what could be read may be about to change.
-        if job.pinned || self.recovering || !self.ensure_workspace(*workspace) {
+        if job.pinned || self.recovering || !self.ensure_workspace(workspace) {
             return;
         }
-        let workspace = *workspace;
         let Some(state) = self.ready(&workspace) else {
             return;
         };
         let mut absent = Vec::new();
         for document in documents {
-            let slot = state
-                .slots
-                .slots
-                .entry(document.document)
-                .or_insert_with(|| {
-                    absent.push(document.document);
-                    Slot::default()
-                });
+            let slot = state.slots.slots.entry(document).or_insert_with(|| {
+                absent.push(document);
+                Slot::default()
+            });
             slot.pins += 1;
         }
         job.pinned = true;
@@ -501,15 +564,50 @@ impl Engine {
         lookups: &[(DocumentId, ChangeHash)],
         present: &[bool],
     ) {
+        let mut unknown: BTreeMap<DocumentId, Vec<ChangeHash>> = BTreeMap::new();
         if let Some(state) = self.ready(&workspace) {
             for ((document, hash), present) in lookups.iter().zip(present) {
                 if let Some(slot) = state.slots.slots.get_mut(document) {
-                    slot.looked_up.insert(*hash, *present);
+                    let snapshots = slot.row.as_ref().map_or(0, |row| row.snapshots.len());
+                    if !present && snapshots > 0 {
+                        // Not stored singly; only loading shows what a snapshot holds.
+                        unknown.entry(*document).or_default().push(*hash);
+                    } else {
+                        slot.looked_up.insert(*hash, *present);
+                    }
                 }
             }
         }
+        let loads = unknown.len();
+        for (document, hashes) in unknown {
+            let query = ReadQuery::Holds {
+                workspace,
+                document,
+                hashes: hashes.clone(),
+            };
+            self.read(query, Reading::Holds(workspace, document, hashes));
+        }
         if let Some(job) = self.jobs.front_mut() {
-            job.looking_up = false;
+            job.looking_up = loads;
+        }
+    }
+
+    /// What loading a document showed to be in it.
+    pub(super) fn on_holds(
+        &mut self,
+        workspace: WorkspaceId,
+        document: DocumentId,
+        hashes: &[ChangeHash],
+        present: &[bool],
+    ) {
+        if let Some(state) = self.ready(&workspace)
+            && let Some(slot) = state.slots.slots.get_mut(&document)
+        {
+            let found = hashes.iter().copied().zip(present.iter().copied());
+            slot.looked_up.extend(found);
+        }
+        if let Some(job) = self.jobs.front_mut() {
+            job.looking_up = job.looking_up.saturating_sub(1);
         }
     }
 
@@ -541,6 +639,13 @@ impl Engine {
             .is_some_and(|state| state.opened.epoch == epoch && state.opened.seq >= through)
     }
 
+    /// Whether the slot of a pinned document has its head row, or knows that there is none.
+    pub(super) fn is_loaded(&mut self, workspace: &WorkspaceId, document: &DocumentId) -> bool {
+        self.ready(workspace)
+            .and_then(|state| state.slots.slots.get(document))
+            .is_some_and(|slot| slot.loaded)
+    }
+
     /// Whether everything the job needs was read; asks for what was not.
     fn is_prepared(&mut self, job: &mut Job) -> bool {
         let (workspace, documents) = match &job.work {
@@ -553,8 +658,9 @@ impl Engine {
             Work::PeerRow { workspace, .. } | Work::FeedHead { workspace } => {
                 return self.ensure_workspace(*workspace);
             }
+            Work::Compact(_) => return self.is_compaction_prepared(job),
         };
-        if !job.pinned || job.looking_up {
+        if !job.pinned || job.looking_up > 0 {
             return false;
         }
         let roots = &self.config.roots;
@@ -582,8 +688,7 @@ impl Engine {
                     lookups.push((document.document, hash));
                 }
             };
-            for change in &document.changes {
-                let header = &change.header;
+            for header in document.headers() {
                 let progress = row.actors.get(&header.actor);
                 if progress.is_some_and(|progress| progress.holds(header.seq)) {
                     ask(header.hash);
@@ -605,7 +710,7 @@ impl Engine {
             .iter()
             .map(|(document, hash)| Key::change(&workspace, document, hash))
             .collect();
-        job.looking_up = true;
+        job.looking_up = 1;
         self.read(
             ReadQuery::Presence(keys),
             Reading::Lookups(workspace, lookups),
@@ -662,13 +767,10 @@ impl Engine {
                     return;
                 };
                 state.persisted = true;
-                let row = FeedHeadRow {
-                    point: state.point,
-                    documents: state.documents,
-                };
-                let put = (Key::feed_head(&workspace), row.encode());
+                let put = (Key::feed_head(&workspace), Self::feed_head(state));
                 self.submit(PendingBatch::new(), vec![put], Vec::new(), None);
             }
+            Work::Compact(compaction) => self.carry_out_compaction(*compaction),
             Work::PeerRow { workspace, peer } => {
                 let Some(state) = self.ready(&workspace) else {
                     return;
@@ -937,7 +1039,7 @@ impl Engine {
         }
     }
 
-    fn unpin(&mut self, workspace: &WorkspaceId, documents: &[DocumentId]) {
+    pub(super) fn unpin(&mut self, workspace: &WorkspaceId, documents: &[DocumentId]) {
         if let Some(state) = self.ready(workspace) {
             for document in documents {
                 state.slots.unpin(document);
@@ -945,7 +1047,7 @@ impl Engine {
         }
     }
 
-    fn submit(
+    pub(super) fn submit(
         &mut self,
         mut pending: PendingBatch,
         puts: Vec<(Key, Bytes)>,
@@ -1033,6 +1135,8 @@ impl Engine {
             if let Some(request) = batch.write.take() {
                 events.push(Event::WriteDone { request });
             }
+            let compacted = batch.compact.take();
+            events.extend(compacted.map(|request| Event::Compacted { request }));
             if let Some(changes) = batch.replayed.take() {
                 replayed.push((
                     changes,
@@ -1100,6 +1204,10 @@ impl Engine {
                 error: error.clone(),
             });
         }
+        if let Some(request) = batch.compact {
+            let why = CompactHold::Store(error.clone());
+            self.emit(Event::CompactRefused { request, why });
+        }
         if let Some(redeemed) = batch.redeemed {
             self.redeeming.remove(&redeemed.secret_hash);
         }
@@ -1142,6 +1250,11 @@ impl Engine {
                 }
                 Work::Redeem { secret_hash, .. } => {
                     self.redeeming.remove(&secret_hash);
+                }
+                Work::Compact(compaction) => {
+                    let request = compaction.compact.request;
+                    let why = CompactHold::Store(error.clone());
+                    self.emit(Event::CompactRefused { request, why });
                 }
                 Work::Changes { .. } | Work::PeerRow { .. } | Work::FeedHead { .. } => {}
             }
@@ -1246,6 +1359,13 @@ impl Engine {
 }
 
 impl PendingBatch {
+    pub(super) fn of_compaction(request: RequestId, place: (WorkspaceId, DocumentId)) -> Self {
+        let mut pending = Self::new();
+        pending.compact = Some(request);
+        pending.pinned.push(place);
+        pending
+    }
+
     fn new() -> Self {
         Self {
             id: BatchId(0),
@@ -1258,6 +1378,7 @@ impl PendingBatch {
             acks: Vec::new(),
             edit: None,
             write: None,
+            compact: None,
             replayed: None,
             redeemed: None,
             pinned: Vec::new(),
@@ -1273,10 +1394,11 @@ struct Placed {
 
 impl Placed {
     fn change_count(&self) -> u64 {
-        self.documents
-            .iter()
-            .map(|(_, changes)| changes.len() as u64)
-            .sum()
+        let counts = self.documents.iter().map(|(document, changes)| {
+            let snapshot = document.snapshot.as_ref();
+            snapshot.map_or(0, |snapshot| snapshot.changes.len()) + changes.len()
+        });
+        counts.sum::<usize>() as u64
     }
 }
 
@@ -1284,6 +1406,7 @@ struct PlacedDocument {
     document: DocumentId,
     kind: DocumentKind,
     is_new: bool,
+    snapshot: Option<CheckedSnapshot>,
 }
 
 impl std::ops::Deref for PlacedDocument {
@@ -1319,7 +1442,14 @@ fn place(
         let mut added = Vec::new();
         let mut hashes = BTreeSet::new();
         let mut refused = None;
-        for change in &document.changes {
+        let orphans = matches!(author, Author::Journal { .. });
+        let from_snapshot = document.snapshot.iter();
+        let from_snapshot = from_snapshot.flat_map(|snapshot| &snapshot.changes);
+        let from_snapshot = from_snapshot.map(|header| (header, None));
+        let singly = document.changes.iter();
+        let singly = singly.map(|change| (&change.header, Some(change)));
+        let mut snapshot_adds = false;
+        for (header, change) in from_snapshot.chain(singly) {
             let present = |hash: &ChangeHash| {
                 hashes.contains(hash)
                     || slot.fresh.contains(hash)
@@ -1329,45 +1459,55 @@ fn place(
                         && (row.heads.contains(hash)
                             || slot.looked_up.get(hash).copied().unwrap_or(false)))
             };
-            let orphans = matches!(author, Author::Journal { .. });
-            match judge(
-                &change.header,
-                &row,
-                document.kind,
-                roots,
-                &present,
-                orphans,
-            ) {
+            match judge(header, &row, document.kind, roots, &present, orphans) {
                 Judgement::Duplicate => {}
                 Judgement::Refuse(code) => {
                     refused = Some(code);
+                    if change.is_none() {
+                        // A snapshot is taken whole or not at all.
+                        snapshot_adds = false;
+                        hashes.clear();
+                        row = slot
+                            .row
+                            .clone()
+                            .unwrap_or_else(|| HeadRow::empty(document.kind));
+                    }
                     break;
                 }
                 Judgement::Add => {
-                    let absent: Vec<_> = change
-                        .header
+                    let absent: Vec<_> = header
                         .dependencies
                         .iter()
                         .filter(|hash| !roots.contains_key(*hash) && !present(hash))
                         .copied()
                         .collect();
-                    add(&mut row, change, absent);
-                    hashes.insert(change.header.hash);
-                    added.push(change.clone());
+                    add(&mut row, header, absent);
+                    hashes.insert(header.hash);
+                    match change {
+                        Some(change) => {
+                            row.change_count += 1;
+                            row.change_bytes += change.body.len() as u64;
+                            added.push(change.clone());
+                        }
+                        None => snapshot_adds = true,
+                    }
                 }
             }
         }
         if let Some(code) = refused.or(document.refused) {
             placed.refused.push((document.document, code));
         }
-        if !added.is_empty() {
-            staged.push((document, row, hashes, is_new, added));
+        let snapshot = document.snapshot.as_ref().filter(|_| snapshot_adds);
+        row.snapshots
+            .extend(snapshot.map(|checked| checked.snapshot));
+        if !added.is_empty() || snapshot.is_some() {
+            staged.push((document, row, hashes, is_new, snapshot, added));
         }
     }
     if matches!(author, Author::Host { .. }) && !placed.refused.is_empty() {
         return placed;
     }
-    for (document, row, hashes, is_new, added) in staged {
+    for (document, row, hashes, is_new, snapshot, added) in staged {
         if let Some(slot) = state.slots.slots.get_mut(&document.document) {
             let kind = row.kind;
             slot.row = Some(row);
@@ -1376,6 +1516,7 @@ fn place(
                 document: document.document,
                 kind,
                 is_new,
+                snapshot: snapshot.cloned(),
             };
             placed.documents.push((document, added));
         }
@@ -1421,8 +1562,9 @@ fn judge(
         // A change follows its actor's last one, so with its dependencies here the last one is too.
         return Judgement::Refuse(RefusalCode::Damaged);
     }
-    if row.change_bytes >= limits::DOCUMENT_BYTES_MAX
+    if row.bytes() >= limits::DOCUMENT_BYTES_MAX
         || row.change_count >= limits::CHANGES_PER_DOCUMENT_MAX as u64
+        || row.snapshots.len() > limits::SNAPSHOTS_PER_DOCUMENT_MAX
     {
         return Judgement::Refuse(RefusalCode::TooLarge);
     }
@@ -1432,8 +1574,7 @@ fn judge(
     Judgement::Add
 }
 
-fn add(row: &mut HeadRow, change: &CheckedChange, absent_dependencies: Vec<ChangeHash>) {
-    let header = &change.header;
+fn add(row: &mut HeadRow, header: &ChangeHeader, absent_dependencies: Vec<ChangeHash>) {
     for dependency in &header.dependencies {
         row.heads.remove(dependency);
     }
@@ -1445,8 +1586,6 @@ fn add(row: &mut HeadRow, change: &CheckedChange, absent_dependencies: Vec<Chang
         .entry(header.actor.clone())
         .or_default()
         .add(header.seq);
-    row.change_count += 1;
-    row.change_bytes += change.body.len() as u64;
 }
 
 /// Enters placed documents in the feed and writes their rows.
@@ -1463,11 +1602,18 @@ fn enter(
             document,
             kind,
             is_new,
+            snapshot,
         } = document;
-        state.point = state
-            .point
-            .advance(&document, changes.iter().map(|change| change.header.hash));
+        let named = snapshot.iter().map(|snapshot| {
+            // In the digest a snapshot stands for what it holds.
+            ChangeHash::from_bytes(*snapshot.snapshot.hash.as_bytes())
+        });
+        let named = named.chain(changes.iter().map(|change| change.header.hash));
+        state.point = state.point.advance(&document, named);
         state.documents += u64::from(is_new);
+        let head = state.slots.slots.get_mut(&document);
+        let mut head = head.and_then(|slot| slot.row.as_mut());
+        let previous = head.as_ref().map_or(FeedSeq(0), |row| row.feed_seq);
         let row = FeedRow {
             document,
             kind,
@@ -1481,16 +1627,20 @@ fn enter(
                 .collect(),
             origin,
             digest: state.point.digest,
+            snapshot: snapshot.as_ref().map(|snapshot| snapshot.snapshot),
+            previous,
         };
         puts.push((Key::feed(&workspace, state.point.seq), row.encode()));
-        if let Some(row) = state
-            .slots
-            .slots
-            .get_mut(&document)
-            .and_then(|slot| slot.row.as_mut())
-        {
+        if let Some(row) = &mut head {
             row.feed_seq = state.point.seq;
             puts.push((Key::head(&workspace, &document), row.encode()));
+        }
+        if let Some(snapshot) = &snapshot {
+            let body = snapshot.body.clone();
+            puts.push((
+                Key::snapshot(&workspace, &document, &snapshot.snapshot.hash),
+                SnapshotRow { body }.encode(),
+            ));
         }
         for change in &changes {
             let row = ChangeRow {
@@ -1510,17 +1660,14 @@ fn enter(
                 .into_iter()
                 .map(|change| (change.header.hash, change.body))
                 .collect(),
+            has_snapshot: snapshot.is_some(),
             origin,
             point: state.point,
         });
     }
     if !entries.is_empty() || (!puts.is_empty() && !state.persisted) {
         state.persisted = true;
-        let row = FeedHeadRow {
-            point: state.point,
-            documents: state.documents,
-        };
-        puts.push((Key::feed_head(&workspace), row.encode()));
+        puts.push((Key::feed_head(&workspace), Engine::feed_head(state)));
     }
 }
 
@@ -1608,6 +1755,7 @@ fn check_edit(
         documents.push(JobDocument {
             document: document.document,
             kind: document.kind,
+            snapshot: None,
             changes,
             refused: None,
         });

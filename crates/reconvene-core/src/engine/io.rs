@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::feed::FeedPoint;
+use crate::guard::ChangeHeader;
 use crate::ids::{
     BatchId, ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, MemberId, PeerId, ReadId,
-    RequestId, WorkspaceId,
+    RequestId, SnapshotHash, WorkspaceId,
 };
 use crate::keys::Key;
+use crate::records::{FeedRow, SnapshotRef};
 use crate::refusal::RefusalCode;
 use crate::storage::{Batch, JournalEntry, JournalReleases, Rows, Scan, StoreError};
 use crate::time::{Tick, WallTime};
+use crate::wire::KnownActor;
 
 /// The two clocks at the moment of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +97,9 @@ pub enum Input {
     Edit(Edit),
     /// The host wants records of its own written.
     Write(Write),
+    /// The host has put a snapshot of a document into the store, durably and proven to hold all that
+    /// it is to replace.
+    Compact(Compact),
     /// All journal frames found at open, in their order. To be given before any edit or link:
     /// what the engine then releases may free any of them.
     Replay(Vec<JournalEntry>),
@@ -152,6 +158,57 @@ pub struct Write {
     pub deletes: Vec<Key>,
 }
 
+/// What a stored snapshot is to replace: exactly what was read to make it.
+#[derive(Clone, Debug)]
+pub struct Compact {
+    /// Comes back in [`Event::Compacted`] or [`Event::CompactRefused`].
+    pub request: RequestId,
+    /// Where.
+    pub workspace: WorkspaceId,
+    /// The document.
+    pub document: DocumentId,
+    /// The snapshot.
+    pub snapshot: SnapshotRef,
+    /// Snapshots whose changes are all in this one.
+    pub snapshots: Vec<SnapshotRef>,
+    /// Snapshots that no head row names, left behind by a compaction that was cut short; their
+    /// changes, too, are all in this one.
+    pub orphans: Vec<SnapshotHash>,
+    /// The document's last feed entry of those that go; it stays, with the snapshot in place of
+    /// changes.
+    pub last: (FeedSeq, FeedRow),
+    /// The document's feed entries before that one, newest first.
+    pub entries: Vec<FeedSeq>,
+    /// The document's entry before all of these; 0 if there is none.
+    pub previous: FeedSeq,
+    /// The changes of all these entries that are stored singly, with their bodies' sizes.
+    pub changes: Vec<(ChangeHash, u32)>,
+}
+
+/// Why a document was not compacted now; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompactHold {
+    /// A peer has yet to get what would go.
+    #[error("{peer} has not acknowledged its changes yet")]
+    Behind {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// A link is exchanging documents of the workspace just now.
+    #[error("the workspace is being exchanged with {peer}")]
+    Exchanging {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// It is not behind its barrier yet, or another feed entry of the document is not what was read.
+    #[error("the document changed meanwhile")]
+    Changed,
+    /// The store failed.
+    #[error("the store failed")]
+    Store(#[source] StoreError),
+}
+
 /// A ticket to redeem.
 #[derive(Clone, Debug)]
 pub struct JoinRequest {
@@ -176,6 +233,26 @@ pub enum ReadQuery {
     Presence(Vec<Key>),
     /// Consecutive records.
     Scan(Scan),
+    /// The changes of received snapshots: load each, from nothing else, within bounds.
+    Inspect(Vec<(DocumentKind, Bytes)>),
+    /// Whether these changes are in a stored document, its snapshots included: load it.
+    Holds {
+        /// Where.
+        workspace: WorkspaceId,
+        /// The document.
+        document: DocumentId,
+        /// The changes.
+        hashes: Vec<ChangeHash>,
+    },
+    /// The changes of a stored document that someone lacks, its snapshots' included: load it.
+    Beyond {
+        /// Where.
+        workspace: WorkspaceId,
+        /// The document.
+        document: DocumentId,
+        /// What they hold of it.
+        known: Vec<KnownActor>,
+    },
 }
 
 /// The answer to a [`ReadQuery`], in its shape and order.
@@ -187,6 +264,11 @@ pub enum ReadResult {
     Presence(Vec<bool>),
     /// Answers [`ReadQuery::Scan`].
     Rows(Rows),
+    /// Answers [`ReadQuery::Inspect`]: per snapshot, its changes without the genesis, each after its
+    /// dependencies; or why it is refused.
+    Inspected(Vec<Result<Vec<ChangeHeader>, RefusalCode>>),
+    /// Answers [`ReadQuery::Beyond`]: change chunks, each after its dependencies.
+    Changes(Vec<Bytes>),
 }
 
 /// Something to do. Frames of one link keep their order, stored or not; otherwise outputs may be
@@ -243,12 +325,25 @@ pub struct SendStored {
     pub link: LinkId,
     /// The workspace.
     pub workspace: WorkspaceId,
-    /// Documents, with the changes to read, in order.
-    pub documents: Vec<(DocumentId, DocumentKind, Vec<ChangeHash>)>,
+    /// The documents, in order.
+    pub documents: Vec<StoredDocument>,
     /// The part of the feed covered.
     pub feed: Option<(FeedSeq, FeedPoint)>,
     /// The frame's number.
     pub number: u64,
+}
+
+/// What to read and send of one document.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredDocument {
+    /// The document.
+    pub document: DocumentId,
+    /// Its kind.
+    pub kind: DocumentKind,
+    /// A snapshot that goes ahead of the changes.
+    pub snapshot: Option<SnapshotHash>,
+    /// The changes, in order.
+    pub changes: Vec<ChangeHash>,
 }
 
 /// Why the engine closes a link.
@@ -312,8 +407,10 @@ pub struct LinkStats {
     pub documents_sent: u64,
     /// Documents of which new changes were received.
     pub documents_received: u64,
-    /// Changes sent.
+    /// Changes sent singly.
     pub changes_sent: u64,
+    /// Snapshots sent.
+    pub snapshots_sent: u64,
     /// New changes received.
     pub changes_received: u64,
     /// Times this side had sent and then waited for an answer.
@@ -348,6 +445,18 @@ pub enum Event {
         /// Why.
         error: StoreError,
     },
+    /// A document was compacted; what its snapshot replaced is gone.
+    Compacted {
+        /// The request.
+        request: RequestId,
+    },
+    /// A document was not compacted.
+    CompactRefused {
+        /// The request.
+        request: RequestId,
+        /// Why.
+        why: CompactHold,
+    },
     /// A journal frame is whole but says nothing this version understands. It stays in the journal.
     JournalUnreadable {
         /// The frame's workspace.
@@ -368,8 +477,10 @@ pub enum Event {
         document: DocumentId,
         /// Its kind.
         kind: DocumentKind,
-        /// The new changes, in order.
+        /// The new changes, in order; without those that came in a snapshot.
         changes: Vec<ChangeHash>,
+        /// Whether a snapshot came, with changes that were not here.
+        snapshot: bool,
     },
     /// A workspace's feed has new durable entries.
     FeedAdvanced {

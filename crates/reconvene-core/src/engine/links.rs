@@ -20,7 +20,7 @@ use crate::records::{InviteRow, PeerRow, Record as _, RecordError};
 use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan, StoreError};
 use crate::time::{Tick, WallTime};
-use crate::wire::{self, Assembler, Frame, Hello, Join, Joined, Refused, WorkspaceHello};
+use crate::wire::{self, Assembler, Frame, Hello, Join, Joined, Refused, Role, WorkspaceHello};
 
 /// Where a link is in its life.
 #[derive(Debug, PartialEq)]
@@ -64,6 +64,9 @@ pub(super) struct Link {
     pub(super) in_flight: VecDeque<(u64, usize)>,
     pub(super) in_flight_bytes: usize,
     pub(super) ingest_bytes: usize,
+    /// Set while snapshots of a frame are being loaded; what came after it waits.
+    pub(super) inspection: Option<super::snapshots::Inspection>,
+    pub(super) held_bytes: usize,
     pub(super) stats: LinkStats,
     awaiting_answer: bool,
     pub(super) sent_documents: BTreeSet<crate::ids::DocumentId>,
@@ -86,6 +89,8 @@ impl Link {
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             ingest_bytes: 0,
+            inspection: None,
+            held_bytes: 0,
             stats: LinkStats::default(),
             awaiting_answer: false,
             sent_documents: BTreeSet::new(),
@@ -446,6 +451,8 @@ impl Engine {
         if !loaded {
             return;
         }
+        // A device takes its server's word for a whole version; a server takes nobody's.
+        let takes_snapshots = self.config.role == Role::Device;
         for (workspace, flow) in &mut state.flows {
             let Some(WorkspaceState::Ready(known)) = self.workspaces.get_mut(workspace) else {
                 continue;
@@ -458,10 +465,12 @@ impl Engine {
                 dirty: false,
             });
             flow.greeted = Some((known.released, record.held_stored));
+            flow.we_take_snapshots = takes_snapshots;
             hellos.push(WorkspaceHello {
                 workspace: *workspace,
                 head: known.released,
                 held: record.held_stored,
+                takes_snapshots,
             });
         }
         state.phase = Phase::Greeting;
@@ -535,7 +544,10 @@ impl Engine {
         }
     }
 
-    fn on_whole_frame(&mut self, link: LinkId, frame: Frame) {
+    pub(super) fn on_whole_frame(&mut self, link: LinkId, frame: Frame) {
+        let Some(frame) = self.hold_back(link, frame) else {
+            return;
+        };
         let Some(state) = self.links.get(&link) else {
             return;
         };
@@ -765,6 +777,8 @@ impl Engine {
         // once held, and we what we did.
         let held = our_cursor.point();
         record.dirty |= record.row.held != held;
+        record.dirty |= record.row.takes_snapshots != theirs.takes_snapshots;
+        record.row.takes_snapshots = theirs.takes_snapshots;
         record.row.held = held;
         record.held_stored = held;
         let acknowledged = their_cursor.point();
@@ -780,6 +794,7 @@ impl Engine {
             _ => None,
         };
         if let Some(flow) = self.flow(link, &workspace) {
+            flow.they_take_snapshots = theirs.takes_snapshots;
             flow.begin(theirs.head, greeted_head, heard_at, following);
         }
         if following.is_some() {

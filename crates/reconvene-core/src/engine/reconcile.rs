@@ -14,11 +14,11 @@ use negentropy::{Id, Negentropy, NegentropyStorageVector};
 use super::ingest::CursorMove;
 use super::{Engine, Event, ReadQuery, Reading, WorkspaceState};
 use crate::feed::{FeedPoint, heads_digest};
-use crate::guard::parse_change;
+use crate::guard::{ActorId, parse_change};
 use crate::ids::{BatchId, DocumentId, DocumentKind, LinkId, ReadId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
-use crate::records::{ActorProgress, ChangeRow, HeadRow, Record as _, RecordError};
+use crate::records::{ActorProgress, ChangeRow, HeadRow, Record as _, RecordError, SnapshotRow};
 use crate::storage::{Direction, Rows, Scan};
 use crate::wire::{
     Changes, DocumentChanges, Done, Frame, KnownActor, Reconcile, Want, WantDocument,
@@ -83,15 +83,30 @@ pub(super) struct Exchange {
     asking: Option<Vec<(DocumentId, bool)>>,
     /// Documents the peer lacks something of, and what it has.
     answers: VecDeque<(DocumentId, Vec<KnownActor>)>,
-    answering: Option<(DocumentId, Vec<KnownActor>)>,
-    /// Bodies of the document being answered, while its kind is being read: none of its stored
-    /// changes follows from a genesis, as when an emptied store holds what the journal brought.
-    rootless: Vec<Bytes>,
+    answering: Option<Answering>,
     /// Bodies ready to be sent.
-    ready: VecDeque<(DocumentId, DocumentKind, Bytes)>,
+    ready: VecDeque<Ready>,
     ready_bytes: usize,
     /// The last batch that may have been visible when `ready` was read; nothing leaves before it.
     barrier: Option<BatchId>,
+}
+
+/// A document being read to answer a want.
+#[derive(Debug)]
+struct Answering {
+    document: DocumentId,
+    /// Known once its head row was read.
+    kind: Option<DocumentKind>,
+    known: Vec<KnownActor>,
+}
+
+/// A body to send.
+#[derive(Debug)]
+struct Ready {
+    document: DocumentId,
+    kind: DocumentKind,
+    is_snapshot: bool,
+    body: Bytes,
 }
 
 impl Exchange {
@@ -99,16 +114,32 @@ impl Exchange {
         !self.ready.is_empty()
     }
 
+    /// Whether nothing is asked for, answered or waiting.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.wants.is_empty() && self.asking.is_none() && self.is_drained()
+    }
+
     fn add_ready(
         &mut self,
-        document: DocumentId,
-        kind: DocumentKind,
-        bodies: impl Iterator<Item = Bytes>,
+        (document, kind): (DocumentId, DocumentKind),
+        is_snapshot: bool,
+        bodies: impl IntoIterator<Item = Bytes>,
     ) {
         for body in bodies {
             self.ready_bytes += body.len();
-            self.ready.push_back((document, kind, body));
+            self.ready.push_back(Ready {
+                document,
+                kind,
+                is_snapshot,
+                body,
+            });
         }
+    }
+
+    /// The document that is being answered, with its kind.
+    fn place(&self) -> Option<(DocumentId, DocumentKind)> {
+        let answering = self.answering.as_ref()?;
+        Some((answering.document, answering.kind?))
     }
 
     fn is_drained(&self) -> bool {
@@ -212,6 +243,11 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Asks the dialling side to begin.
+    pub(super) fn ask_to_reconcile(&mut self, link: LinkId, workspace: WorkspaceId) {
+        self.send_reconcile(link, workspace, 0, Vec::new());
     }
 
     fn send_reconcile(&mut self, link: LinkId, workspace: WorkspaceId, run: u32, message: Vec<u8>) {
@@ -547,14 +583,112 @@ impl Engine {
         let Some((document, known)) = next else {
             return self.finish_run(link, workspace);
         };
-        exchange.answering = Some((document, known));
-        let scan = Scan {
-            range: KeyRange::changes(&workspace, &document),
-            direction: Direction::Ascending,
-            rows_max: limits::CHANGES_PER_DOCUMENT_MAX,
-            bytes_max: usize::MAX,
+        exchange.answering = Some(Answering {
+            document,
+            kind: None,
+            known,
+        });
+        let query = ReadQuery::Values(vec![Key::head(&workspace, &document)]);
+        self.read(query, Reading::ExchangeHead(link, workspace));
+    }
+
+    /// How a document is answered with: its single changes are read and sorted out; its snapshots go
+    /// as they are to a peer that takes them and lacks much; for any other they have to be loaded.
+    pub(super) fn on_exchange_head(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+        values: &[Option<Bytes>],
+    ) -> Result<(), RecordError> {
+        let barrier = self.last_batch;
+        let Some(flow) = self.flow(link, &workspace) else {
+            return Ok(());
         };
-        self.read(ReadQuery::Scan(scan), Reading::Exchange(link, workspace));
+        let takes_snapshots = flow.they_take_snapshots;
+        flow.exchange.barrier = barrier;
+        let Some(mut answering) = flow.exchange.answering.take() else {
+            return Ok(());
+        };
+        let Some(Some(value)) = values.first() else {
+            self.send_exchange(link, workspace); // We have nothing of it either.
+            return Ok(());
+        };
+        let row = HeadRow::decode(value)?;
+        answering.kind = Some(row.kind);
+        let document = answering.document;
+        let lacking = lacking(&row, &answering.known);
+        let worth = row.snapshot_bytes() <= lacking.saturating_mul(limits::LACKING_CHANGE_BYTES);
+        let (query, reading) = if row.snapshots.is_empty() {
+            (
+                changes_of(&workspace, &document),
+                Reading::Exchange(link, workspace),
+            )
+        } else if takes_snapshots && worth {
+            let keys = row.snapshots.iter();
+            let keys = keys.map(|snapshot| Key::snapshot(&workspace, &document, &snapshot.hash));
+            (
+                ReadQuery::Values(keys.collect()),
+                Reading::ExchangeSnapshots(link, workspace),
+            )
+        } else {
+            let query = ReadQuery::Beyond {
+                workspace,
+                document,
+                known: answering.known.clone(),
+            };
+            (query, Reading::ExchangeBeyond(link, workspace))
+        };
+        if let Some(flow) = self.flow(link, &workspace) {
+            flow.exchange.answering = Some(answering);
+        }
+        self.read(query, reading);
+        Ok(())
+    }
+
+    pub(super) fn on_exchange_snapshots(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+        values: &[Option<Bytes>],
+    ) -> Result<(), RecordError> {
+        let Some(flow) = self.flow(link, &workspace) else {
+            return Ok(());
+        };
+        let Some(place) = flow.exchange.place() else {
+            return Ok(());
+        };
+        // One that was compacted away meanwhile is in another, which was stored first.
+        if values.iter().any(Option::is_none) {
+            let answering = flow.exchange.answering.take();
+            let again = answering.map(|answering| (answering.document, answering.known));
+            flow.exchange.answers.extend(again);
+            self.send_exchange(link, workspace);
+            return Ok(());
+        }
+        let mut bodies = Vec::with_capacity(values.len());
+        for value in values.iter().flatten() {
+            bodies.push(SnapshotRow::decode(value)?.body);
+        }
+        flow.exchange.add_ready(place, true, bodies);
+        let query = changes_of(&workspace, &place.0);
+        self.read(query, Reading::Exchange(link, workspace));
+        Ok(())
+    }
+
+    pub(super) fn on_exchange_beyond(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+        bodies: Vec<Bytes>,
+    ) {
+        let Some(flow) = self.flow(link, &workspace) else {
+            return;
+        };
+        if let Some(place) = flow.exchange.place() {
+            flow.exchange.answering = None;
+            flow.exchange.add_ready(place, false, bodies);
+        }
+        self.send_exchange(link, workspace);
     }
 
     pub(super) fn on_exchange_rows(
@@ -563,38 +697,25 @@ impl Engine {
         workspace: WorkspaceId,
         rows: &Rows,
     ) -> Result<(), RecordError> {
-        let roots = self.config.roots.clone();
         let barrier = self.last_batch;
         let Some(flow) = self.flow(link, &workspace) else {
             return Ok(());
         };
         flow.exchange.barrier = barrier;
-        let Some((document, known)) = flow.exchange.answering.take() else {
+        let Some(place) = flow.exchange.place() else {
             return Ok(());
         };
-        let known: BTreeMap<_, _> = known
-            .into_iter()
-            .map(|known| {
-                let progress = ActorProgress {
-                    last_seq: known.seq,
-                    beyond: known.beyond.into_iter().collect(),
-                };
-                (known.actor, progress)
-            })
-            .collect();
+        let Some(answering) = flow.exchange.answering.take() else {
+            return Ok(());
+        };
+        let known = progress_of(answering.known);
         let mut missing = Vec::new();
-        let mut kind = None;
         for (_, value) in &rows.rows {
             let row = ChangeRow::decode(value)?;
             // Stored bytes passed the guard once and their record's checksum now.
             let Ok(header) = parse_change(&row.body) else {
                 continue;
             };
-            let root = header
-                .dependencies
-                .iter()
-                .find_map(|dependency| roots.get(dependency));
-            kind = kind.or(root.copied());
             let held = known
                 .get(&header.actor)
                 .is_some_and(|progress| progress.holds(header.seq));
@@ -605,36 +726,7 @@ impl Engine {
         // A change starts after all operations it depends on: this order puts it after them.
         missing.sort_by_key(|(start_op, hash, _)| (*start_op, *hash));
         let bodies = missing.into_iter().map(|(_, _, body)| body);
-        match kind {
-            Some(kind) => flow.exchange.add_ready(document, kind, bodies),
-            None if bodies.len() > 0 => {
-                flow.exchange.rootless = bodies.collect();
-                flow.exchange.answering = Some((document, Vec::new()));
-                let query = ReadQuery::Values(vec![Key::head(&workspace, &document)]);
-                self.read(query, Reading::ExchangeKind(link, workspace));
-                return Ok(());
-            }
-            None => {}
-        }
-        self.send_exchange(link, workspace);
-        Ok(())
-    }
-
-    pub(super) fn on_exchange_kind(
-        &mut self,
-        link: LinkId,
-        workspace: WorkspaceId,
-        values: &[Option<Bytes>],
-    ) -> Result<(), RecordError> {
-        let Some(flow) = self.flow(link, &workspace) else {
-            return Ok(());
-        };
-        let bodies = std::mem::take(&mut flow.exchange.rootless);
-        let answering = flow.exchange.answering.take();
-        if let (Some((document, _)), Some(Some(value))) = (answering, values.first()) {
-            let kind = HeadRow::decode(value)?.kind;
-            flow.exchange.add_ready(document, kind, bodies.into_iter());
-        }
+        flow.exchange.add_ready(place, false, bodies);
         self.send_exchange(link, workspace);
         Ok(())
     }
@@ -669,35 +761,46 @@ impl Engine {
         let mut documents: Vec<DocumentChanges> = Vec::new();
         let mut bytes = 0;
         let mut count = 0;
-        while let Some((document, kind, body)) = exchange.ready.front() {
-            if bytes > 0 && bytes + body.len() > limits::FRAME_BODY_BYTES_TARGET {
+        let mut snapshots = 0;
+        while let Some(next) = exchange.ready.front() {
+            if bytes > 0 && bytes + next.body.len() > limits::FRAME_BODY_BYTES_TARGET {
                 break;
             }
-            if documents
-                .last()
-                .is_none_or(|last| last.document != *document)
-            {
+            let last = documents.last();
+            let continues = last.is_some_and(|last| last.document == next.document);
+            if continues && next.is_snapshot {
+                break; // It goes ahead of a document's changes, and one per frame.
+            }
+            if !continues {
                 if documents.len() >= limits::FRAME_DOCUMENTS_MAX {
                     break;
                 }
-                let changes = Vec::new();
                 documents.push(DocumentChanges {
-                    document: *document,
-                    kind: *kind,
-                    changes,
+                    document: next.document,
+                    kind: next.kind,
+                    snapshot: None,
+                    changes: Vec::new(),
                 });
             }
+            let Some(next) = exchange.ready.pop_front() else {
+                break;
+            };
+            bytes += next.body.len();
+            exchange.ready_bytes -= next.body.len();
             if let Some(last) = documents.last_mut() {
-                last.changes.push(body.clone());
+                if next.is_snapshot {
+                    last.snapshot = Some(next.body);
+                    snapshots += 1;
+                } else {
+                    last.changes.push(next.body);
+                    count += 1;
+                }
             }
-            bytes += body.len();
-            count += 1;
-            exchange.ready_bytes -= body.len();
-            exchange.ready.pop_front();
         }
         for document in &documents {
             state.sent_documents.insert(document.document);
         }
+        state.stats.snapshots_sent += snapshots;
         state.stats.changes_sent += count;
         let number = self.number_frame(link, bytes);
         let frame = Changes {
@@ -819,7 +922,43 @@ fn document_of(id: &Id) -> DocumentId {
     DocumentId::from_bytes(bytes)
 }
 
-fn known_of(actors: &BTreeMap<crate::guard::ActorId, ActorProgress>) -> Vec<KnownActor> {
+fn changes_of(workspace: &WorkspaceId, document: &DocumentId) -> ReadQuery {
+    ReadQuery::Scan(Scan {
+        range: KeyRange::changes(workspace, document),
+        direction: Direction::Ascending,
+        rows_max: limits::CHANGES_PER_DOCUMENT_MAX,
+        bytes_max: usize::MAX,
+    })
+}
+
+/// What a want says is held, by actor.
+pub fn progress_of(known: Vec<KnownActor>) -> BTreeMap<ActorId, ActorProgress> {
+    let progress = known.into_iter().map(|known| {
+        let progress = ActorProgress {
+            last_seq: known.seq,
+            beyond: known.beyond.into_iter().collect(),
+        };
+        (known.actor, progress)
+    });
+    progress.collect()
+}
+
+/// How many changes of a document someone lacks, by what they hold of each actor; at most what is
+/// stored here.
+fn lacking(row: &HeadRow, known: &[KnownActor]) -> u64 {
+    let held: BTreeMap<_, _> = known
+        .iter()
+        .map(|known| (&known.actor, known.seq))
+        .collect();
+    let actors = row.actors.iter();
+    let lacking = actors.map(|(actor, progress)| {
+        let held = held.get(actor).copied().unwrap_or(0);
+        progress.last_seq.saturating_sub(held)
+    });
+    lacking.sum()
+}
+
+fn known_of(actors: &BTreeMap<ActorId, ActorProgress>) -> Vec<KnownActor> {
     let beyond = actors.values().map(|progress| progress.beyond.len());
     if beyond.sum::<usize>() > limits::WANT_BEYOND_MAX {
         return Vec::new();

@@ -90,6 +90,16 @@ fn cases() -> Vec<Case> {
         missing: BTreeSet::from([hash(3)]),
         change_count: 9,
         change_bytes: 123_456,
+        snapshots: Vec::new(),
+    };
+    let snapshot = |byte| SnapshotRef {
+        hash: SnapshotHash::from_bytes([byte; 32]),
+        size: 4_321,
+        changes: 20_000,
+    };
+    let compacted = HeadRow {
+        snapshots: vec![snapshot(7), snapshot(8)],
+        ..full.clone()
     };
     vec![
         case(
@@ -107,12 +117,40 @@ fn cases() -> Vec<Case> {
             },
         ),
         case("full", full),
+        case("with snapshots", compacted),
+        case(
+            "full",
+            SnapshotRow {
+                body: Bytes::from_static(b"a document chunk"),
+            },
+        ),
         case("empty", HeadRow::empty(DocumentKind(1))),
         case(
             "full",
             FeedHeadRow {
                 point: point(300),
                 documents: 12,
+                compacted: FeedSeq(0),
+            },
+        ),
+        case(
+            "with gaps",
+            FeedHeadRow {
+                point: point(300),
+                documents: 12,
+                compacted: FeedSeq(280),
+            },
+        ),
+        case(
+            "compacted",
+            FeedRow {
+                document: document(1),
+                kind: DocumentKind(2),
+                changes: Vec::new(),
+                origin: Some(peer(3)),
+                digest: Digest::from_bytes([4; 16]),
+                snapshot: Some(snapshot(9)),
+                previous: FeedSeq(70),
             },
         ),
         case(
@@ -123,6 +161,8 @@ fn cases() -> Vec<Case> {
                 changes: vec![(hash(2), 200), (hash(1), u32::MAX)],
                 origin: Some(peer(3)),
                 digest: Digest::from_bytes([4; 16]),
+                snapshot: None,
+                previous: FeedSeq(0),
             },
         ),
         case(
@@ -133,6 +173,8 @@ fn cases() -> Vec<Case> {
                 changes: Vec::new(),
                 origin: None,
                 digest: Digest::default(),
+                snapshot: None,
+                previous: FeedSeq(0),
             },
         ),
         case(
@@ -146,6 +188,14 @@ fn cases() -> Vec<Case> {
                 ]),
                 refused_there: BTreeMap::from([(document(3), RefusalCode::Equivocation)]),
                 verified_at: Some(TIME),
+                takes_snapshots: false,
+            },
+        ),
+        case(
+            "of a peer that takes snapshots",
+            PeerRow {
+                takes_snapshots: true,
+                ..PeerRow::default()
             },
         ),
         case("empty", PeerRow::default()),

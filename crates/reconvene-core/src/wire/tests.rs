@@ -50,16 +50,19 @@ fn frames() -> Vec<(&'static str, Frame)> {
         workspace: WORKSPACE,
         head: point(300),
         held,
+        takes_snapshots: false,
     };
     let two = vec![
         DocumentChanges {
             document: document(2),
             kind: DocumentKind(1),
+            snapshot: None,
             changes: vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")],
         },
         DocumentChanges {
             document: document(3),
             kind: DocumentKind(255),
+            snapshot: None,
             changes: Vec::new(),
         },
     ];
@@ -102,6 +105,28 @@ fn frames() -> Vec<(&'static str, Frame)> {
             changes(two.clone(), Some((FeedSeq(298), point(300)))),
         ),
         ("early changes", changes(two, None)),
+        (
+            "changes with a snapshot",
+            changes(
+                vec![DocumentChanges {
+                    document: document(4),
+                    kind: DocumentKind(2),
+                    snapshot: Some(Bytes::from_static(b"whole")),
+                    changes: vec![Bytes::from_static(b"and what follows")],
+                }],
+                Some((FeedSeq(298), point(300))),
+            ),
+        ),
+        (
+            "hello of a device that takes snapshots",
+            hello(
+                Role::Device,
+                vec![WorkspaceHello {
+                    takes_snapshots: true,
+                    ..greeting(None)
+                }],
+            ),
+        ),
         (
             "ack",
             Frame::Ack(Ack {
@@ -310,6 +335,7 @@ fn first_frames_fit_at_their_largest() {
         workspace: WORKSPACE,
         head: point(u64::MAX),
         held: Some(point(u64::MAX)),
+        takes_snapshots: true,
     };
     let name = "n".repeat(limits::NAME_BYTES_MAX);
     let frames = [
@@ -351,6 +377,7 @@ fn large(bytes: usize) -> Frame {
     let documents = vec![DocumentChanges {
         document: document(2),
         kind: DocumentKind(1),
+        snapshot: None,
         changes: vec![body.into()],
     }];
     changes(documents, Some((FeedSeq(u64::MAX - 1), point(u64::MAX))))
@@ -448,10 +475,12 @@ fn lists_longer_than_their_limits_are_refused() {
         workspace: WORKSPACE,
         head: point(1),
         held: None,
+        takes_snapshots: false,
     };
     let empty = |byte: usize| DocumentChanges {
         document: document(byte as u8),
         kind: DocumentKind(1),
+        snapshot: None,
         changes: Vec::new(),
     };
     let want = |byte: usize| WantDocument {

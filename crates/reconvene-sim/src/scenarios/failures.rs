@@ -9,7 +9,7 @@ use crate::world::{NodeId, World, document};
 
 /// Lets `play` begin, cuts the power of one node after some steps, and sees it through; for cuts
 /// over the whole course.
-fn check_crashes(
+pub(super) fn check_crashes(
     every: u64,
     victims: &[usize],
     play: impl Fn() -> (World, Vec<NodeId>, reconvene_core::ids::WorkspaceId),

@@ -209,6 +209,7 @@ fn changes(
     DocumentChanges {
         document: document(number),
         kind,
+        snapshot: None,
         changes: made.iter().map(|made| made.body.clone()).collect(),
     }
 }

@@ -17,7 +17,7 @@ use crate::ids::{
 };
 use crate::keys::Key;
 use crate::memory::MemoryStore;
-use crate::records::{ChangeRow, Record, ShareRow};
+use crate::records::{Record, ShareRow};
 use crate::storage::{Batch, Durability, JournalReleases, StoreRead, StoreWrite};
 use crate::time::{Tick, WallTime};
 use crate::wire::Role;
@@ -153,6 +153,9 @@ impl Side {
             }
             Output::Read { read, query } => {
                 let result = match query {
+                    ReadQuery::Inspect(_) | ReadQuery::Holds { .. } | ReadQuery::Beyond { .. } => {
+                        panic!("nothing here has a snapshot: {query:?}")
+                    }
                     ReadQuery::Values(keys) => {
                         let values = keys.iter().map(|key| reader.read(key).unwrap());
                         ReadResult::Values(values.collect())
@@ -174,15 +177,8 @@ impl Side {
             }
             Output::SendFrame { frame, .. } => return Some(vec![frame]),
             Output::SendStored(send) => {
-                let documents = send.documents.iter().map(|(document, _, changes)| {
-                    let keys = changes
-                        .iter()
-                        .map(|hash| Key::change(&WORKSPACE, document, hash));
-                    let rows = keys.map(|key| reader.read(&key).unwrap().unwrap());
-                    rows.map(|row| ChangeRow::decode(&row).unwrap().body)
-                        .collect()
-                });
-                return Some(stored_frames(&send, documents.collect()));
+                let bodies = crate::stored::bodies(&reader, &send).unwrap();
+                return Some(stored_frames(&send, bodies));
             }
             Output::CloseLink { why, .. } => panic!("the link is closed: {why:?}"),
             Output::Event(event) => self.events.push(event),

@@ -1,0 +1,202 @@
+//! Letting go of what a snapshot holds: the changes of a document that no peer's cursor needs singly
+//! any more, and the feed entries that named them.
+//!
+//! The host makes the snapshot, proves it, and stores it; only when that is durable does it ask. The
+//! decision here is whether anybody may still need what would go. A peer that follows our feed needs
+//! it until it has acknowledged it, unless it is far behind and takes snapshots.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::ingest::{PendingBatch, Work};
+use super::{Compact, CompactHold, Engine, Event, ReadQuery, Reading, Workspace, WorkspaceState};
+use crate::feed::FeedPoint;
+use crate::ids::{FeedSeq, PeerId, WorkspaceId};
+use crate::keys::{Key, KeyRange};
+use crate::limits;
+use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
+use crate::storage::{Rows, Scan};
+
+/// A compaction on its way to its turn.
+#[derive(Debug)]
+pub(super) struct Compaction {
+    pub(super) compact: Compact,
+    /// What the store says of each peer of the workspace; `None` until it was read.
+    holders: Option<BTreeMap<PeerId, PeerRow>>,
+}
+
+impl Engine {
+    pub(super) fn on_compact(&mut self, compact: Compact) {
+        if let Some(error) = self.failed.clone() {
+            let request = compact.request;
+            let why = CompactHold::Store(error);
+            return self.emit(Event::CompactRefused { request, why });
+        }
+        let holders = None;
+        self.enqueue(Work::Compact(Box::new(Compaction { compact, holders })));
+    }
+
+    /// Whether everything a compaction needs was read; asks for what was not.
+    pub(super) fn is_compaction_prepared(&mut self, job: &mut super::ingest::Job) -> bool {
+        if !job.is_pinned() {
+            return false;
+        }
+        let Work::Compact(compaction) = &job.work else {
+            return true;
+        };
+        let workspace = compaction.compact.workspace;
+        if compaction.holders.is_some() {
+            return self.is_loaded(&workspace, &compaction.compact.document);
+        }
+        if job.looking_up == 0 {
+            job.looking_up = 1;
+            let scan =
+                Scan::ascending(KeyRange::peers(&workspace), limits::PEERS_PER_WORKSPACE_MAX);
+            self.read(ReadQuery::Scan(scan), Reading::Holders(workspace));
+        }
+        false
+    }
+
+    pub(super) fn on_holders(
+        &mut self,
+        workspace: WorkspaceId,
+        rows: &Rows,
+    ) -> Result<(), RecordError> {
+        let mut known = BTreeMap::new();
+        for (key, value) in &rows.rows {
+            if let Some(peer) = key.peer_id() {
+                known.insert(peer, PeerRow::decode(value)?);
+            }
+        }
+        if let Some(job) = self.jobs.front_mut()
+            && let Work::Compact(compaction) = &mut job.work
+            && compaction.compact.workspace == workspace
+        {
+            compaction.holders = Some(known);
+            job.looking_up = 0;
+        }
+        Ok(())
+    }
+
+    pub(super) fn carry_out_compaction(&mut self, compaction: Compaction) {
+        let Compaction { compact, holders } = compaction;
+        let request = compact.request;
+        let (workspace, document) = (compact.workspace, compact.document);
+        if let Err(why) = self.may_compact(&compact, holders.unwrap_or_default()) {
+            self.unpin(&workspace, &[document]);
+            return self.emit(Event::CompactRefused { request, why });
+        }
+        let Some(state) = self.ready(&workspace) else {
+            panic!("a prepared job's workspace is loaded");
+        };
+        let Some(row) = state.head_row(&document) else {
+            panic!("a compaction was let through of a document that is not stored");
+        };
+        let (last, entry) = &compact.last;
+        row.snapshots
+            .retain(|known| !compact.snapshots.contains(known));
+        row.snapshots.push(compact.snapshot);
+        row.change_count -= compact.changes.len() as u64;
+        let bytes = compact.changes.iter().map(|(_, size)| u64::from(*size));
+        row.change_bytes -= bytes.sum::<u64>();
+        let head = (Key::head(&workspace, &document), row.encode());
+        let gone = compact.entries.iter().max().copied();
+        state.compacted = state.compacted.max(gone.unwrap_or(FeedSeq(0)));
+        let entry = FeedRow {
+            changes: Vec::new(),
+            snapshot: Some(compact.snapshot),
+            // Others wrote some of it perhaps, and the index may not have seen those entries.
+            origin: Some(self.config.me),
+            previous: compact.previous,
+            ..entry.clone()
+        };
+        let mut puts = vec![head, (Key::feed(&workspace, *last), entry.encode())];
+        puts.extend(self.feed_head_put(workspace));
+        let changes = compact.changes.iter();
+        let changes = changes.map(|(hash, _)| Key::change(&workspace, &document, hash));
+        let entries = compact.entries.iter();
+        let entries = entries.map(|seq| Key::feed(&workspace, *seq));
+        let named = compact.snapshots.iter().map(|old| &old.hash);
+        let snapshots = named.chain(&compact.orphans);
+        let snapshots = snapshots.filter(|old| **old != compact.snapshot.hash);
+        let snapshots = snapshots.map(|old| Key::snapshot(&workspace, &document, old));
+        let deletes = changes.chain(entries).chain(snapshots).collect();
+        let pending = PendingBatch::of_compaction(request, (workspace, document));
+        self.submit(pending, puts, deletes, None);
+    }
+
+    fn feed_head_put(&mut self, workspace: WorkspaceId) -> Option<(Key, Bytes)> {
+        let state = self.ready(&workspace)?;
+        Some((Key::feed_head(&workspace), Self::feed_head(state)))
+    }
+
+    fn may_compact(
+        &mut self,
+        compact: &Compact,
+        mut holders: BTreeMap<PeerId, PeerRow>,
+    ) -> Result<(), CompactHold> {
+        let workspace = compact.workspace;
+        let last = compact.last.0;
+        let Some(state) = self.ready(&workspace) else {
+            return Err(CompactHold::Changed);
+        };
+        let stored = state.stored;
+        let unchanged = last <= stored.seq
+            && state.head_row(&compact.document).is_some_and(|row| {
+                let bytes = compact.changes.iter().map(|(_, size)| u64::from(*size));
+                row.feed_seq >= last
+                    && row.change_count >= compact.changes.len() as u64
+                    && row.change_bytes >= bytes.sum()
+                    && compact
+                        .snapshots
+                        .iter()
+                        .all(|old| row.snapshots.contains(old))
+            });
+        if !unchanged {
+            return Err(CompactHold::Changed);
+        }
+        // What this engine learned since is newer than what was read.
+        let live = state.peers.iter();
+        holders.extend(live.map(|(peer, known)| (*peer, known.row.clone())));
+        for (peer, row) in holders {
+            if needs_singly(&row, stored, last) {
+                return Err(CompactHold::Behind { peer });
+            }
+        }
+        let Some(WorkspaceState::Ready(state)) = self.workspaces.get(&workspace) else {
+            return Err(CompactHold::Changed);
+        };
+        let exchanging = self.links.values().find(|link| {
+            let flow = link.flows.get(&workspace);
+            flow.is_some_and(|flow| !flow.is_past(last, state.released))
+        });
+        match exchanging {
+            Some(link) => Err(CompactHold::Exchanging { peer: link.peer }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a peer may yet ask for changes up to a feed entry one by one.
+fn needs_singly(row: &PeerRow, end: FeedPoint, last: FeedSeq) -> bool {
+    match row.acknowledged {
+        Some(cursor) if cursor.epoch == end.epoch && cursor.seq < last => {
+            let behind = end.seq.0.saturating_sub(cursor.seq.0);
+            !(row.takes_snapshots && behind > limits::BEHIND_ENTRIES_MAX)
+        }
+        // Whoever holds it needs nothing of it. A cursor into another history, or none, says nothing
+        // of this feed: such a peer is compared with document by document, and gets what it lacks.
+        _ => false,
+    }
+}
+
+impl Workspace {
+    /// The head row of a document that has a slot and is stored.
+    fn head_row(
+        &mut self,
+        document: &crate::ids::DocumentId,
+    ) -> Option<&mut crate::records::HeadRow> {
+        self.slots.row_mut(document)
+    }
+}

@@ -1,0 +1,201 @@
+//! Reading a document from a store: everything it is made of, and what a snapshot of it would
+//! replace. Reads only; the engine decides what happens.
+
+use bytes::Bytes;
+
+use crate::engine::{Compact, SendStored, StoredBodies};
+use crate::ids::{ChangeHash, DocumentId, FeedSeq, RequestId, SnapshotHash, WorkspaceId};
+use crate::keys::{Key, KeyRange};
+use crate::limits;
+use crate::records::{ChangeRow, FeedRow, HeadRow, Record, SnapshotRef, SnapshotRow};
+use crate::storage::{Direction, Scan, StoreError, StoreRead};
+
+/// The chunks a stored document is made of, snapshots first; empty if nothing of it is stored.
+///
+/// # Errors
+/// If the store fails, or holds a record that cannot be read.
+pub fn chunks(
+    reader: &impl StoreRead,
+    workspace: &WorkspaceId,
+    document: &DocumentId,
+) -> Result<Vec<Bytes>, StoreError> {
+    let everything = |range, rows_max| Scan {
+        range,
+        direction: Direction::Ascending,
+        rows_max,
+        bytes_max: usize::MAX,
+    };
+    let changes = KeyRange::changes(workspace, document);
+    let changes = reader.scan(&everything(changes, limits::CHANGES_PER_DOCUMENT_MAX))?;
+    // After the changes: what compaction took from them in between is in a snapshot by now.
+    let snapshots = KeyRange::snapshots(workspace, document);
+    let snapshots = reader.scan(&everything(snapshots, usize::MAX))?;
+    let mut chunks = Vec::with_capacity(snapshots.rows.len() + changes.rows.len());
+    for (key, value) in &snapshots.rows {
+        chunks.push(decode::<SnapshotRow>(key, value)?.body);
+    }
+    for (key, value) in &changes.rows {
+        chunks.push(decode::<ChangeRow>(key, value)?.body);
+    }
+    Ok(chunks)
+}
+
+/// A document's head row; `None` if nothing of it is stored.
+///
+/// # Errors
+/// If the store fails, or the row cannot be read.
+pub fn head(
+    reader: &impl StoreRead,
+    workspace: &WorkspaceId,
+    document: &DocumentId,
+) -> Result<Option<HeadRow>, StoreError> {
+    read(reader, &Key::head(workspace, document))
+}
+
+/// What a snapshot of a document would replace, read before the document is loaded for it.
+#[derive(Clone, Debug)]
+pub struct Replaceable {
+    snapshots: Vec<SnapshotRef>,
+    orphans: Vec<SnapshotHash>,
+    last: (FeedSeq, FeedRow),
+    entries: Vec<FeedSeq>,
+    previous: FeedSeq,
+    changes: Vec<(ChangeHash, u32)>,
+}
+
+impl Replaceable {
+    /// Reads what the document's feed entries name, from the newest back, up to
+    /// `limits::COMPACTED_RECORDS_MAX` records. `None` if nothing is stored, or a single snapshot is
+    /// all there is.
+    ///
+    /// # Errors
+    /// If the store fails, or holds a record that cannot be read.
+    pub fn read(
+        reader: &impl StoreRead,
+        workspace: &WorkspaceId,
+        document: &DocumentId,
+    ) -> Result<Option<Self>, StoreError> {
+        // Before the head row: one that comes later is not taken for one that nobody names.
+        let named = Scan::ascending(KeyRange::snapshots(workspace, document), usize::MAX);
+        let present = reader.scan(&named)?.rows;
+        let Some(head) = head(reader, workspace, document)? else {
+            return Ok(None);
+        };
+        let Some(newest) = read::<FeedRow>(reader, &Key::feed(workspace, head.feed_seq))? else {
+            return Ok(None); // It is not applied yet.
+        };
+        let mut changes = newest.changes.clone();
+        let mut entries = Vec::new();
+        let mut previous = newest.previous;
+        while previous.0 > 0 {
+            let Some(row) = read::<FeedRow>(reader, &Key::feed(workspace, previous))? else {
+                break;
+            };
+            let records = changes.len() + row.changes.len() + entries.len();
+            if row.document != *document || records > limits::COMPACTED_RECORDS_MAX {
+                break;
+            }
+            changes.extend(&row.changes);
+            entries.push(previous);
+            previous = row.previous;
+        }
+        if changes.is_empty() && entries.is_empty() && head.snapshots.len() < 2 {
+            return Ok(None);
+        }
+        let mut orphans: Vec<_> = present
+            .iter()
+            .filter_map(|(key, _)| key.snapshot_hash())
+            .collect();
+        orphans.retain(|hash| head.snapshots.iter().all(|known| known.hash != *hash));
+        Ok(Some(Self {
+            orphans,
+            snapshots: head.snapshots,
+            last: (head.feed_seq, newest),
+            entries,
+            previous,
+            changes,
+        }))
+    }
+
+    /// The changes that would go.
+    pub fn changes(&self) -> impl Iterator<Item = &ChangeHash> {
+        self.changes.iter().map(|(hash, _)| hash)
+    }
+
+    /// The snapshots that would go.
+    pub fn snapshots(&self) -> &[SnapshotRef] {
+        &self.snapshots
+    }
+
+    /// The request to the engine, once the snapshot is stored.
+    pub fn compact(
+        self,
+        request: RequestId,
+        workspace: WorkspaceId,
+        document: DocumentId,
+        snapshot: SnapshotRef,
+    ) -> Compact {
+        Compact {
+            request,
+            workspace,
+            document,
+            snapshot,
+            snapshots: self.snapshots,
+            orphans: self.orphans,
+            last: self.last,
+            entries: self.entries,
+            previous: self.previous,
+            changes: self.changes,
+        }
+    }
+}
+
+fn read<R: Record>(reader: &impl StoreRead, key: &Key) -> Result<Option<R>, StoreError> {
+    let value = reader.read(key)?;
+    value.map(|value| decode(key, &value)).transpose()
+}
+
+/// Decodes a record that was read under a key; damage names the key.
+///
+/// # Errors
+/// If the bytes are not such a record.
+pub fn decode<R: Record>(key: &Key, value: &[u8]) -> Result<R, StoreError> {
+    R::decode(value).map_err(|error| StoreError::Damaged {
+        key: format!("{key:?}"),
+        what: error.to_string(),
+    })
+}
+
+/// Reads the bodies a [`SendStored`] names, by document.
+///
+/// # Errors
+/// If the store fails, or lacks one of them, or holds a record that cannot be read.
+pub fn bodies(
+    reader: &impl StoreRead,
+    stored: &SendStored,
+) -> Result<Vec<StoredBodies>, StoreError> {
+    let required = |key: Key| -> Result<(Key, Bytes), StoreError> {
+        match reader.read(&key)? {
+            Some(value) => Ok((key, value)),
+            None => Err(StoreError::Damaged {
+                key: format!("{key:?}"),
+                what: "it is missing".to_owned(),
+            }),
+        }
+    };
+    let workspace = &stored.workspace;
+    let mut documents = Vec::with_capacity(stored.documents.len());
+    for asked in &stored.documents {
+        let mut bodies = StoredBodies::default();
+        if let Some(hash) = &asked.snapshot {
+            let (key, value) = required(Key::snapshot(workspace, &asked.document, hash))?;
+            bodies.snapshot = Some(decode::<SnapshotRow>(&key, &value)?.body);
+        }
+        for hash in &asked.changes {
+            let (key, value) = required(Key::change(workspace, &asked.document, hash))?;
+            bodies.changes.push(decode::<ChangeRow>(&key, &value)?.body);
+        }
+        documents.push(bodies);
+    }
+    Ok(documents)
+}

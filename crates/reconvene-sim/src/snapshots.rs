@@ -1,0 +1,160 @@
+//! Snapshots in the simulated world: what a host does to make one, and what loading one shows.
+//!
+//! The engine never looks into a snapshot, so here one is simply the changes it holds, one after the
+//! other, each behind its length, deflated. What Automerge makes of real ones is tested where it is
+//! used.
+
+use std::io::{Read as _, Write as _};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::DeflateDecoder;
+use flate2::write::DeflateEncoder;
+use reconvene_core::engine::{Input, progress_of, snapshot_hash};
+use reconvene_core::guard::{ChangeHeader, parse_change};
+use reconvene_core::ids::{ChangeHash, DocumentId, RequestId, WorkspaceId};
+use reconvene_core::keys::Key;
+use reconvene_core::limits::SNAPSHOT_BYTES_MAX;
+use reconvene_core::records::{Record as _, SnapshotRef, SnapshotRow};
+use reconvene_core::refusal::RefusalCode;
+use reconvene_core::storage::{StoreError, StoreRead};
+use reconvene_core::stored::{Replaceable, chunks};
+use reconvene_core::wire::KnownActor;
+
+use crate::world::{NodeId, World};
+
+/// What a chunk begins with if it is a snapshot; a change begins with another byte.
+const MARK: u8 = b'S';
+
+/// A compaction a host has begun.
+#[derive(Debug)]
+pub(crate) struct Compacting {
+    place: (WorkspaceId, DocumentId),
+    snapshot: SnapshotRef,
+    /// Taken when the engine is asked.
+    replaces: Option<Replaceable>,
+}
+
+/// The changes of a chunk: one, or those of a snapshot. `None` if it is neither.
+pub(crate) fn changes_in(chunk: &Bytes) -> Option<Vec<(ChangeHeader, Bytes)>> {
+    if chunk.first() != Some(&MARK) {
+        return Some(vec![(parse_change(chunk).ok()?, chunk.clone())]);
+    }
+    let mut inflated = Vec::new();
+    let mut inflater = DeflateDecoder::new(&chunk[1..]);
+    inflater.read_to_end(&mut inflated).ok()?;
+    let mut rest = Bytes::from(inflated);
+    let mut changes = Vec::new();
+    while !rest.is_empty() {
+        let length = rest.get(..4)?.try_into().ok()?;
+        let length = u32::from_be_bytes(length) as usize;
+        rest = rest.slice(4..);
+        if length > rest.len() {
+            return None;
+        }
+        let body = rest.split_to(length);
+        changes.push((parse_change(&body).ok()?, body));
+    }
+    Some(changes)
+}
+
+fn changes_of(chunks: &[Bytes]) -> Vec<(ChangeHeader, Bytes)> {
+    let mut changes: Vec<_> = chunks
+        .iter()
+        .flat_map(|chunk| changes_in(chunk).expect("a stored chunk is readable"))
+        .collect();
+    // A change starts after all operations it depends on.
+    changes.sort_by_key(|(header, _)| (header.start_op, header.hash));
+    changes.dedup_by_key(|(header, _)| header.hash);
+    changes
+}
+
+pub(crate) fn inspect(snapshot: &Bytes) -> Result<Vec<ChangeHeader>, RefusalCode> {
+    let changes = changes_in(snapshot).filter(|_| snapshot.first() == Some(&MARK));
+    let changes = changes.ok_or(RefusalCode::Damaged)?;
+    Ok(changes.into_iter().map(|(header, _)| header).collect())
+}
+
+pub(crate) fn holds(
+    reader: &impl StoreRead,
+    (workspace, document): (&WorkspaceId, &DocumentId),
+    hashes: &[ChangeHash],
+) -> Result<Vec<bool>, StoreError> {
+    let changes = changes_of(&chunks(reader, workspace, document)?);
+    let found = |hash: &ChangeHash| changes.iter().any(|(header, _)| header.hash == *hash);
+    Ok(hashes.iter().map(found).collect())
+}
+
+pub(crate) fn beyond(
+    reader: &impl StoreRead,
+    (workspace, document): (&WorkspaceId, &DocumentId),
+    known: &[KnownActor],
+) -> Result<Vec<Bytes>, StoreError> {
+    let known = progress_of(known.to_vec());
+    let mut changes = changes_of(&chunks(reader, workspace, document)?);
+    changes.retain(|(header, _)| {
+        let progress = known.get(&header.actor);
+        !progress.is_some_and(|progress| progress.holds(header.seq))
+    });
+    Ok(changes.into_iter().map(|(_, body)| body).collect())
+}
+
+impl World {
+    /// Has a host compact a document; nothing happens if there is nothing to compact.
+    pub fn compact(&mut self, node: NodeId, workspace: WorkspaceId, document: DocumentId) {
+        if !self.is_up(node) {
+            return;
+        }
+        let reader = self.disk(node).reader.clone();
+        let replaces = Replaceable::read(&reader, &workspace, &document);
+        let Some(replaces) = replaces.expect("an open store reads") else {
+            return;
+        };
+        let changes =
+            changes_of(&chunks(&reader, &workspace, &document).expect("an open store reads"));
+        let mut deflater = DeflateEncoder::new(vec![MARK], Compression::fast());
+        for (_, change) in &changes {
+            let length = u32::try_from(change.len()).expect("a change is far below 4 GiB");
+            let written = deflater.write_all(&length.to_be_bytes());
+            let written = written.and_then(|()| deflater.write_all(change));
+            written.expect("a buffer takes what is written");
+        }
+        let body = deflater.finish().expect("a buffer takes what is written");
+        let body = Bytes::from(body);
+        if body.len() > SNAPSHOT_BYTES_MAX {
+            return; // It stays a list of changes.
+        }
+        let snapshot = SnapshotRef {
+            hash: snapshot_hash(&body),
+            size: u32::try_from(body.len()).expect("a snapshot is far below 4 GiB"),
+            changes: changes.len() as u64,
+        };
+        let key = Key::snapshot(&workspace, &document, &snapshot.hash);
+        let request = self.write(node, vec![(key, SnapshotRow { body }.encode())]);
+        let compacting = Compacting {
+            place: (workspace, document),
+            snapshot,
+            replaces: Some(replaces),
+        };
+        self.nodes[node].host.compacting.insert(request, compacting);
+    }
+
+    /// The snapshot is durable: asks the engine to let go of what it holds.
+    pub(crate) fn on_snapshot_stored(&mut self, node: NodeId, request: RequestId) {
+        let compacting = self.nodes[node].host.compacting.get_mut(&request);
+        let Some(compacting) = compacting else {
+            return;
+        };
+        let (workspace, document) = compacting.place;
+        if let Some(replaces) = compacting.replaces.take() {
+            let compact = replaces.compact(request, workspace, document, compacting.snapshot);
+            self.later(node, Input::Compact(compact));
+        }
+    }
+
+    /// The engine let go of what the snapshot holds, or did not: then it is in nobody's way, and the
+    /// next compaction of the document takes it in.
+    pub(crate) fn on_compaction_over(&mut self, node: NodeId, request: RequestId) {
+        self.nodes[node].host.compacting.remove(&request);
+    }
+}
