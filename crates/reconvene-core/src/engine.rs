@@ -37,6 +37,7 @@ pub use io::{
     WorkspaceStatus, Write,
 };
 
+pub use compact::needs_singly;
 pub use follow::{StoredBodies, stored_frames};
 pub use reconcile::progress_of;
 pub use snapshots::snapshot_hash;

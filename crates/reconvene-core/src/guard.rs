@@ -17,6 +17,10 @@
 //! - everything that needs the document: a contiguous sequence, known actors, and a start operation
 //!   exactly one past its dependencies'.
 
+mod snapshot;
+
+pub use snapshot::{SnapshotGuardError, check_snapshot};
+
 use std::fmt;
 
 use flate2::{Decompress, FlushDecompress, Status};

@@ -115,6 +115,13 @@ pub const HELD_FRAMES_MAX: usize = 4096;
 /// older goes with the next one.
 pub const COMPACTED_RECORDS_MAX: usize = 40_000;
 
+/// Single changes of a document from which on compacting it is due by itself, every so many further
+/// ones, if they take [`COMPACTION_DUE_RATIO`] times what its snapshots take.
+pub const COMPACTION_DUE_CHANGES: u64 = 256;
+
+/// See [`COMPACTION_DUE_CHANGES`].
+pub const COMPACTION_DUE_RATIO: u64 = 4;
+
 /// Peers of one workspace whose cursors are looked at before a compaction.
 pub const PEERS_PER_WORKSPACE_MAX: usize = 100_000;
 

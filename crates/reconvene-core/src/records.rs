@@ -14,6 +14,7 @@ use crate::ids::{
     ChangeHash, DocumentId, DocumentKind, FeedSeq, MemberId, PeerId, SnapshotHash, StoreEpoch,
     WorkspaceId,
 };
+use crate::limits;
 use crate::refusal::RefusalCode;
 use crate::schema::storage as proto;
 use crate::time::WallTime;
@@ -215,6 +216,13 @@ impl HeadRow {
     pub fn snapshot_bytes(&self) -> u64 {
         let sizes = self.snapshots.iter();
         sizes.map(|snapshot| u64::from(snapshot.size)).sum()
+    }
+
+    /// Whether single changes have come to so many, since there were `before`, that compacting is due.
+    pub fn compaction_due(&self, before: u64) -> bool {
+        let step = limits::COMPACTION_DUE_CHANGES;
+        self.change_count / step > before / step
+            && self.change_bytes >= limits::COMPACTION_DUE_RATIO * self.snapshot_bytes()
     }
 
     /// Sum of the sizes of its snapshots and of its single changes.

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use crate::engine::{Compact, SendStored, StoredBodies};
-use crate::ids::{ChangeHash, DocumentId, FeedSeq, RequestId, SnapshotHash, WorkspaceId};
+use crate::ids::{ChangeHash, DocumentId, FeedSeq, PeerId, RequestId, SnapshotHash, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
 use crate::records::{ChangeRow, FeedRow, HeadRow, Record, SnapshotRef, SnapshotRow};
@@ -58,6 +58,7 @@ pub struct Replaceable {
     snapshots: Vec<SnapshotRef>,
     orphans: Vec<SnapshotHash>,
     last: (FeedSeq, FeedRow),
+    last_by_others: FeedSeq,
     entries: Vec<FeedSeq>,
     previous: FeedSeq,
     changes: Vec<(ChangeHash, u32)>,
@@ -85,6 +86,7 @@ impl Replaceable {
             return Ok(None); // It is not applied yet.
         };
         let mut changes = newest.changes.clone();
+        let mut last_by_others = FeedSeq(0);
         let mut entries = Vec::new();
         let mut previous = newest.previous;
         while previous.0 > 0 {
@@ -96,6 +98,9 @@ impl Replaceable {
                 break;
             }
             changes.extend(&row.changes);
+            if row.origin != newest.origin {
+                last_by_others = last_by_others.max(previous);
+            }
             entries.push(previous);
             previous = row.previous;
         }
@@ -111,6 +116,7 @@ impl Replaceable {
             orphans,
             snapshots: head.snapshots,
             last: (head.feed_seq, newest),
+            last_by_others,
             entries,
             previous,
             changes,
@@ -120,6 +126,30 @@ impl Replaceable {
     /// The changes that would go.
     pub fn changes(&self) -> impl Iterator<Item = &ChangeHash> {
         self.changes.iter().map(|(hash, _)| hash)
+    }
+
+    /// The last feed entry of those that would go that a peer did not bring itself: what it brought
+    /// it has.
+    pub fn last_for(&self, peer: &PeerId) -> FeedSeq {
+        last_for(&self.last, self.last_by_others, peer)
+    }
+
+    /// Sum of the sizes of the changes and snapshots that would go.
+    pub fn bytes(&self) -> u64 {
+        let changes = self.changes.iter().map(|(_, size)| u64::from(*size));
+        let snapshots = self.snapshots.iter().map(|each| u64::from(each.size));
+        changes.sum::<u64>() + snapshots.sum::<u64>()
+    }
+
+    /// The same with the keys and the feed entries that would go, about.
+    pub fn stored_bytes(&self) -> u64 {
+        /// A feed entry's key and fields beside its changes.
+        const ENTRY_BYTES: u64 = 100;
+        /// A change's key, and its place in a feed entry.
+        const CHANGE_BYTES: u64 = 105;
+        self.bytes()
+            + self.entries.len() as u64 * ENTRY_BYTES
+            + self.changes.len() as u64 * CHANGE_BYTES
     }
 
     /// The snapshots that would go.
@@ -143,10 +173,24 @@ impl Replaceable {
             snapshots: self.snapshots,
             orphans: self.orphans,
             last: self.last,
+            last_by_others: self.last_by_others,
             entries: self.entries,
             previous: self.previous,
             changes: self.changes,
         }
+    }
+}
+
+/// Of entries that end with `last`, the last one that a peer did not bring itself.
+pub(crate) fn last_for(
+    (seq, row): &(FeedSeq, FeedRow),
+    last_by_others: FeedSeq,
+    peer: &PeerId,
+) -> FeedSeq {
+    if row.origin == Some(*peer) {
+        last_by_others
+    } else {
+        *seq
     }
 }
 

@@ -13,7 +13,7 @@ use reconvene_core::limits::{CHANGE_BYTES_MAX, CHANGE_INFLATED_BYTES_MAX};
 use reconvene_core::time::WallTime;
 
 use crate::document::{EncodedChange, core_hash};
-use crate::edit::{ModelError, exceeds_change};
+use crate::edit::{ModelError, change_time, exceeds_change};
 use crate::genesis::{Container, GENESIS_ACTOR, Genesis};
 
 /// The changes of one new document, being written.
@@ -121,7 +121,7 @@ impl Composer {
             hash: None,
             seq: self.changes.len() as u64 + 1,
             start_op: NonZeroU64::new(self.start_op).expect("it is one past a counter"),
-            time: self.now.as_millis(),
+            time: change_time(self.now),
             message: None,
             deps: vec![self.dependency],
             extra_bytes: Vec::new(),

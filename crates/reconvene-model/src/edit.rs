@@ -127,11 +127,17 @@ pub enum ModelError {
     Automerge(#[from] AutomergeError),
 }
 
+/// The time a change says it was made: a whole second, in milliseconds. What is finer would take most
+/// of a compacted document (see docs/decisions).
+pub(crate) fn change_time(now: WallTime) -> i64 {
+    now.as_millis().div_euclid(1_000) * 1_000
+}
+
 impl Document {
     /// Edits the document under an actor, as one transaction, and gives the closure's value and the
     /// new changes: none if nothing changed, several if one would be too large.
     ///
-    /// `actor` comes from [`crate::derive_actor`]. `now` becomes the changes' time. The changes are in
+    /// `actor` comes from [`crate::derive_actor`]. `now`, to the second, becomes the changes' time. The changes are in
     /// the document when this returns; they must be made durable, or the document dropped.
     pub fn edit<T, E: From<ModelError>>(
         &mut self,
@@ -438,7 +444,7 @@ impl Editor {
     fn commit(&mut self) -> Result<Automerge, ModelError> {
         let transaction = self.transaction.take().expect(OPEN);
         self.committed_ops += transaction.pending_ops();
-        let options = CommitOptions::default().with_time(self.now.as_millis());
+        let options = CommitOptions::default().with_time(change_time(self.now));
         let (automerge, hash, _) = transaction.commit_with(options);
         let Some(hash) = hash else {
             return Ok(automerge);

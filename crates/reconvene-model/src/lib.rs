@@ -42,6 +42,7 @@ pub mod document;
 pub mod edit;
 pub mod genesis;
 pub mod materialise;
+pub mod snapshot;
 
 pub mod meeting;
 pub mod transcript;

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use automerge::{ActorId, Automerge, AutomergeError, Change, TextEncoding};
+use automerge::{ActorId, Automerge, AutomergeError, Change, LoadOptions, TextEncoding};
 use reconvene_core::ids::DocumentKind;
 
 use crate::document::Document;
@@ -29,15 +29,18 @@ pub enum Purpose {
     Read,
     /// Exporting a workspace.
     Export,
+    /// Making a snapshot.
+    Compact,
 }
 
 impl Purpose {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Sync,
         Self::Index,
         Self::Edit,
         Self::Read,
         Self::Export,
+        Self::Compact,
     ];
 
     /// The purpose's name in counters and metrics.
@@ -48,6 +51,7 @@ impl Purpose {
             Self::Edit => "edit",
             Self::Read => "read",
             Self::Export => "export",
+            Self::Compact => "compact",
         }
     }
 }
@@ -75,7 +79,7 @@ impl MaterialiseCounter {
         self.0[purpose as usize].load(Ordering::Relaxed)
     }
 
-    fn add(&self, purpose: Purpose) {
+    pub(crate) fn add(&self, purpose: Purpose) {
         self.0[purpose as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -95,6 +99,12 @@ pub enum MaterialiseError {
         /// What automerge says is wrong with it.
         source: automerge::LoadChangeError,
     },
+    /// A chunk is no snapshot of such a document.
+    #[error("a snapshot cannot be loaded: {what}")]
+    Snapshot {
+        /// What automerge says is wrong with it, or that another document it is of.
+        what: String,
+    },
     /// Automerge refuses the changes, for instance two changes of one actor at one sequence number.
     #[error("the changes do not make a document")]
     Refused(#[source] AutomergeError),
@@ -106,21 +116,80 @@ pub enum MaterialiseError {
     },
 }
 
-/// Builds a document from its genesis and the given changes, in any order, each in the form in
-/// which it is stored.
+/// Builds a document from its genesis and the given chunks, snapshots and changes in any order, each
+/// in the form in which it is stored.
 ///
 /// Changes whose dependencies are not among them stay out of the view and are reported by
 /// [`Document::missing`]. The materialisation is counted before it is tried.
 pub fn materialise<'a>(
     kind: DocumentKind,
-    changes: impl IntoIterator<Item = &'a [u8]>,
+    chunks: impl IntoIterator<Item = &'a [u8]>,
     purpose: Purpose,
     counter: &MaterialiseCounter,
 ) -> Result<Document, MaterialiseError> {
     counter.add(purpose);
     let mut automerge = seed(kind).ok_or(MaterialiseError::UnknownKind(kind))?;
-    let inflated_bytes = ingest(&mut automerge, changes)?;
+    let (snapshots, changes): (Vec<_>, Vec<_>) =
+        chunks.into_iter().partition(|chunk| is_snapshot(chunk));
+    let mut inflated_bytes = 0;
+    for (place, snapshot) in snapshots.into_iter().enumerate() {
+        let loaded = load_snapshot(kind, snapshot)?;
+        inflated_bytes += snapshot.len() * SNAPSHOT_INFLATION;
+        if place == 0 {
+            automerge = loaded;
+        } else {
+            add_all(&mut automerge, &loaded)?;
+        }
+    }
+    inflated_bytes += ingest(&mut automerge, changes)?;
     Ok(Document::new(kind, automerge, inflated_bytes))
+}
+
+/// About how much larger the content of a snapshot is than the snapshot; for a cache's budget.
+const SNAPSHOT_INFLATION: usize = 4;
+
+/// Whether a chunk is a whole document and not a change: the byte after magic and checksum.
+pub(crate) fn is_snapshot(chunk: &[u8]) -> bool {
+    const DOCUMENT_CHUNK: u8 = 0;
+    chunk.get(8) == Some(&DOCUMENT_CHUNK)
+}
+
+/// Loads a snapshot by itself. Automerge compares the heads it states with those of the changes it
+/// holds; that it is of such a document shows its genesis.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "snapshots are loaded here and by callers that count; the guard has bounded them"
+)]
+pub(crate) fn load_snapshot(
+    kind: DocumentKind,
+    snapshot: &[u8],
+) -> Result<Automerge, MaterialiseError> {
+    let what = |what: String| MaterialiseError::Snapshot { what };
+    let root = genesis::roots().iter().find(|root| root.kind == kind);
+    let root = root.ok_or(MaterialiseError::UnknownKind(kind))?;
+    reconvene_core::guard::check_snapshot(snapshot).map_err(|error| what(error.to_string()))?;
+    let options = LoadOptions::new().text_encoding(TextEncoding::Utf16CodeUnit);
+    let loaded = contain(move || Automerge::load_with_options(snapshot, options));
+    let loaded = loaded.map_err(|Panicked(message)| MaterialiseError::Panicked { message })?;
+    // automerge draws a random actor here, as in `plant`.
+    let mut automerge = loaded.map_err(|error| what(error.to_string()))?;
+    automerge.set_actor(ActorId::from([0; 16]));
+    let genesis = automerge::ChangeHash(*root.hash.as_bytes());
+    if automerge.get_change_meta_by_hash(&genesis).is_none() {
+        return Err(what("it is of another kind of document".to_owned()));
+    }
+    Ok(automerge)
+}
+
+/// Adds what another version of the same document holds.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "as in `ingest`; the changes come out of a document that was loaded"
+)]
+fn add_all(automerge: &mut Automerge, other: &Automerge) -> Result<(), MaterialiseError> {
+    contain(|| automerge.apply_changes(other.get_changes(&[])))
+        .map_err(|Panicked(message)| MaterialiseError::Panicked { message })?
+        .map_err(MaterialiseError::Refused)
 }
 
 /// A document that holds its genesis and nothing else; `None` for an unknown kind.

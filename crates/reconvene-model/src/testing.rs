@@ -40,8 +40,12 @@ impl Replica {
         }
     }
 
+    pub(crate) fn wait(&mut self, millis: i64) {
+        self.now = WallTime::from_millis(self.now.as_millis() + millis);
+    }
+
     pub(crate) fn edit<T>(&mut self, edit: impl FnOnce(&mut Editor) -> Result<T, ModelError>) -> T {
-        self.now = WallTime::from_millis(self.now.as_millis() + 1_000);
+        self.wait(1_000);
         let (value, changes) = self.document.edit(&self.actor, self.now, edit).unwrap();
         self.changes.extend(changes);
         value

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use reconvene_core::ids::{ChangeHash, DocumentId, DocumentKind, WorkspaceId};
-use reconvene_core::keys::{Key, KeyRange};
+use reconvene_core::keys::Key;
 use reconvene_core::records::{ChangeRow, HeadRow};
-use reconvene_core::storage::{Direction, Scan, StoreError, StoreRead as _};
+use reconvene_core::storage::StoreRead as _;
+use reconvene_core::stored;
 use reconvene_model::{Document, MaterialiseCounter, Purpose, materialise};
 use reconvene_sled::SledReader;
 use tokio::sync::OwnedMutexGuard;
@@ -49,7 +50,7 @@ struct Table {
 /// All open documents of a replica.
 pub(crate) struct Documents {
     reader: SledReader,
-    counter: MaterialiseCounter,
+    counter: Arc<MaterialiseCounter>,
     table: Mutex<Table>,
 }
 
@@ -63,13 +64,17 @@ impl Documents {
     pub(crate) fn new(reader: SledReader) -> Self {
         Self {
             reader,
-            counter: MaterialiseCounter::new(),
+            counter: Arc::default(),
             table: Mutex::new(Table::default()),
         }
     }
 
     pub(crate) fn counter(&self) -> &MaterialiseCounter {
         &self.counter
+    }
+
+    pub(crate) fn counter_handle(&self) -> Arc<MaterialiseCounter> {
+        Arc::clone(&self.counter)
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {
@@ -98,6 +103,12 @@ impl Documents {
             guard.remote.append(&mut entry.remote);
         }
         Lease { place, guard }
+    }
+
+    /// Drops what is open of a document, once nobody uses it: it is loaded again when used next.
+    pub(crate) fn note_replaced(&self, workspace: WorkspaceId, document: DocumentId) {
+        // A hash that is stored nowhere has the document read anew.
+        self.note_remote(workspace, document, &[ChangeHash::from_bytes([0; 32])]);
     }
 
     /// Notes changes that became durable; an open document applies them when it is used next.
@@ -185,13 +196,13 @@ impl Documents {
             stored.is_some_and(|row| row.heads.iter().any(|hash| !view.contains(hash)))
         };
         if behind {
-            let bodies = all_changes(&self.reader, workspace, id)?;
-            if document.apply(bodies.iter().map(|body| &body[..])).is_err() {
-                *document = read_document(&self.reader, &self.counter, workspace, id, purpose)?;
-            }
+            *document = read_document(&self.reader, &self.counter, workspace, id, purpose)?;
         } else if !remote.is_empty() {
             let bodies = read_changes(&self.reader, workspace, id, &remote)?;
-            if document.apply(bodies.iter().map(|body| &body[..])).is_err() {
+            // One that is gone was compacted away meanwhile: a snapshot holds it.
+            let applied = bodies
+                .is_some_and(|bodies| document.apply(bodies.iter().map(|body| &body[..])).is_ok());
+            if !applied {
                 // Built anew from the durable bytes, it says what is wrong, if anything is.
                 *document = read_document(&self.reader, &self.counter, workspace, id, purpose)?;
             }
@@ -230,9 +241,7 @@ pub(crate) fn head_row(
     workspace: WorkspaceId,
     document: DocumentId,
 ) -> Result<Option<HeadRow>, Error> {
-    let key = Key::head(&workspace, &document);
-    let value = reader.read(&key)?;
-    value.map(|value| decode(&key, &value)).transpose()
+    Ok(stored::head(reader, &workspace, &document)?)
 }
 
 /// Decodes a record that was read under a key; damage names the key.
@@ -240,12 +249,7 @@ pub(crate) fn decode<R: reconvene_core::records::Record>(
     key: &Key,
     value: &[u8],
 ) -> Result<R, Error> {
-    R::decode(value).map_err(|error| {
-        Error::Store(StoreError::Damaged {
-            key: format!("{key:?}"),
-            what: error.to_string(),
-        })
-    })
+    Ok(stored::decode(key, value)?)
 }
 
 /// Materialises a document from its stored changes, without opening it. Blocks on the disk.
@@ -268,7 +272,7 @@ pub(crate) fn read_document_of_kind(
     kind: DocumentKind,
     purpose: Purpose,
 ) -> Result<Document, Error> {
-    let bodies = all_changes(reader, workspace, id)?;
+    let bodies = all_chunks(reader, workspace, id)?;
     let chunks = bodies.iter().map(|body| &body[..]);
     materialise(kind, chunks, purpose, counter).map_err(|source| Error::Document {
         id,
@@ -276,35 +280,28 @@ pub(crate) fn read_document_of_kind(
     })
 }
 
-fn all_changes(
+fn all_chunks(
     reader: &SledReader,
     workspace: WorkspaceId,
     id: DocumentId,
 ) -> Result<Vec<Bytes>, Error> {
-    let scan = Scan {
-        range: KeyRange::changes(&workspace, &id),
-        direction: Direction::Ascending,
-        rows_max: reconvene_core::limits::CHANGES_PER_DOCUMENT_MAX,
-        bytes_max: usize::MAX,
-    };
-    let rows = reader.scan(&scan)?.rows;
-    rows.iter()
-        .map(|(key, value)| Ok(decode::<ChangeRow>(key, value)?.body))
-        .collect()
+    Ok(stored::chunks(reader, &workspace, &id)?)
 }
 
+/// The bodies of changes; `None` if one of them is not stored singly.
 fn read_changes(
     reader: &SledReader,
     workspace: WorkspaceId,
     id: DocumentId,
     hashes: &[ChangeHash],
-) -> Result<Vec<Bytes>, Error> {
+) -> Result<Option<Vec<Bytes>>, Error> {
     let mut bodies = Vec::with_capacity(hashes.len());
     for hash in hashes {
         let key = Key::change(&workspace, &id, hash);
-        if let Some(value) = reader.read(&key)? {
-            bodies.push(decode::<ChangeRow>(&key, &value)?.body);
-        }
+        let Some(value) = reader.read(&key)? else {
+            return Ok(None);
+        };
+        bodies.push(decode::<ChangeRow>(&key, &value)?.body);
     }
-    Ok(bodies)
+    Ok(Some(bodies))
 }

@@ -10,17 +10,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reconvene_core::engine::{
-    CloseReason, Edit, EditError, Engine, Enrolment, Event, Input, JoinRequest, LinkStats, Output,
-    ReadQuery, ReadResult, SendStored, Write, stored_frames,
+    CloseReason, Compact, CompactHold, Edit, EditError, Engine, Enrolment, Event, Input,
+    JoinRequest, LinkStats, Output, ReadQuery, ReadResult, SendStored, Write, stored_frames,
 };
-use reconvene_core::ids::{BatchId, FeedSeq, LinkId, PeerId, ReadId, RequestId, WorkspaceId};
-use reconvene_core::keys::Key;
-use reconvene_core::records::{ChangeRow, PeerRow, Record as _};
+use reconvene_core::ids::{
+    BatchId, DocumentId, DocumentKind, FeedSeq, LinkId, PeerId, ReadId, RequestId, WorkspaceId,
+};
+use reconvene_core::records::PeerRow;
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{JournalEntry, StoreError, StoreRead as _};
+use reconvene_core::stored;
 use reconvene_libp2p::{Direction, Identity, Network, NetworkConfig, NetworkEvent, SendError};
+use reconvene_model::{MaterialiseCounter, snapshot};
 use reconvene_sled::{Completion, SledReader, SledStore, SubmitError, Writer};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use crate::Error;
 use crate::clock::Clock;
@@ -29,6 +32,8 @@ use crate::clock::Clock;
 const COMMANDS_MAX: usize = 1024;
 /// Engine events a slow listener may lag behind before it misses some.
 const EVENTS_MAX: usize = 4096;
+/// Documents and snapshots loaded for the engine at a time; further ones wait.
+const LOADS_MAX: usize = 2;
 /// Inputs taken from one source before the next source gets its turn.
 const TURN_INPUTS_MAX: usize = 64;
 
@@ -36,6 +41,7 @@ const TURN_INPUTS_MAX: usize = 64;
 pub(crate) enum Command {
     Edit(Edit, oneshot::Sender<Result<(), Error>>),
     Write(Write, oneshot::Sender<Result<(), Error>>),
+    Compact(Compact, oneshot::Sender<Result<(), CompactHold>>),
     Replay(Vec<JournalEntry>),
     Connect(PeerId, Vec<String>),
     Disconnect(PeerId),
@@ -114,6 +120,13 @@ impl DriverHandle {
         receiver.await.map_err(|_| Error::Closed)?
     }
 
+    /// Has the engine replace what a stored snapshot holds, or say why not now.
+    pub(crate) async fn compact(&self, compact: Compact) -> Result<Result<(), CompactHold>, Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Command::Compact(compact, sender)).await?;
+        receiver.await.map_err(|_| Error::Closed)
+    }
+
     pub(crate) async fn begin_write(
         &self,
         write: Write,
@@ -185,6 +198,7 @@ pub(crate) fn start(
     store: SledStore,
     reader: SledReader,
     identity: Identity,
+    counter: Arc<MaterialiseCounter>,
 ) -> Result<DriverHandle, Error> {
     let (commands, command_receiver) = mpsc::channel(COMMANDS_MAX);
     let (notices, _) = broadcast::channel(EVENTS_MAX);
@@ -206,6 +220,8 @@ pub(crate) fn start(
         clock,
         writer: Some(writer),
         reader,
+        counter,
+        loading: Arc::new(Semaphore::new(LOADS_MAX)),
         identity,
         network: None,
         commands: command_receiver,
@@ -214,6 +230,7 @@ pub(crate) fn start(
         notices: notices.clone(),
         edits: BTreeMap::new(),
         writes: BTreeMap::new(),
+        compactions: BTreeMap::new(),
         joins: BTreeMap::new(),
         listens: BTreeMap::new(),
         links: HashMap::new(),
@@ -229,6 +246,9 @@ struct Driver {
     clock: Clock,
     writer: Option<Writer<SledStore>>,
     reader: SledReader,
+    counter: Arc<MaterialiseCounter>,
+    /// Turns for what loads documents for the engine.
+    loading: Arc<Semaphore>,
     identity: Identity,
     /// Started when something is dialled or listened to for the first time.
     network: Option<(Network, mpsc::Receiver<NetworkEvent>)>,
@@ -238,6 +258,7 @@ struct Driver {
     notices: broadcast::Sender<Notice>,
     edits: BTreeMap<RequestId, oneshot::Sender<Result<(), Error>>>,
     writes: BTreeMap<RequestId, oneshot::Sender<Result<(), Error>>>,
+    compactions: BTreeMap<RequestId, oneshot::Sender<Result<(), CompactHold>>>,
     joins: BTreeMap<RequestId, oneshot::Sender<Result<Enrolment, Error>>>,
     listens: BTreeMap<String, oneshot::Sender<Result<String, Error>>>,
     /// Only ever looked up by key.
@@ -363,12 +384,28 @@ impl Driver {
             Output::Read { read, query } => {
                 let reader = self.reader.clone();
                 let done = self.done.clone();
-                tokio::task::spawn_blocking(move || {
-                    let result = run_query(&reader, query);
+                let counter = Arc::clone(&self.counter);
+                let loads = matches!(
+                    query,
+                    ReadQuery::Inspect(_) | ReadQuery::Holds { .. } | ReadQuery::Beyond { .. }
+                );
+                let work = move || {
+                    let result = run_query(&reader, query, &counter);
                     if done.send(LocalDone::Read(read, result)).is_err() {
                         tracing::debug!("a read finished after the driver ended");
                     }
-                });
+                };
+                if loads {
+                    let turn = Arc::clone(&self.loading).acquire_owned();
+                    tokio::spawn(async move {
+                        let _turn = turn.await; // Given back when the load is done.
+                        if let Err(error) = tokio::task::spawn_blocking(work).await {
+                            tracing::error!(%error, "a load did not end");
+                        }
+                    });
+                } else {
+                    tokio::task::spawn_blocking(work);
+                }
             }
             Output::ReleaseJournal(releases) => {
                 if let Some(writer) = &self.writer {
@@ -447,6 +484,10 @@ impl Driver {
             Command::Write(write, answer) => {
                 self.writes.insert(write.request, answer);
                 self.input(Input::Write(write));
+            }
+            Command::Compact(compact, answer) => {
+                self.compactions.insert(compact.request, answer);
+                self.input(Input::Compact(compact));
             }
             Command::Replay(entries) => self.input(Input::Replay(entries)),
             Command::Connect(peer, addresses) => self.input(Input::Connect { peer, addresses }),
@@ -589,6 +630,18 @@ impl Driver {
                 }
                 return;
             }
+            Event::Compacted { request } => {
+                if let Some(answer) = self.compactions.remove(request) {
+                    reply(answer, Ok(()));
+                }
+                return;
+            }
+            Event::CompactRefused { request, why } => {
+                if let Some(answer) = self.compactions.remove(request) {
+                    reply(answer, Err(why.clone()));
+                }
+                return;
+            }
             Event::Joined { request, enrolment } => {
                 if let Some(answer) = self.joins.remove(request) {
                     reply(answer, Ok(enrolment.clone()));
@@ -690,7 +743,11 @@ fn dial_failure(why: &reconvene_libp2p::DialFailure) -> String {
     }
 }
 
-fn run_query(reader: &SledReader, query: ReadQuery) -> Result<ReadResult, StoreError> {
+fn run_query(
+    reader: &SledReader,
+    query: ReadQuery,
+    counter: &MaterialiseCounter,
+) -> Result<ReadResult, StoreError> {
     Ok(match query {
         ReadQuery::Values(keys) => {
             let values = keys.iter().map(|key| reader.read(key));
@@ -701,7 +758,57 @@ fn run_query(reader: &SledReader, query: ReadQuery) -> Result<ReadResult, StoreE
             ReadResult::Presence(present.collect::<Result<_, _>>()?)
         }
         ReadQuery::Scan(scan) => ReadResult::Rows(reader.scan(&scan)?),
+        ReadQuery::Inspect(received) => {
+            let inspected = received.iter().map(|(kind, body)| {
+                snapshot::inspect(*kind, body, counter).map_err(|error| {
+                    tracing::warn!(%error, "a snapshot is refused");
+                    error.refusal()
+                })
+            });
+            ReadResult::Inspected(inspected.collect())
+        }
+        ReadQuery::Holds {
+            workspace,
+            document,
+            hashes,
+        } => {
+            let (kind, chunks) = stored_document(reader, workspace, document)?;
+            let chunks = chunks.iter().map(|chunk| &chunk[..]);
+            let held = snapshot::holds(kind, chunks, &hashes, counter);
+            ReadResult::Presence(held.map_err(|error| unloadable(document, &error))?)
+        }
+        ReadQuery::Beyond {
+            workspace,
+            document,
+            known,
+        } => {
+            let (kind, chunks) = stored_document(reader, workspace, document)?;
+            let chunks = chunks.iter().map(|chunk| &chunk[..]);
+            let changes = snapshot::beyond(kind, chunks, &known, counter);
+            let changes = changes.map_err(|error| unloadable(document, &error))?;
+            ReadResult::Changes(changes.into_iter().map(Bytes::from).collect())
+        }
     })
+}
+
+fn stored_document(
+    reader: &SledReader,
+    workspace: WorkspaceId,
+    document: DocumentId,
+) -> Result<(DocumentKind, Vec<Bytes>), StoreError> {
+    let head = stored::head(reader, &workspace, &document)?;
+    let head = head.ok_or_else(|| StoreError::Damaged {
+        key: format!("the head row of {document}"),
+        what: "it is missing".to_owned(),
+    })?;
+    Ok((head.kind, stored::chunks(reader, &workspace, &document)?))
+}
+
+fn unloadable(document: DocumentId, error: &snapshot::SnapshotError) -> StoreError {
+    StoreError::Damaged {
+        key: format!("a snapshot of {document}"),
+        what: error.to_string(),
+    }
 }
 
 /// Sends what is queued for one link, in order; bodies of stored changes are read on the way.
@@ -718,7 +825,7 @@ async fn send_in_order(
             Outgoing::Stored(stored) => {
                 let reader = reader.clone();
                 let read = tokio::task::spawn_blocking(move || {
-                    read_bodies(&reader, &stored).map(|bodies| stored_frames(&stored, bodies))
+                    stored::bodies(&reader, &stored).map(|bodies| stored_frames(&stored, bodies))
                 });
                 match read.await {
                     Ok(Ok(frames)) => frames,
@@ -749,27 +856,6 @@ fn report(done: &mpsc::UnboundedSender<LocalDone>, link: LinkId, error: StoreErr
     if done.send(LocalDone::SendFailed(link, error)).is_err() {
         tracing::debug!("a send failed after the driver ended");
     }
-}
-
-fn read_bodies(reader: &SledReader, stored: &SendStored) -> Result<Vec<Vec<Bytes>>, StoreError> {
-    let damaged = |key: &Key, what: String| StoreError::Damaged {
-        key: format!("{key:?}"),
-        what,
-    };
-    let mut documents = Vec::with_capacity(stored.documents.len());
-    for (document, _, hashes) in &stored.documents {
-        let mut bodies = Vec::with_capacity(hashes.len());
-        for hash in hashes {
-            let key = Key::change(&stored.workspace, document, hash);
-            let value = reader.read(&key)?;
-            let value = value.ok_or_else(|| damaged(&key, "it is missing".to_owned()))?;
-            let row =
-                ChangeRow::decode(&value).map_err(|error| damaged(&key, error.to_string()))?;
-            bodies.push(row.body);
-        }
-        documents.push(bodies);
-    }
-    Ok(documents)
 }
 
 /// How long what was taken may take to be stored at the end.

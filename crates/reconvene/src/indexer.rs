@@ -113,11 +113,15 @@ impl Indexer {
                 workspace,
                 document,
                 changes,
+                snapshot,
                 ..
             } => {
-                self.parts
-                    .documents
-                    .note_remote(*workspace, *document, changes);
+                let documents = &self.parts.documents;
+                if *snapshot {
+                    documents.note_replaced(*workspace, *document);
+                } else {
+                    documents.note_remote(*workspace, *document, changes);
+                }
             }
             Event::FeedAdvanced { workspace, .. } => {
                 due.insert(*workspace);

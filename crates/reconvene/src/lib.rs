@@ -38,13 +38,16 @@ mod workspaces;
 
 mod status;
 
+mod compaction;
 mod documents;
 mod driver;
 mod indexer;
+mod records;
 
 mod clock;
 mod profile;
 
+pub use compaction::{CompactReport, HeldDocument};
 pub use error::Error;
 pub use meetings::{
     AddedMeeting, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, ListOptions, MeetingPage, MeetingView,
@@ -52,6 +55,7 @@ pub use meetings::{
 };
 pub use profile::Role;
 pub use projects::Projects;
+pub use records::{RecordUse, RecordUses};
 pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
 pub use status::{
     DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus, PeerStatus,

@@ -187,7 +187,8 @@ pub(crate) struct Shared {
     profile: Mutex<Profile>,
     /// Random, minted at the first write after an open and after every failed one.
     incarnation: Mutex<Option<[u8; 16]>>,
-    index_task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// The indexer and the compactor.
+    tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// Whether links to the servers stay up between passes.
     pub(crate) keeps_links: AtomicBool,
 }
@@ -327,7 +328,16 @@ impl Replica {
         };
         let engine = Engine::new(config, random()?, clock.now());
         let journal = opened.journal;
-        let driver = driver::start(engine, clock, opened.store, reader.clone(), identity)?;
+        let documents = Arc::new(Documents::new(reader.clone()));
+        let counter = documents.counter_handle();
+        let driver = driver::start(
+            engine,
+            clock,
+            opened.store,
+            reader.clone(),
+            identity,
+            counter,
+        )?;
         let mut replayed = driver.notices();
         driver.send(Command::Replay(journal)).await?;
         let restored = restore_rows(&reader, &driver, &profile).await?;
@@ -336,7 +346,6 @@ impl Replica {
         }
         let replayed = wait_for_replay(&mut replayed).await?;
         profile_file.save_if_changed(&profile)?;
-        let documents = Arc::new(Documents::new(reader.clone()));
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let (index, index_task) = indexer::start(indexer::Parts {
             reader: reader.clone(),
@@ -357,12 +366,17 @@ impl Replica {
             profile_file,
             profile: Mutex::new(profile),
             incarnation: Mutex::new(None),
-            index_task: Mutex::new(Some(index_task)),
+            tasks: Mutex::new(vec![index_task]),
             keeps_links: AtomicBool::new(false),
         };
         let replica = Self {
             shared: Arc::new(shared),
         };
+        let compactor = crate::compaction::run(
+            Arc::downgrade(&replica.shared),
+            replica.shared.driver.notices(),
+        );
+        replica.tasks().push(tokio::spawn(compactor));
         if replayed > 0 {
             // What was acknowledged before the end must be in the first list, too.
             match replica.wait_for_index(REPLAY_INDEX_WAIT).await {
@@ -412,13 +426,8 @@ impl Replica {
     /// # Errors
     /// If the last writes could not be made durable, or it was closed before.
     pub async fn close(self) -> Result<(), Error> {
-        let task = self
-            .shared
-            .index_task
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(task) = task {
+        let tasks = std::mem::take(&mut *self.tasks());
+        for task in tasks {
             task.abort();
             // Only its end is awaited; being aborted is how it ends.
             drop(task.await);
@@ -431,6 +440,11 @@ impl Replica {
                 why: "the store did not close".to_owned(),
             }),
         }
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Vec<tokio::task::JoinHandle<()>>> {
+        let tasks = self.shared.tasks.lock();
+        tasks.unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn profile(&self) -> MutexGuard<'_, Profile> {

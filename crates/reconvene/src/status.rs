@@ -284,7 +284,10 @@ fn workspace_status(
     })
 }
 
-fn feed_head(shared: &Shared, workspace: WorkspaceId) -> Result<Option<FeedHeadRow>, Error> {
+pub(crate) fn feed_head(
+    shared: &Shared,
+    workspace: WorkspaceId,
+) -> Result<Option<FeedHeadRow>, Error> {
     let key = Key::feed_head(&workspace);
     shared
         .reader
@@ -307,7 +310,7 @@ fn indexed_to(shared: &Shared, workspace: WorkspaceId) -> Result<u64, Error> {
 }
 
 /// What each peer holds: as the engine knows it where it does, else as it was stored.
-fn peer_rows(
+pub(crate) fn peer_rows(
     shared: &Shared,
     workspace: WorkspaceId,
     live: &Live,

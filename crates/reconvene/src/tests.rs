@@ -10,6 +10,8 @@ use crate::{
     SyncOptions, qmsum,
 };
 
+mod compaction;
+
 const MEETING: &[u8] = include_bytes!("../../../examples/qmsum/ES2005a.json");
 
 struct Peer {

@@ -1,21 +1,20 @@
 //! Workspaces: which there are, which is used, who is let in, and joining those of others. Also what
 //! a server needs of it all: listening, and tickets.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use reconvene_core::engine::{EditedDocument, JoinRequest};
 use reconvene_core::ids::{MemberId, PeerId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
-use reconvene_core::records::{
-    ChangeRow, HeadRow, InviteRow, MemberRow, Record as _, WorkspaceRow,
-};
+use reconvene_core::records::{HeadRow, InviteRow, MemberRow, Record as _, WorkspaceRow};
 use reconvene_core::storage::{Scan, StoreRead as _};
+use reconvene_core::stored;
 use reconvene_core::ticket::Ticket;
 use reconvene_core::time::WallTime;
 use reconvene_libp2p::{parse_address, split_peer, with_peer};
 use reconvene_model::export::{canonical_json, export_workspace};
-use reconvene_model::{Purpose, WORKSPACE, WORKSPACE_DOCUMENT};
+use reconvene_model::{Purpose, WORKSPACE, WORKSPACE_DOCUMENT, snapshot};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -102,7 +101,7 @@ impl Replica {
     }
 
     /// Finds a workspace by id or exact name.
-    async fn find_workspace(&self, id_or_name: &str) -> Result<WorkspaceInfo, Error> {
+    pub(crate) async fn find_workspace(&self, id_or_name: &str) -> Result<WorkspaceInfo, Error> {
         let id = id_or_name.parse::<WorkspaceId>().ok();
         let mut found = self.workspaces().await?;
         found.retain(|known| Some(known.id) == id || known.name == id_or_name);
@@ -525,16 +524,11 @@ fn read_for_merge(
             continue;
         };
         let row: HeadRow = decode(key, value)?;
-        let all = Scan::ascending(KeyRange::changes(&workspace, &document), usize::MAX);
-        let mut changes = BTreeMap::new();
-        for (key, value) in shared.reader.scan(&all)?.rows {
-            let body = decode::<ChangeRow>(&key, &value)?.body;
-            let header = reconvene_core::guard::parse_change(&body)
-                .map_err(|error| Error::BadInput(format!("a stored change is damaged: {error}")))?;
-            // A change starts after the operations it depends on.
-            changes.insert((header.start_op, header.hash), body);
-        }
-        let changes = changes.into_values().collect();
+        let chunks = stored::chunks(&shared.reader, &workspace, &document)?;
+        let chunks = chunks.iter().map(|chunk| &chunk[..]);
+        let changes = snapshot::beyond(row.kind, chunks, &[], shared.documents.counter())
+            .map_err(|error| Error::BadInput(format!("a stored change is damaged: {error}")))?;
+        let changes = changes.into_iter().map(Bytes::from).collect();
         documents.push(EditedDocument {
             document,
             kind: row.kind,

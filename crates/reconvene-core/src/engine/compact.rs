@@ -17,6 +17,7 @@ use crate::keys::{Key, KeyRange};
 use crate::limits;
 use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
 use crate::storage::{Rows, Scan};
+use crate::stored::last_for;
 
 /// A compaction on its way to its turn.
 #[derive(Debug)]
@@ -160,6 +161,7 @@ impl Engine {
         let live = state.peers.iter();
         holders.extend(live.map(|(peer, known)| (*peer, known.row.clone())));
         for (peer, row) in holders {
+            let last = last_for(&compact.last, compact.last_by_others, &peer);
             if needs_singly(&row, stored, last) {
                 return Err(CompactHold::Behind { peer });
             }
@@ -178,8 +180,9 @@ impl Engine {
     }
 }
 
-/// Whether a peer may yet ask for changes up to a feed entry one by one.
-fn needs_singly(row: &PeerRow, end: FeedPoint, last: FeedSeq) -> bool {
+/// Whether a peer may yet ask for changes up to the feed entry `last` one by one; `end` is where the
+/// feed ends.
+pub fn needs_singly(row: &PeerRow, end: FeedPoint, last: FeedSeq) -> bool {
     match row.acknowledged {
         Some(cursor) if cursor.epoch == end.epoch && cursor.seq < last => {
             let behind = end.seq.0.saturating_sub(cursor.seq.0);

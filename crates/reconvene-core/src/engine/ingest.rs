@@ -235,6 +235,7 @@ pub(super) struct Entry {
     pub(super) changes: Vec<(ChangeHash, Bytes)>,
     /// Whether a snapshot belongs to it, which is not kept here.
     pub(super) has_snapshot: bool,
+    compaction_due: bool,
     pub(super) origin: Option<PeerId>,
     pub(super) point: FeedPoint,
 }
@@ -1148,6 +1149,12 @@ impl Engine {
         for event in events {
             self.emit(event);
         }
+        for entry in entries.iter().filter(|entry| entry.compaction_due) {
+            self.emit(Event::CompactionDue {
+                workspace: entry.workspace,
+                document: entry.document,
+            });
+        }
         self.push_entries(entries);
         self.acknowledge(acks);
         for (changes, workspace) in replayed {
@@ -1631,6 +1638,10 @@ fn enter(
             previous,
         };
         puts.push((Key::feed(&workspace, state.point.seq), row.encode()));
+        let before = head.as_ref().map_or(0, |row| {
+            row.change_count.saturating_sub(changes.len() as u64)
+        });
+        let compaction_due = head.as_ref().is_some_and(|row| row.compaction_due(before));
         if let Some(row) = &mut head {
             row.feed_seq = state.point.seq;
             puts.push((Key::head(&workspace, &document), row.encode()));
@@ -1661,6 +1672,7 @@ fn enter(
                 .map(|change| (change.header.hash, change.body))
                 .collect(),
             has_snapshot: snapshot.is_some(),
+            compaction_due,
             origin,
             point: state.point,
         });

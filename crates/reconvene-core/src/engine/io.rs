@@ -177,6 +177,9 @@ pub struct Compact {
     /// The document's last feed entry of those that go; it stays, with the snapshot in place of
     /// changes.
     pub last: (FeedSeq, FeedRow),
+    /// Of all these entries the last one that came from someone else than that one did; 0 if there is
+    /// none.
+    pub last_by_others: FeedSeq,
     /// The document's feed entries before that one, newest first.
     pub entries: Vec<FeedSeq>,
     /// The document's entry before all of these; 0 if there is none.
@@ -444,6 +447,13 @@ pub enum Event {
         request: RequestId,
         /// Why.
         error: StoreError,
+    },
+    /// A document has so many single changes beside its snapshot that compacting it is worth the work.
+    CompactionDue {
+        /// Where.
+        workspace: WorkspaceId,
+        /// The document.
+        document: DocumentId,
     },
     /// A document was compacted; what its snapshot replaced is gone.
     Compacted {

@@ -48,6 +48,7 @@ fn every_materialisation_is_counted_by_purpose() {
     assert_eq!(
         counts,
         [
+            ("compact", 0),
             ("edit", 0),
             ("export", 1),
             ("index", 2),
