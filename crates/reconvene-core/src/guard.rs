@@ -25,6 +25,8 @@ use crate::limits::{ACTOR_BYTES_MAX, CHANGE_BYTES_MAX};
 pub use columns::Column;
 pub use error::{ChangePart, GuardError};
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use chunk::seal;
 use chunk::{Chunk, inflate};
 use header::parse_data;
 
@@ -123,6 +125,9 @@ pub fn parse_change(body: &[u8]) -> Result<ChangeHeader, GuardError> {
         parse_data(chunk.data, chunk.checksum, body.len())
     }
 }
+
+#[cfg(test)]
+pub(crate) use tests::seeds;
 
 #[cfg(test)]
 mod tests;

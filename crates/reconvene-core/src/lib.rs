@@ -23,6 +23,8 @@ pub mod conformance;
 pub mod engine;
 pub mod memory;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 #[cfg(test)]
 mod golden;
 

@@ -115,3 +115,19 @@ pub(super) fn hash_of(data: &[u8]) -> ChangeHash {
     hasher.update(data);
     ChangeHash::from_bytes(hasher.finalize().into())
 }
+
+/// A chunk with the right checksum around any data.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn seal(data: &[u8]) -> Vec<u8> {
+    let mut body = MAGIC.to_vec();
+    body.extend_from_slice(&hash_of(data).as_bytes()[..4]);
+    body.push(CHUNK_CHANGE);
+    let mut length = data.len();
+    while length >= 0x80 {
+        body.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    body.push(length as u8);
+    body.extend_from_slice(data);
+    body
+}

@@ -72,6 +72,11 @@ impl<'a> Reader<'a> {
     /// Reads an unsigned LEB128 number: at most ten bytes, the last not zero unless it is the only
     /// one, and nothing beyond bit 63.
     pub(super) fn unsigned(&mut self, part: ChangePart) -> Result<u64, GuardError> {
+        // Most numbers of a change are small.
+        if let [byte @ 0..0x80, rest @ ..] = self.rest {
+            self.rest = rest;
+            return Ok(u64::from(*byte));
+        }
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte(part)?;
@@ -93,6 +98,11 @@ impl<'a> Reader<'a> {
     /// Reads a signed LEB128 number: at most ten bytes, the last not a mere extension of the sign
     /// already there, and the tenth nothing but sign.
     pub(super) fn signed(&mut self, part: ChangePart) -> Result<i64, GuardError> {
+        if let [byte @ 0..0x80, rest @ ..] = self.rest {
+            self.rest = rest;
+            // Seven bits, the highest of them the sign.
+            return Ok(i64::from((*byte << 1) as i8 >> 1));
+        }
         let mut value = 0_i64;
         let mut sign_so_far = None;
         for shift in (0..64).step_by(7) {

@@ -11,7 +11,7 @@ use proptest::prelude::{ProptestConfig, any, prop, proptest};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::chunk::{CHUNK_CHANGE, CHUNK_COMPRESSED_CHANGE, MAGIC, hash_of, inflate};
+use super::chunk::{CHUNK_COMPRESSED_CHANGE, MAGIC, hash_of, inflate, seal};
 use super::leb::Reader;
 use super::{ActorId, ChangeHeader, ChangePart, GuardError, parse_change};
 use crate::limits::{
@@ -149,6 +149,14 @@ fn bodies(seed: u64) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// Real changes as they are stored, and what is in them.
+pub(crate) fn seeds(seed: u64) -> Vec<(Vec<u8>, Vec<u8>)> {
+    real_changes(seed)
+        .into_iter()
+        .map(|mut change| (change.bytes().to_vec(), data_of(change.raw_bytes())))
+        .collect()
+}
+
 fn unsigned(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
@@ -175,11 +183,6 @@ fn chunk(chunk_type: u8, checksum: &[u8], data: &[u8]) -> Vec<u8> {
     unsigned(&mut body, data.len() as u64);
     body.extend_from_slice(data);
     body
-}
-
-/// A chunk with the right checksum around any data, so that a test gets past the checksum.
-fn seal(data: &[u8]) -> Vec<u8> {
-    chunk(CHUNK_CHANGE, hash_of(data).as_bytes(), data)
 }
 
 fn seal_compressed(data: &[u8]) -> Vec<u8> {
