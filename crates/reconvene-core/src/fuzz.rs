@@ -13,14 +13,41 @@ use crate::records::{
 use crate::ticket::Ticket;
 use crate::wire::{Assembler, Frame};
 
-/// Every function of this module with the name of its target.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
-    ("change", change),
-    ("change_data", change_data),
-    ("frame", frame),
-    ("parts", parts),
-    ("record", record),
-    ("ticket", ticket),
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// What it is called here and in `fuzz/`.
+    pub name: &'static str,
+    /// What takes any bytes.
+    pub run: fn(&[u8]),
+}
+
+/// All of them.
+pub const TARGETS: [Target; 6] = [
+    Target {
+        name: "change",
+        run: change,
+    },
+    Target {
+        name: "change_data",
+        run: change_data,
+    },
+    Target {
+        name: "frame",
+        run: frame,
+    },
+    Target {
+        name: "parts",
+        run: parts,
+    },
+    Target {
+        name: "record",
+        run: record,
+    },
+    Target {
+        name: "ticket",
+        run: ticket,
+    },
 ];
 
 /// The guard, given a chunk.

@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 use serde_json::Value;
 
-use super::{TARGETS, change_data};
+use super::{TARGETS, Target, change_data};
 use crate::golden::unhex;
 use crate::guard::seeds;
 
@@ -73,10 +73,10 @@ fn alter(mut bytes: Vec<u8>, steps: &[(u8, u32, u8)]) -> Vec<u8> {
 
 #[test]
 fn every_target_takes_what_this_version_writes() {
-    for (name, target) in TARGETS {
-        let corpus = corpus(name);
+    for target in TARGETS {
+        let corpus = corpus(target.name);
         assert!(!corpus.is_empty());
-        corpus.iter().for_each(|seed| target(seed));
+        corpus.iter().for_each(|seed| (target.run)(seed));
     }
 }
 
@@ -85,15 +85,15 @@ proptest! {
 
     #[test]
     fn no_target_fails_on_noise(noise in prop::collection::vec(any::<u8>(), 0..300)) {
-        for (_, target) in TARGETS {
-            target(&noise);
+        for target in TARGETS {
+            (target.run)(&noise);
         }
     }
 }
 
 #[test]
 fn no_target_fails_on_altered_corpora() {
-    for (name, target) in TARGETS {
+    for Target { name, run } in TARGETS {
         let corpus = corpus(name);
         let step = (any::<u8>(), any::<u32>(), any::<u8>());
         let altered = (
@@ -106,11 +106,11 @@ fn no_target_fails_on_altered_corpora() {
             ..ProptestConfig::default()
         };
         let mut runner = proptest::test_runner::TestRunner::new(config);
-        let run = runner.run(&altered, |(seed, steps)| {
-            target(&alter(seed, &steps));
+        let result = runner.run(&altered, |(seed, steps)| {
+            run(&alter(seed, &steps));
             Ok(())
         });
-        assert!(run.is_ok(), "{name}: {run:?}");
+        assert!(result.is_ok(), "{name}: {result:?}");
     }
     change_data(&[]);
 }
@@ -119,7 +119,7 @@ fn no_target_fails_on_altered_corpora() {
 fn the_fuzz_package_has_every_target() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
     let manifest = std::fs::read_to_string(path.join("Cargo.toml")).unwrap();
-    for (name, _) in TARGETS {
+    for Target { name, .. } in TARGETS {
         let file = format!("fuzz_targets/{name}.rs");
         assert!(manifest.contains(&file), "{name}");
         let code = std::fs::read_to_string(path.join(file)).unwrap();

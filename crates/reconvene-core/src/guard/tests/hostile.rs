@@ -44,7 +44,7 @@ fn op(obj: ObjectId, key: Key, action: OpType, pred: &[OpId]) -> Op {
         action,
         obj,
         key,
-        pred: pred.iter().cloned().collect::<Vec<_>>().into(),
+        pred: pred.to_vec().into(),
         insert: false,
     }
 }

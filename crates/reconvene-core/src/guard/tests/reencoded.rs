@@ -156,8 +156,13 @@ fn encoded_again(body: &[u8]) -> Vec<u8> {
 #[test]
 fn what_automerge_writes_passes_and_is_written_alike() {
     for seed in 100..108 {
+        let mut max_ops = BTreeMap::new();
         for change in real_changes(seed) {
-            parse_change(change.raw_bytes()).unwrap();
+            let header = parse_change(change.raw_bytes()).unwrap();
+            // What the engine asks of it.
+            let least = header.dependencies.iter().map(|hash| max_ops[hash]).max();
+            assert_eq!(header.start_op, least.unwrap_or(0) + 1);
+            max_ops.insert(header.hash, header.max_op());
             assert_eq!(encoded_again(change.raw_bytes()), change.raw_bytes());
             let data = data_of(change.raw_bytes());
             assert_eq!(Pieces::cut(&data).data(), data);
