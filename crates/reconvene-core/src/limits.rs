@@ -50,6 +50,10 @@ pub const OPERATIONS_PER_CHANGE_MAX: usize = 10_000;
 /// Beyond it the change is refused (`TooLarge`).
 pub const PREDECESSORS_PER_CHANGE_MAX: usize = 4 * OPERATIONS_PER_CHANGE_MAX;
 
+/// Most operations of one document. Loading holds them all at once. A change beyond it is refused
+/// (`TooLarge`).
+pub const OPERATIONS_PER_DOCUMENT_MAX: u64 = 1_000_000;
+
 /// Largest counter of an operation. Automerge counts in 32 bits, and a counter near their end makes
 /// every later edit of the document panic. Far more than a document may have operations, which
 /// counters follow; beyond it the change is refused (`Damaged`).
@@ -92,6 +96,7 @@ const _: () = assert!(CHANGE_BYTES_MAX <= CHANGE_INFLATED_BYTES_MAX);
 const _: () = assert!(VALUE_BYTES_MAX < BATCH_BYTES_MAX);
 const _: () = assert!(SCALAR_BYTES_MAX <= CHANGE_INFLATED_BYTES_MAX);
 const _: () = assert!(KEY_BYTES_MAX <= CHANGE_NAMES_BYTES_MAX);
+const _: () = assert!(OPERATIONS_PER_DOCUMENT_MAX < OPERATION_COUNTER_MAX);
 const _: () = assert!(OPERATION_COUNTER_MAX + (OPERATIONS_PER_CHANGE_MAX as u64) < u32::MAX as u64);
 
 /// Most pieces one oversized frame is cut into. More is a fault.
@@ -188,6 +193,7 @@ pub const NAME_BYTES_MAX: usize = 200;
 /// Edits waiting for the store. A further one fails with `Busy`.
 pub const LOCAL_EDITS_QUEUED_MAX: usize = 4096;
 
+const _: () = assert!(CHANGES_PER_DOCUMENT_MAX as u64 <= OPERATIONS_PER_DOCUMENT_MAX);
 const _: () = assert!(FRAME_BODY_BYTES_TARGET < WINDOW_BYTES);
 const _: () = assert!(CHANGE_BYTES_MAX + FRAME_HEADROOM_BYTES <= ASSEMBLED_FRAME_BYTES_MAX);
 const _: () = assert!(RECONCILE_MESSAGE_BYTES_MAX >= 4096);

@@ -135,6 +135,12 @@ pub struct HeadRow {
     pub change_count: u64,
     /// Sum of their bodies' sizes.
     pub change_bytes: u64,
+    /// Counter of the last operation of each head, where it is known.
+    pub head_max_ops: BTreeMap<ChangeHash, u64>,
+    /// Largest counter of an operation of each actor, where it is known.
+    pub actor_max_ops: BTreeMap<ActorId, u64>,
+    /// Number of operations of the stored changes, as far as they were counted.
+    pub operations: u64,
 }
 
 impl HeadRow {
@@ -148,7 +154,19 @@ impl HeadRow {
             missing: BTreeSet::new(),
             change_count: 0,
             change_bytes: 0,
+            head_max_ops: BTreeMap::new(),
+            actor_max_ops: BTreeMap::new(),
+            operations: 0,
         }
+    }
+
+    /// Largest counter of an operation of the stored changes; `None` if it is not known.
+    pub fn max_op(&self) -> Option<u64> {
+        let known = |head| self.head_max_ops.get(head).copied();
+        self.heads
+            .iter()
+            .map(known)
+            .try_fold(0, |max, max_op| Some(max.max(max_op?)))
     }
 }
 
@@ -171,6 +189,7 @@ impl Record for HeadRow {
                     actor: copy(actor.as_bytes()),
                     last_seq: progress.last_seq,
                     beyond: progress.beyond.iter().copied().collect(),
+                    max_op: self.actor_max_ops.get(actor).copied().unwrap_or(0),
                 })
                 .collect(),
             missing: self
@@ -180,6 +199,15 @@ impl Record for HeadRow {
                 .collect(),
             change_count: self.change_count,
             change_bytes: self.change_bytes,
+            head_max_ops: match self.head_max_ops.is_empty() {
+                true => Vec::new(),
+                false => self
+                    .heads
+                    .iter()
+                    .map(|head| self.head_max_ops.get(head).copied().unwrap_or(0))
+                    .collect(),
+            },
+            operations: self.operations,
         };
         row.encode_to_vec().into()
     }
@@ -213,6 +241,23 @@ impl Record for HeadRow {
             missing: hashes("a missing dependency", &row.missing)?,
             change_count: row.change_count,
             change_bytes: row.change_bytes,
+            head_max_ops: row
+                .heads
+                .iter()
+                .zip(&row.head_max_ops)
+                .filter(|(_, max_op)| **max_op > 0)
+                .map(|(head, max_op)| {
+                    let head = fixed(Self::NAME, "a head", head)?;
+                    Ok((ChangeHash::from_bytes(head), *max_op))
+                })
+                .collect::<Result<_, RecordError>>()?,
+            actor_max_ops: row
+                .actors
+                .iter()
+                .filter(|actor| actor.max_op > 0)
+                .filter_map(|actor| Some((ActorId::from_bytes(&actor.actor)?, actor.max_op)))
+                .collect(),
+            operations: row.operations,
         })
     }
 }

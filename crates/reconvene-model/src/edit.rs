@@ -9,7 +9,7 @@ use automerge::{ActorId, Automerge, AutomergeError, ObjId, ObjType, ReadDoc, Sca
 use reconvene_core::ids::DocumentKind;
 use reconvene_core::limits::{
     CHANGE_BYTES_MAX, CHANGE_INFLATED_BYTES_MAX, KEY_BYTES_MAX, OPERATIONS_PER_CHANGE_MAX,
-    PREDECESSORS_PER_CHANGE_MAX, SCALAR_BYTES_MAX,
+    OPERATIONS_PER_DOCUMENT_MAX, PREDECESSORS_PER_CHANGE_MAX, SCALAR_BYTES_MAX,
 };
 use reconvene_core::time::WallTime;
 
@@ -41,6 +41,7 @@ const _: () = assert!(CHANGE_CONTENT_BYTES_MAX + STRING_BYTES_MAX / 2 < CHANGE_B
 const _: () = assert!(CHANGE_OPERATIONS_MAX * (OPERATION_BYTES + 4) < CHANGE_CONTENT_BYTES_MAX);
 const _: () = assert!(STRING_BYTES_MAX < CHANGE_CONTENT_BYTES_MAX);
 const _: () = assert!(STRING_BYTES_MAX <= KEY_BYTES_MAX && STRING_BYTES_MAX <= SCALAR_BYTES_MAX);
+const _: () = assert!((EDIT_OPERATIONS_MAX as u64) < OPERATIONS_PER_DOCUMENT_MAX);
 // A deletion supersedes one operation, and as many more as there are conflicting values.
 const _: () = assert!(CHANGE_OPERATIONS_MAX < PREDECESSORS_PER_CHANGE_MAX);
 

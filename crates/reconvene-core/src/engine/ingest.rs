@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::{
-    Edit, EditError, Engine, Event, Output, ReadQuery, Reading, Workspace, WorkspaceState, Write,
+    Edit, EditError, Engine, Event, Output, ReadQuery, Reading, Root, Workspace, WorkspaceState,
+    Write,
 };
 use crate::feed::FeedPoint;
 use crate::guard::{ChangeHeader, parse_change};
@@ -27,6 +28,8 @@ use crate::records::{
 use crate::refusal::RefusalCode;
 use crate::storage::{Batch, Durability, JournalEntry, JournalReleases, StoreError};
 use crate::wire;
+
+mod counters;
 
 /// A change that passed the guard, with its bytes as received.
 #[derive(Clone, Debug)]
@@ -135,8 +138,8 @@ struct Slot {
     /// `None` while its head row is being read.
     row: Option<HeadRow>,
     loaded: bool,
-    /// Hashes stored by batches since the slot was made.
-    fresh: BTreeSet<ChangeHash>,
+    /// Changes stored by batches since the slot was made, with their last operations' counters.
+    fresh: BTreeMap<ChangeHash, u64>,
     /// What lookups found.
     looked_up: BTreeMap<ChangeHash, bool>,
     /// Jobs and unstored batches that need the slot.
@@ -575,7 +578,7 @@ impl Engine {
             let mut earlier = BTreeSet::new();
             let mut ask = |hash: ChangeHash| {
                 let known = roots.contains_key(&hash)
-                    || slot.fresh.contains(&hash)
+                    || slot.fresh.contains_key(&hash)
                     || row.heads.contains(&hash)
                     || slot.looked_up.contains_key(&hash);
                 if !known {
@@ -1298,7 +1301,7 @@ impl std::ops::Deref for PlacedDocument {
 /// edit of the host is placed whole or, on the first refusal, not at all.
 fn place(
     state: &mut Workspace,
-    roots: &BTreeMap<ChangeHash, DocumentKind>,
+    roots: &BTreeMap<ChangeHash, Root>,
     documents: &[JobDocument],
     author: &Author,
 ) -> Placed {
@@ -1317,27 +1320,30 @@ fn place(
             .clone()
             .unwrap_or_else(|| HeadRow::empty(document.kind));
         let mut added = Vec::new();
-        let mut hashes = BTreeSet::new();
+        let mut hashes = BTreeMap::new();
         let mut refused = None;
         for change in &document.changes {
             let present = |hash: &ChangeHash| {
-                hashes.contains(hash)
-                    || slot.fresh.contains(hash)
+                hashes.contains_key(hash)
+                    || slot.fresh.contains_key(hash)
                     // What was a head before is stored, also once something was put on top of it.
                     || slot.row.as_ref().is_some_and(|row| row.heads.contains(hash))
                     || (!row.missing.contains(hash)
                         && (row.heads.contains(hash)
                             || slot.looked_up.get(hash).copied().unwrap_or(false)))
             };
-            let orphans = matches!(author, Author::Journal { .. });
-            match judge(
-                &change.header,
-                &row,
-                document.kind,
+            let max_op = |hash: &ChangeHash| {
+                let stored = slot.row.as_ref().and_then(|row| row.head_max_ops.get(hash));
+                let new = hashes.get(hash).or_else(|| slot.fresh.get(hash));
+                new.or(stored).copied()
+            };
+            let known = Known {
                 roots,
-                &present,
-                orphans,
-            ) {
+                present: &present,
+                max_op: &max_op,
+                orphans: matches!(author, Author::Journal { .. }),
+            };
+            match judge(&change.header, &row, document.kind, &known) {
                 Judgement::Duplicate => {}
                 Judgement::Refuse(code) => {
                     refused = Some(code);
@@ -1352,7 +1358,7 @@ fn place(
                         .copied()
                         .collect();
                     add(&mut row, change, absent);
-                    hashes.insert(change.header.hash);
+                    hashes.insert(change.header.hash, change.header.max_op());
                     added.push(change.clone());
                 }
             }
@@ -1389,14 +1395,23 @@ enum Judgement {
     Refuse(RefusalCode),
 }
 
-fn judge(
-    header: &ChangeHeader,
-    row: &HeadRow,
-    kind: DocumentKind,
-    roots: &BTreeMap<ChangeHash, DocumentKind>,
-    present: &dyn Fn(&ChangeHash) -> bool,
+/// What is known of other changes when one is judged.
+struct Known<'a> {
+    roots: &'a BTreeMap<ChangeHash, Root>,
+    present: &'a dyn Fn(&ChangeHash) -> bool,
+    /// The counter of the last operation of some changes that are present.
+    max_op: &'a dyn Fn(&ChangeHash) -> Option<u64>,
+    /// Whether a change is taken though what it depends on is absent.
     orphans: bool,
-) -> Judgement {
+}
+
+fn judge(header: &ChangeHeader, row: &HeadRow, kind: DocumentKind, known: &Known<'_>) -> Judgement {
+    let Known {
+        roots,
+        present,
+        max_op,
+        orphans,
+    } = *known;
     if present(&header.hash) {
         return Judgement::Duplicate;
     }
@@ -1405,7 +1420,7 @@ fn judge(
     }
     for dependency in &header.dependencies {
         match roots.get(dependency) {
-            Some(root) if *root != row.kind => return Judgement::Refuse(RefusalCode::Damaged),
+            Some(root) if root.kind != row.kind => return Judgement::Refuse(RefusalCode::Damaged),
             Some(_) => {}
             None if present(dependency) || orphans => {}
             None => return Judgement::Refuse(RefusalCode::MissingDependencies),
@@ -1420,6 +1435,12 @@ fn judge(
     if header.seq != last_seq + 1 && !gaps {
         // A change follows its actor's last one, so with its dependencies here the last one is too.
         return Judgement::Refuse(RefusalCode::Damaged);
+    }
+    if !counters::begins_rightly(header, row, roots, max_op, !orphans) {
+        return Judgement::Refuse(RefusalCode::Damaged);
+    }
+    if row.operations + header.operations > limits::OPERATIONS_PER_DOCUMENT_MAX {
+        return Judgement::Refuse(RefusalCode::TooLarge);
     }
     if row.change_bytes >= limits::DOCUMENT_BYTES_MAX
         || row.change_count >= limits::CHANGES_PER_DOCUMENT_MAX as u64
@@ -1447,6 +1468,7 @@ fn add(row: &mut HeadRow, change: &CheckedChange, absent_dependencies: Vec<Chang
         .add(header.seq);
     row.change_count += 1;
     row.change_bytes += change.body.len() as u64;
+    counters::count(row, header);
 }
 
 /// Enters placed documents in the feed and writes their rows.
@@ -1596,9 +1618,9 @@ fn check_edit(
             });
         }
         let mut changes = Vec::with_capacity(document.changes.len());
-        for body in &document.changes {
+        for (number, body) in (1..).zip(&document.changes) {
             let header = parse_change(body).map_err(|error| EditError::Guard {
-                what: error.to_string(),
+                what: format!("change {number} of document {}: {error}", document.document),
             })?;
             changes.push(CheckedChange {
                 header,

@@ -594,7 +594,7 @@ impl Engine {
                 .dependencies
                 .iter()
                 .find_map(|dependency| roots.get(dependency));
-            kind = kind.or(root.copied());
+            kind = kind.or(root.map(|root| root.kind));
             let held = known
                 .get(&header.actor)
                 .is_some_and(|progress| progress.holds(header.seq));

@@ -90,6 +90,15 @@ fn cases() -> Vec<Case> {
         missing: BTreeSet::from([hash(3)]),
         change_count: 9,
         change_bytes: 123_456,
+        head_max_ops: BTreeMap::new(),
+        actor_max_ops: BTreeMap::new(),
+        operations: 0,
+    };
+    let counted = HeadRow {
+        head_max_ops: BTreeMap::from([(hash(2), 70_000)]),
+        actor_max_ops: BTreeMap::from([(actor(0xa1, 64), 300)]),
+        operations: 70_001,
+        ..full.clone()
     };
     vec![
         case(
@@ -108,6 +117,7 @@ fn cases() -> Vec<Case> {
         ),
         case("full", full),
         case("empty", HeadRow::empty(DocumentKind(1))),
+        case("counted", counted),
         case(
             "full",
             FeedHeadRow {
