@@ -55,7 +55,16 @@ pub struct Config {
     /// Number for breaking state changes, told to peers.
     pub state_version: u32,
     /// The constant genesis changes every document of a kind begins with; never stored or sent.
-    pub roots: BTreeMap<ChangeHash, DocumentKind>,
+    pub roots: BTreeMap<ChangeHash, Root>,
+}
+
+/// What the engine knows of a genesis change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// The kind of document that begins with it.
+    pub kind: DocumentKind,
+    /// The counter of its last operation.
+    pub max_op: u64,
 }
 
 /// Why the engine wants to be woken.

@@ -24,6 +24,8 @@ pub mod engine;
 pub mod memory;
 pub mod stored;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 #[cfg(test)]
 mod golden;
 

@@ -25,21 +25,53 @@ pub const CHANGE_INFLATED_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const CHANGE_INFLATE_RATIO_FLOOR: usize = 64 * 1024;
 
 /// Largest ratio of inflated to stored size above [`CHANGE_INFLATE_RATIO_FLOOR`]; beyond it the
-/// change is refused (`Malformed`).
+/// change is refused (`Damaged`).
 pub const CHANGE_INFLATE_RATIO_MAX: usize = 200;
 
 /// Most dependencies of one change, and most heads of one document. Beyond it the change is
-/// refused (`Malformed`).
+/// refused (`Damaged`).
 pub const DEPENDENCIES_MAX: usize = 256;
 
-/// Most other actors one change may name. Beyond it the change is refused (`Malformed`).
+/// Most other actors one change may name. Beyond it the change is refused (`Damaged`).
 pub const OTHER_ACTORS_MAX: usize = 256;
 
-/// Longest actor id. Beyond it the change is refused (`Malformed`).
+/// Longest actor id. Beyond it the change is refused (`Damaged`).
 pub const ACTOR_BYTES_MAX: usize = 64;
 
-/// Longest message of a change. Beyond it the change is refused (`Malformed`).
+/// Longest message of a change. Beyond it the change is refused (`Damaged`).
 pub const CHANGE_MESSAGE_BYTES_MAX: usize = 4 * 1024;
+
+/// Most operations of one change; Automerge takes some 450 bytes for each while it applies the
+/// change, and 16 stored bytes can stand for any number. The model cuts longer edits. Beyond it the
+/// change is refused (`TooLarge`).
+pub const OPERATIONS_PER_CHANGE_MAX: usize = 10_000;
+
+/// Most operations that those of one change supersede, together: one each, and room for conflicts.
+/// Beyond it the change is refused (`TooLarge`).
+pub const PREDECESSORS_PER_CHANGE_MAX: usize = 4 * OPERATIONS_PER_CHANGE_MAX;
+
+/// Most operations of one document. Loading holds them all at once. A change beyond it is refused
+/// (`TooLarge`).
+pub const OPERATIONS_PER_DOCUMENT_MAX: u64 = 1_000_000;
+
+/// Largest counter of an operation. Automerge counts in 32 bits, and a counter near their end makes
+/// every later edit of the document panic. Far more than a document may have operations, which
+/// counters follow; beyond it the change is refused (`Damaged`).
+pub const OPERATION_COUNTER_MAX: u64 = (1 << 24) - 1;
+
+/// Largest single value, in bytes. Beyond it the change is refused (`TooLarge`).
+pub const SCALAR_BYTES_MAX: usize = 1024 * 1024;
+
+/// Longest key or mark name, in bytes. Beyond it the change is refused (`TooLarge`).
+pub const KEY_BYTES_MAX: usize = 64 * 1024;
+
+/// Largest sum of the keys and mark names of one change, each counted for every operation that has
+/// it: a run stores it once, and whoever reads the change has a copy for each. Beyond it the change
+/// is refused (`TooLarge`).
+pub const CHANGE_NAMES_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Longest author of a change. Beyond it the change is refused (`Damaged`).
+pub const AUTHOR_BYTES_MAX: usize = 256;
 
 /// Largest time of a change, either side of zero: what a double holds exactly, and far beyond any
 /// honest clock in milliseconds. Automerge keeps differences of times; ones near the ends of 64 bits
@@ -62,6 +94,10 @@ const _: () = assert!(FRAME_BYTES_MAX < CHANGE_BYTES_MAX);
 const _: () = assert!(CHANGE_BYTES_MAX < VALUE_BYTES_MAX);
 const _: () = assert!(CHANGE_BYTES_MAX <= CHANGE_INFLATED_BYTES_MAX);
 const _: () = assert!(VALUE_BYTES_MAX < BATCH_BYTES_MAX);
+const _: () = assert!(SCALAR_BYTES_MAX <= CHANGE_INFLATED_BYTES_MAX);
+const _: () = assert!(KEY_BYTES_MAX <= CHANGE_NAMES_BYTES_MAX);
+const _: () = assert!(OPERATIONS_PER_DOCUMENT_MAX < OPERATION_COUNTER_MAX);
+const _: () = assert!(OPERATION_COUNTER_MAX + (OPERATIONS_PER_CHANGE_MAX as u64) < u32::MAX as u64);
 
 /// Most pieces one oversized frame is cut into. More is a fault.
 pub const FRAME_PARTS_MAX: u32 = 8;
@@ -193,6 +229,7 @@ pub const NAME_BYTES_MAX: usize = 200;
 /// Edits waiting for the store. A further one fails with `Busy`.
 pub const LOCAL_EDITS_QUEUED_MAX: usize = 4096;
 
+const _: () = assert!(CHANGES_PER_DOCUMENT_MAX as u64 <= OPERATIONS_PER_DOCUMENT_MAX);
 const _: () = assert!(FRAME_BODY_BYTES_TARGET < WINDOW_BYTES);
 const _: () = assert!(CHANGE_BYTES_MAX + FRAME_HEADROOM_BYTES <= ASSEMBLED_FRAME_BYTES_MAX);
 const _: () = assert!(RECONCILE_MESSAGE_BYTES_MAX >= 4096);

@@ -195,6 +195,12 @@ pub struct HeadRow {
     pub change_bytes: u64,
     /// The stored snapshots, by hash; together with the single changes they are the document.
     pub snapshots: Vec<SnapshotRef>,
+    /// Counter of the last operation of each head, where it is known.
+    pub head_max_ops: BTreeMap<ChangeHash, u64>,
+    /// Largest counter of an operation of each actor, where it is known.
+    pub actor_max_ops: BTreeMap<ActorId, u64>,
+    /// Number of operations of the stored changes, as far as they were counted.
+    pub operations: u64,
 }
 
 impl HeadRow {
@@ -209,6 +215,9 @@ impl HeadRow {
             change_count: 0,
             change_bytes: 0,
             snapshots: Vec::new(),
+            head_max_ops: BTreeMap::new(),
+            actor_max_ops: BTreeMap::new(),
+            operations: 0,
         }
     }
 
@@ -228,6 +237,15 @@ impl HeadRow {
     /// Sum of the sizes of its snapshots and of its single changes.
     pub fn bytes(&self) -> u64 {
         self.snapshot_bytes() + self.change_bytes
+    }
+
+    /// Largest counter of an operation of the stored changes; `None` if it is not known.
+    pub fn max_op(&self) -> Option<u64> {
+        let known = |head| self.head_max_ops.get(head).copied();
+        self.heads
+            .iter()
+            .map(known)
+            .try_fold(0, |max, max_op| Some(max.max(max_op?)))
     }
 }
 
@@ -250,6 +268,7 @@ impl Record for HeadRow {
                     actor: copy(actor.as_bytes()),
                     last_seq: progress.last_seq,
                     beyond: progress.beyond.iter().copied().collect(),
+                    max_op: self.actor_max_ops.get(actor).copied().unwrap_or(0),
                 })
                 .collect(),
             missing: self
@@ -260,6 +279,15 @@ impl Record for HeadRow {
             change_count: self.change_count,
             change_bytes: self.change_bytes,
             snapshots: self.snapshots.iter().map(|each| each.to_proto()).collect(),
+            head_max_ops: match self.head_max_ops.is_empty() {
+                true => Vec::new(),
+                false => self
+                    .heads
+                    .iter()
+                    .map(|head| self.head_max_ops.get(head).copied().unwrap_or(0))
+                    .collect(),
+            },
+            operations: self.operations,
         };
         row.encode_to_vec().into()
     }
@@ -298,6 +326,23 @@ impl Record for HeadRow {
                 .iter()
                 .map(|snapshot| SnapshotRef::from_proto(Self::NAME, snapshot))
                 .collect::<Result<_, RecordError>>()?,
+            head_max_ops: row
+                .heads
+                .iter()
+                .zip(&row.head_max_ops)
+                .filter(|(_, max_op)| **max_op > 0)
+                .map(|(head, max_op)| {
+                    let head = fixed(Self::NAME, "a head", head)?;
+                    Ok((ChangeHash::from_bytes(head), *max_op))
+                })
+                .collect::<Result<_, RecordError>>()?,
+            actor_max_ops: row
+                .actors
+                .iter()
+                .filter(|actor| actor.max_op > 0)
+                .filter_map(|actor| Some((ActorId::from_bytes(&actor.actor)?, actor.max_op)))
+                .collect(),
+            operations: row.operations,
         })
     }
 }

@@ -7,7 +7,10 @@ use automerge::hydrate::{self, MapValue};
 use automerge::transaction::{CommitOptions, OwnedTransaction, Transactable};
 use automerge::{ActorId, Automerge, AutomergeError, ObjId, ObjType, ReadDoc, ScalarValue};
 use reconvene_core::ids::DocumentKind;
-use reconvene_core::limits::{CHANGE_BYTES_MAX, CHANGE_INFLATED_BYTES_MAX};
+use reconvene_core::limits::{
+    CHANGE_BYTES_MAX, CHANGE_INFLATED_BYTES_MAX, KEY_BYTES_MAX, OPERATIONS_PER_CHANGE_MAX,
+    OPERATIONS_PER_DOCUMENT_MAX, PREDECESSORS_PER_CHANGE_MAX, SCALAR_BYTES_MAX,
+};
 use reconvene_core::time::WallTime;
 
 use crate::compose::content_bytes;
@@ -15,8 +18,9 @@ use crate::document::{Document, EncodedChange, core_hash};
 use crate::genesis::{Container, SCHEMA_VERSION};
 use crate::materialise::contain;
 
-/// Most operations of one change. An edit that needs more becomes several changes.
-pub const CHANGE_OPERATIONS_MAX: usize = 10_000;
+/// Most operations of one change: as many as the guard takes. An edit that needs more becomes
+/// several changes.
+pub const CHANGE_OPERATIONS_MAX: usize = OPERATIONS_PER_CHANGE_MAX;
 
 /// Most operations of one edit. Beyond it the edit is refused ([`ModelError::TooLarge`]).
 pub const EDIT_OPERATIONS_MAX: usize = 400_000;
@@ -36,6 +40,10 @@ const OPERATION_BYTES: usize = 8;
 const _: () = assert!(CHANGE_CONTENT_BYTES_MAX + STRING_BYTES_MAX / 2 < CHANGE_BYTES_MAX);
 const _: () = assert!(CHANGE_OPERATIONS_MAX * (OPERATION_BYTES + 4) < CHANGE_CONTENT_BYTES_MAX);
 const _: () = assert!(STRING_BYTES_MAX < CHANGE_CONTENT_BYTES_MAX);
+const _: () = assert!(STRING_BYTES_MAX <= KEY_BYTES_MAX && STRING_BYTES_MAX <= SCALAR_BYTES_MAX);
+const _: () = assert!((EDIT_OPERATIONS_MAX as u64) < OPERATIONS_PER_DOCUMENT_MAX);
+// A deletion supersedes one operation, and as many more as there are conflicting values.
+const _: () = assert!(CHANGE_OPERATIONS_MAX < PREDECESSORS_PER_CHANGE_MAX);
 
 /// Why an edit was not made.
 #[derive(Debug, thiserror::Error)]

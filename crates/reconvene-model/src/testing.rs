@@ -47,6 +47,7 @@ impl Replica {
     pub(crate) fn edit<T>(&mut self, edit: impl FnOnce(&mut Editor) -> Result<T, ModelError>) -> T {
         self.wait(1_000);
         let (value, changes) = self.document.edit(&self.actor, self.now, edit).unwrap();
+        changes.iter().for_each(check_guard);
         self.changes.extend(changes);
         value
     }
@@ -79,11 +80,20 @@ impl Replica {
     }
 }
 
+/// Checks that the guard takes a change that this crate has written.
+pub(crate) fn check_guard(change: &EncodedChange) {
+    let header = reconvene_core::guard::parse_change(&change.bytes).unwrap();
+    assert_eq!(header.hash, change.hash);
+}
+
 pub(crate) fn load<'a>(
     kind: DocumentKind,
     changes: impl IntoIterator<Item = &'a EncodedChange>,
 ) -> Document {
-    let chunks = changes.into_iter().map(|change| change.bytes.as_slice());
+    let chunks = changes.into_iter().map(|change| {
+        check_guard(change);
+        change.bytes.as_slice()
+    });
     materialise(kind, chunks, Purpose::Read, &MaterialiseCounter::new()).unwrap()
 }
 

@@ -73,6 +73,9 @@ struct Recomputed {
     actors: BTreeMap<Vec<u8>, ActorProgress>,
     count: u64,
     bytes: u64,
+    head_max_ops: BTreeMap<ChangeHash, u64>,
+    actor_max_ops: BTreeMap<Vec<u8>, u64>,
+    operations: u64,
 }
 
 impl World {
@@ -500,6 +503,13 @@ impl World {
                     .collect(),
                 count: row.change_count,
                 bytes: row.change_bytes,
+                head_max_ops: row.head_max_ops.clone(),
+                actor_max_ops: row
+                    .actor_max_ops
+                    .iter()
+                    .map(|(actor, max_op)| (actor.as_bytes().to_vec(), *max_op))
+                    .collect(),
+                operations: row.operations,
             };
             let mut actual = Recomputed {
                 heads: BTreeSet::new(),
@@ -507,6 +517,9 @@ impl World {
                 actors: BTreeMap::new(),
                 count: single.len() as u64,
                 bytes: single_bytes.sum(),
+                head_max_ops: BTreeMap::new(),
+                actor_max_ops: BTreeMap::new(),
+                operations: changes.iter().map(|header| header.operations).sum(),
             };
             let hashes: BTreeSet<_> = changes.iter().map(|header| header.hash).collect();
             let needed: BTreeSet<_> = changes
@@ -519,6 +532,11 @@ impl World {
             actual.missing.extend(needed.difference(&hashes));
             for header in &changes {
                 let actor = header.actor.as_bytes().to_vec();
+                let max_op = actual.actor_max_ops.entry(actor.clone()).or_default();
+                *max_op = header.max_op().max(*max_op);
+                if actual.heads.contains(&header.hash) {
+                    actual.head_max_ops.insert(header.hash, header.max_op());
+                }
                 actual.actors.entry(actor).or_default().add(header.seq);
                 facts.insert((workspace, document, header.hash));
             }

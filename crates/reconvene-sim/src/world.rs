@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use reconvene_core::engine::{
     Config, Engine, Event, Input, JoinRequest, LinkStats, Moment, Output, ReadQuery, ReadResult,
-    SendStored, Write,
+    Root, SendStored, Write,
 };
 use reconvene_core::ids::{LinkId, PeerId, ReadId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
@@ -384,7 +384,7 @@ impl World {
             state_version: 1,
             roots: [KIND, OTHER_KIND]
                 .into_iter()
-                .map(|kind| (genesis(kind).hash, kind))
+                .map(|kind| (genesis(kind).hash, Root { kind, max_op: 1 }))
                 .collect(),
         };
         self.with_store(node, MemoryStore::reopen);

@@ -303,5 +303,21 @@ fn write_durably(file: &mut File, bytes: &[u8]) -> io::Result<()> {
 
 mod frame;
 
+/// Reads a segment, and checks that every byte of it was read, counted as lost, or is its tail.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn check_segment(content: &Bytes) {
+    let parsed = parse_segment(content);
+    let mut kept = Vec::new();
+    for entry in &parsed.entries {
+        encode_frame(entry, &mut kept);
+    }
+    let bytes = content.len() as u64;
+    let tail = match parsed.tail {
+        Tail::Clean => 0,
+        Tail::Torn { start } | Tail::Damaged { start } => bytes - start,
+    };
+    assert_eq!(kept.len() as u64 + parsed.gap_bytes + tail, bytes);
+}
+
 #[cfg(test)]
 mod tests;

@@ -55,6 +55,9 @@ mod journal;
 mod contain;
 mod files;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
+
 #[cfg(test)]
 #[path = "../../reconvene-core/src/golden.rs"]
 mod golden;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reconvene_core::engine::{Config, Edit, EditedDocument, Engine, Event, Write};
+use reconvene_core::engine::{Config, Edit, EditedDocument, Engine, Event, Root, Write};
 use reconvene_core::ids::{DocumentId, DocumentKind, MemberId, PeerId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::records::{IndexStateRow, Record as _, ShareRow, WorkspaceRow};
@@ -323,7 +323,11 @@ impl Replica {
             state_version: STATE_VERSION,
             roots: roots()
                 .iter()
-                .map(|root| (root.hash, root.kind))
+                .map(|root| {
+                    let kind = root.kind;
+                    let max_op = root.max_op;
+                    (root.hash, Root { kind, max_op })
+                })
                 .collect::<BTreeMap<_, _>>(),
         };
         let engine = Engine::new(config, random()?, clock.now());

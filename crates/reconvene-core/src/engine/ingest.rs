@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::compact::Compaction;
 use super::{
-    CompactHold, Edit, EditError, Engine, Event, Output, ReadQuery, Reading, Workspace,
+    CompactHold, Edit, EditError, Engine, Event, Output, ReadQuery, Reading, Root, Workspace,
     WorkspaceState, Write,
 };
 use crate::feed::FeedPoint;
@@ -29,6 +29,8 @@ use crate::records::{
 use crate::refusal::RefusalCode;
 use crate::storage::{Batch, Durability, JournalEntry, JournalReleases, StoreError};
 use crate::wire;
+
+mod counters;
 
 /// A change that passed the guard, with its bytes as received.
 #[derive(Clone, Debug)]
@@ -182,8 +184,8 @@ struct Slot {
     /// `None` while its head row is being read.
     row: Option<HeadRow>,
     loaded: bool,
-    /// Hashes stored by batches since the slot was made.
-    fresh: BTreeSet<ChangeHash>,
+    /// Changes stored by batches since the slot was made, with their last operations' counters.
+    fresh: BTreeMap<ChangeHash, u64>,
     /// What lookups found.
     looked_up: BTreeMap<ChangeHash, bool>,
     /// Jobs and unstored batches that need the slot.
@@ -682,7 +684,7 @@ impl Engine {
             let mut earlier = BTreeSet::new();
             let mut ask = |hash: ChangeHash| {
                 let known = roots.contains_key(&hash)
-                    || slot.fresh.contains(&hash)
+                    || slot.fresh.contains_key(&hash)
                     || row.heads.contains(&hash)
                     || slot.looked_up.contains_key(&hash);
                 if !known {
@@ -1428,7 +1430,7 @@ impl std::ops::Deref for PlacedDocument {
 /// edit of the host is placed whole or, on the first refusal, not at all.
 fn place(
     state: &mut Workspace,
-    roots: &BTreeMap<ChangeHash, DocumentKind>,
+    roots: &BTreeMap<ChangeHash, Root>,
     documents: &[JobDocument],
     author: &Author,
 ) -> Placed {
@@ -1447,7 +1449,7 @@ fn place(
             .clone()
             .unwrap_or_else(|| HeadRow::empty(document.kind));
         let mut added = Vec::new();
-        let mut hashes = BTreeSet::new();
+        let mut hashes = BTreeMap::new();
         let mut refused = None;
         let orphans = matches!(author, Author::Journal { .. });
         let from_snapshot = document.snapshot.iter();
@@ -1458,15 +1460,26 @@ fn place(
         let mut snapshot_adds = false;
         for (header, change) in from_snapshot.chain(singly) {
             let present = |hash: &ChangeHash| {
-                hashes.contains(hash)
-                    || slot.fresh.contains(hash)
+                hashes.contains_key(hash)
+                    || slot.fresh.contains_key(hash)
                     // What was a head before is stored, also once something was put on top of it.
                     || slot.row.as_ref().is_some_and(|row| row.heads.contains(hash))
                     || (!row.missing.contains(hash)
                         && (row.heads.contains(hash)
                             || slot.looked_up.get(hash).copied().unwrap_or(false)))
             };
-            match judge(header, &row, document.kind, roots, &present, orphans) {
+            let max_op = |hash: &ChangeHash| {
+                let stored = slot.row.as_ref().and_then(|row| row.head_max_ops.get(hash));
+                let new = hashes.get(hash).or_else(|| slot.fresh.get(hash));
+                new.or(stored).copied()
+            };
+            let known = Known {
+                roots,
+                present: &present,
+                max_op: &max_op,
+                orphans,
+            };
+            match judge(header, &row, document.kind, &known) {
                 Judgement::Duplicate => {}
                 Judgement::Refuse(code) => {
                     refused = Some(code);
@@ -1489,7 +1502,7 @@ fn place(
                         .copied()
                         .collect();
                     add(&mut row, header, absent);
-                    hashes.insert(header.hash);
+                    hashes.insert(header.hash, header.max_op());
                     match change {
                         Some(change) => {
                             row.change_count += 1;
@@ -1537,14 +1550,23 @@ enum Judgement {
     Refuse(RefusalCode),
 }
 
-fn judge(
-    header: &ChangeHeader,
-    row: &HeadRow,
-    kind: DocumentKind,
-    roots: &BTreeMap<ChangeHash, DocumentKind>,
-    present: &dyn Fn(&ChangeHash) -> bool,
+/// What is known of other changes when one is judged.
+struct Known<'a> {
+    roots: &'a BTreeMap<ChangeHash, Root>,
+    present: &'a dyn Fn(&ChangeHash) -> bool,
+    /// The counter of the last operation of some changes that are present.
+    max_op: &'a dyn Fn(&ChangeHash) -> Option<u64>,
+    /// Whether a change is taken though what it depends on is absent.
     orphans: bool,
-) -> Judgement {
+}
+
+fn judge(header: &ChangeHeader, row: &HeadRow, kind: DocumentKind, known: &Known<'_>) -> Judgement {
+    let Known {
+        roots,
+        present,
+        max_op,
+        orphans,
+    } = *known;
     if present(&header.hash) {
         return Judgement::Duplicate;
     }
@@ -1553,7 +1575,7 @@ fn judge(
     }
     for dependency in &header.dependencies {
         match roots.get(dependency) {
-            Some(root) if *root != row.kind => return Judgement::Refuse(RefusalCode::Damaged),
+            Some(root) if root.kind != row.kind => return Judgement::Refuse(RefusalCode::Damaged),
             Some(_) => {}
             None if present(dependency) || orphans => {}
             None => return Judgement::Refuse(RefusalCode::MissingDependencies),
@@ -1568,6 +1590,12 @@ fn judge(
     if header.seq != last_seq + 1 && !gaps {
         // A change follows its actor's last one, so with its dependencies here the last one is too.
         return Judgement::Refuse(RefusalCode::Damaged);
+    }
+    if !counters::begins_rightly(header, row, roots, max_op, !orphans) {
+        return Judgement::Refuse(RefusalCode::Damaged);
+    }
+    if row.operations + header.operations > limits::OPERATIONS_PER_DOCUMENT_MAX {
+        return Judgement::Refuse(RefusalCode::TooLarge);
     }
     if row.bytes() >= limits::DOCUMENT_BYTES_MAX
         || row.change_count >= limits::CHANGES_PER_DOCUMENT_MAX as u64
@@ -1593,6 +1621,7 @@ fn add(row: &mut HeadRow, header: &ChangeHeader, absent_dependencies: Vec<Change
         .entry(header.actor.clone())
         .or_default()
         .add(header.seq);
+    counters::count(row, header);
 }
 
 /// Enters placed documents in the feed and writes their rows.
@@ -1755,9 +1784,9 @@ fn check_edit(
             });
         }
         let mut changes = Vec::with_capacity(document.changes.len());
-        for body in &document.changes {
+        for (number, body) in (1..).zip(&document.changes) {
             let header = parse_change(body).map_err(|error| EditError::Guard {
-                what: error.to_string(),
+                what: format!("change {number} of document {}: {error}", document.document),
             })?;
             changes.push(CheckedChange {
                 header,

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use automerge::marks::{ExpandMark, Mark};
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{AutoCommit, Change, ObjType, ROOT, ReadDoc, ScalarValue};
 use flate2::Compression;
@@ -10,15 +11,18 @@ use proptest::prelude::{ProptestConfig, any, prop, proptest};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::{
-    ActorId, CHUNK_CHANGE, CHUNK_COMPRESSED_CHANGE, ChangeHeader, ChangePart, GuardError, MAGIC,
-    Reader, hash_of, inflate, parse_change,
-};
+use super::chunk::{CHUNK_COMPRESSED_CHANGE, MAGIC, hash_of, inflate, seal};
+use super::leb::Reader;
+use super::{ActorId, ChangeHeader, ChangePart, GuardError, parse_change};
 use crate::limits::{
-    ACTOR_BYTES_MAX, CHANGE_BYTES_MAX, CHANGE_INFLATE_RATIO_FLOOR, CHANGE_INFLATE_RATIO_MAX,
-    CHANGE_INFLATED_BYTES_MAX, CHANGE_MESSAGE_BYTES_MAX, DEPENDENCIES_MAX, OTHER_ACTORS_MAX,
-    TIME_MAX,
+    ACTOR_BYTES_MAX, AUTHOR_BYTES_MAX, CHANGE_BYTES_MAX, CHANGE_INFLATE_RATIO_FLOOR,
+    CHANGE_INFLATE_RATIO_MAX, CHANGE_INFLATED_BYTES_MAX, CHANGE_MESSAGE_BYTES_MAX,
+    DEPENDENCIES_MAX, OPERATION_COUNTER_MAX, OTHER_ACTORS_MAX, TIME_MAX,
 };
+
+mod hostile;
+mod operations;
+mod reencoded;
 
 fn below(rng: &mut ChaCha8Rng, bound: usize) -> usize {
     (rng.next_u64() % bound as u64) as usize
@@ -62,13 +66,59 @@ fn real_changes(seed: u64) -> Vec<Change> {
             };
             let length = doc.length(&list);
             let characters = doc.length(&text);
-            match below(&mut rng, 6) {
+            let characters_at = |rng: &mut ChaCha8Rng| {
+                let start = below(rng, characters);
+                (start, start + 1 + below(rng, characters - start))
+            };
+            match below(&mut rng, 15) {
                 0 => doc.put(&map, key, value).unwrap(),
                 1 => doc.delete(&map, key).unwrap(),
                 2 => doc
                     .insert(&list, below(&mut rng, length + 1), value)
                     .unwrap(),
                 3 if length > 0 => doc.delete(&list, below(&mut rng, length)).unwrap(),
+                4 if length > 0 => doc.put(&list, below(&mut rng, length), value).unwrap(),
+                5 => {
+                    let counters = doc.get_all(&map, &key).unwrap();
+                    if counters.iter().any(|(value, _)| value.is_counter()) {
+                        doc.increment(&map, key, rng.next_u64() as i64 >> 40)
+                            .unwrap();
+                    }
+                }
+                6 => {
+                    let types = [ObjType::Map, ObjType::List, ObjType::Text];
+                    let kind = types[below(&mut rng, 3)];
+                    let object = doc.put_object(&map, key, kind).unwrap();
+                    match kind {
+                        ObjType::Text => doc.splice_text(&object, 0, 0, "nested").unwrap(),
+                        ObjType::List => doc.insert(&object, 0, value).unwrap(),
+                        _ => doc.put(&object, "", value).unwrap(),
+                    }
+                }
+                7 => {
+                    let at = below(&mut rng, length + 1);
+                    let object = doc.insert_object(&list, at, ObjType::Map).unwrap();
+                    doc.put(&object, "inside", value).unwrap();
+                }
+                8 if characters > 0 => {
+                    let (start, end) = characters_at(&mut rng);
+                    let expand = [ExpandMark::Before, ExpandMark::Both, ExpandMark::None];
+                    let mark = Mark::new(key, value, start, end);
+                    doc.mark(&text, mark, expand[below(&mut rng, 3)]).unwrap();
+                }
+                9 if characters > 0 => {
+                    let (start, end) = characters_at(&mut rng);
+                    doc.unmark(&text, &key, start, end, ExpandMark::After)
+                        .unwrap();
+                }
+                10 => {
+                    doc.split_block(&text, below(&mut rng, characters + 1))
+                        .unwrap();
+                }
+                11 if step % 8 == 0 => {
+                    let paste = "a paste, much longer than what is typed ".repeat(40);
+                    doc.splice_text(&text, characters, 0, &paste).unwrap();
+                }
                 _ => {
                     let position = below(&mut rng, characters + 1);
                     let deleted = below(&mut rng, characters - position + 1).min(4) as isize;
@@ -99,12 +149,31 @@ fn bodies(seed: u64) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// Real changes as they are stored, and what is in them.
+pub(crate) fn seeds(seed: u64) -> Vec<(Vec<u8>, Vec<u8>)> {
+    real_changes(seed)
+        .into_iter()
+        .map(|mut change| (change.bytes().to_vec(), data_of(change.raw_bytes())))
+        .collect()
+}
+
 fn unsigned(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+fn signed(out: &mut Vec<u8>, mut value: i64) {
+    loop {
+        let byte = (value & 0x7f) as u8;
+        value >>= 7;
+        if (value == 0 && byte & 0x40 == 0) || (value == -1 && byte & 0x40 != 0) {
+            return out.push(byte);
+        }
+        out.push(byte | 0x80);
+    }
 }
 
 fn chunk(chunk_type: u8, checksum: &[u8], data: &[u8]) -> Vec<u8> {
@@ -114,11 +183,6 @@ fn chunk(chunk_type: u8, checksum: &[u8], data: &[u8]) -> Vec<u8> {
     unsigned(&mut body, data.len() as u64);
     body.extend_from_slice(data);
     body
-}
-
-/// A chunk with the right checksum around any data, so that a test gets past the checksum.
-fn seal(data: &[u8]) -> Vec<u8> {
-    chunk(CHUNK_CHANGE, hash_of(data).as_bytes(), data)
 }
 
 fn seal_compressed(data: &[u8]) -> Vec<u8> {
@@ -151,26 +215,71 @@ struct Parts {
     start_op: u64,
     message: Vec<u8>,
     other_actors: Vec<Vec<u8>>,
-    columns: Vec<(u64, u64)>,
+    /// Id, length as stated if that is another than that of the data, data.
+    columns: Vec<(u64, Option<u64>, Vec<u8>)>,
     tail: Vec<u8>,
 }
 
 impl Default for Parts {
+    /// One operation, which writes a value to a key of the root and supersedes one operation of each
+    /// other actor.
     fn default() -> Self {
-        Self {
+        let mut parts = Self {
             dependencies: vec![[3; 32], [7; 32]],
             actor: vec![5; 16],
             seq: 1,
-            start_op: 1,
+            start_op: 1000,
             message: b"why".to_vec(),
             other_actors: vec![vec![1], vec![6; 64]],
-            columns: vec![(0x15, 3), (0x34, 0), (0x42, 2)],
-            tail: vec![9; 5],
-        }
+            columns: vec![
+                (0x15, None, b"\x7f\x03key".to_vec()),
+                (0x34, None, vec![1]),
+                (0x42, None, vec![0x7f, 1]),
+                (0x56, None, vec![0x7f, 0x27]),
+                (0x57, None, vec![8, 9]),
+                (0x70, None, Vec::new()),
+                (0x71, None, Vec::new()),
+                (0x73, None, Vec::new()),
+            ],
+            tail: Vec::new(),
+        };
+        parts.name_actors();
+        parts
     }
 }
 
 impl Parts {
+    /// Makes the operation name all other actors.
+    fn name_actors(&mut self) {
+        let count = self.other_actors.len();
+        let mut counts = vec![0x7f];
+        unsigned(&mut counts, count as u64);
+        let mut actors = Vec::new();
+        signed(&mut actors, -(count as i64));
+        for index in 1..=count {
+            unsigned(&mut actors, index as u64);
+        }
+        let mut counters = Vec::new();
+        signed(&mut counters, if count == 1 { -1 } else { count as i64 });
+        counters.push(1);
+        *self.column(0x70) = counts;
+        *self.column(0x71) = actors;
+        *self.column(0x73) = counters;
+    }
+
+    fn column(&mut self, id: u64) -> &mut Vec<u8> {
+        let column = self.columns.iter_mut().find(|(known, ..)| *known == id);
+        &mut column.unwrap().2
+    }
+
+    /// Makes the operation's value a string of bytes.
+    fn value(&mut self, value: Vec<u8>) {
+        let mut metadata = vec![0x7f];
+        unsigned(&mut metadata, (value.len() as u64) << 4 | 7);
+        *self.column(0x56) = metadata;
+        *self.column(0x57) = value;
+    }
+
     fn data(&self) -> Vec<u8> {
         let mut out = Vec::new();
         unsigned(&mut out, self.dependencies.len() as u64);
@@ -191,9 +300,12 @@ impl Parts {
             string(&mut out, actor);
         }
         unsigned(&mut out, self.columns.len() as u64);
-        for (column, bytes) in &self.columns {
+        for (column, stated, data) in &self.columns {
             unsigned(&mut out, *column);
-            unsigned(&mut out, *bytes);
+            unsigned(&mut out, stated.unwrap_or(data.len() as u64));
+        }
+        for (_, _, data) in &self.columns {
+            out.extend_from_slice(data);
         }
         out.extend_from_slice(&self.tail);
         out
@@ -242,6 +354,8 @@ fn headers_of_real_changes_are_what_automerge_reads() {
             assert_eq!(ours, others);
             assert_eq!(header.seq, parsed.seq());
             assert_eq!(header.start_op, parsed.start_op().get());
+            assert_eq!(header.operations, parsed.len() as u64);
+            assert_eq!(header.max_op(), parsed.max_op());
             assert_eq!(header.time, parsed.timestamp());
             assert_eq!(header.body_bytes, stored.len());
             assert_eq!(header.inflated_bytes, data_of(&raw).len());
@@ -306,7 +420,7 @@ fn mutated_inputs_give_an_error_or_a_header_that_keeps_the_rules() {
     let mut accepted = 0;
     for round in 0..20_000 {
         let mut data = corpus[below(&mut rng, corpus.len())].clone();
-        // Most of a change is columns, which are not read yet: aim at its front.
+        // Aim at the front, which is not as dense as the columns.
         let front = data.len().min(120);
         for _ in 0..1 + below(&mut rng, 4) {
             let position = below(&mut rng, front.min(data.len()).max(1));
@@ -348,6 +462,7 @@ fn check_rules(header: &ChangeHeader, body: &[u8]) {
     assert!(header.other_actors.is_sorted_by(|a, b| a < b));
     assert!(!header.other_actors.contains(&header.actor));
     assert!(header.seq >= 1 && header.start_op >= 1);
+    assert!(header.max_op() <= OPERATION_COUNTER_MAX);
     assert_eq!(header.hash.as_bytes()[..4], body[4..8]);
 }
 
@@ -420,11 +535,13 @@ fn an_envelope_is_checked_before_its_data() {
         Err(GuardError::Magic)
     );
 
-    let mut tail = Parts::default();
-    tail.tail.resize(CHANGE_BYTES_MAX, 1);
-    let length = tail.tail.len() - (seal(&tail.data()).len() - CHANGE_BYTES_MAX);
-    tail.tail.truncate(length);
-    let largest = seal(&tail.data());
+    let sized = |bytes: usize| {
+        let mut parts = Parts::default();
+        parts.value(vec![1; bytes]);
+        seal(&parts.data())
+    };
+    let around = sized(CHANGE_BYTES_MAX - 1000).len() - (CHANGE_BYTES_MAX - 1000);
+    let largest = sized(CHANGE_BYTES_MAX - around);
     assert_eq!(largest.len(), CHANGE_BYTES_MAX);
     assert!(parse_change(&largest).is_ok());
 }
@@ -451,8 +568,18 @@ fn lists_and_strings_are_taken_up_to_their_bound() {
             .map(|hash| hash[..8].to_vec())
             .collect()
     };
-    assert!(parse_with(|parts| parts.other_actors = actors(OTHER_ACTORS_MAX)).is_ok());
-    assert!(parse_with(|parts| parts.other_actors = actors(OTHER_ACTORS_MAX + 1)).is_err());
+    let with_actors = |count: usize| {
+        parse_with(|parts| {
+            parts.other_actors = actors(count);
+            parts.name_actors();
+        })
+    };
+    assert!(with_actors(1).is_ok());
+    assert!(with_actors(OTHER_ACTORS_MAX).is_ok());
+    assert!(matches!(
+        with_actors(OTHER_ACTORS_MAX + 1),
+        Err(GuardError::TooMany { count: 257, .. })
+    ));
     assert!(parse_with(|parts| parts.actor = vec![1; ACTOR_BYTES_MAX]).is_ok());
     let part = ChangePart::Actor;
     assert_eq!(
@@ -471,7 +598,9 @@ fn lists_and_strings_are_taken_up_to_their_bound() {
     assert!(parse_with(|parts| parts.message = vec![b'a'; CHANGE_MESSAGE_BYTES_MAX + 1]).is_err());
     assert_eq!(
         parse_with(|parts| parts.message = vec![0xff]),
-        Err(GuardError::MessageNotUtf8)
+        Err(GuardError::NotUtf8 {
+            part: ChangePart::Message
+        })
     );
 }
 
@@ -500,25 +629,30 @@ fn lists_must_ascend_and_numbers_be_in_range() {
     );
     assert!(parse_with(|parts| parts.seq = u64::MAX).is_ok());
     assert!(parse_with(|parts| parts.start_op = 0).is_err());
-    assert!(parse_with(|parts| parts.start_op = u64::from(u32::MAX)).is_ok());
-    assert!(parse_with(|parts| parts.start_op = u64::from(u32::MAX) + 1).is_err());
+    assert!(parse_with(|parts| parts.start_op = OPERATION_COUNTER_MAX).is_ok());
+    let part = ChangePart::StartOp;
+    for value in [OPERATION_COUNTER_MAX + 1, u64::from(u32::MAX), u64::MAX] {
+        assert_eq!(
+            parse_with(|parts| parts.start_op = value),
+            Err(GuardError::OutOfRange { part, value })
+        );
+    }
 }
 
 #[test]
-fn columns_must_fit_what_follows_them() {
+fn columns_are_known_ascending_and_fit_what_follows_them() {
     let part = ChangePart::Columns;
-    assert!(parse_with(|parts| parts.tail.extend([1, 2, 3])).is_ok());
     assert_eq!(
-        parse_with(|parts| parts.tail.truncate(4)),
+        parse_with(|parts| parts.columns[7].1 = Some(3)),
         Err(GuardError::Truncated { part })
     );
     for bytes in [u64::MAX, u64::MAX - 3] {
         assert_eq!(
-            parse_with(|parts| parts.columns[1].1 = bytes),
+            parse_with(|parts| parts.columns[1].1 = Some(bytes)),
             Err(GuardError::Truncated { part })
         );
     }
-    for second in [0x15, 0x14] {
+    for second in [0x15, 0x13] {
         assert_eq!(
             parse_with(|parts| parts.columns[1].0 = second),
             Err(GuardError::NotAscending { part })
@@ -533,7 +667,69 @@ fn columns_must_fit_what_follows_them() {
         parse_with(|parts| parts.columns[2].0 = value),
         Err(GuardError::OutOfRange { part, value })
     );
-    assert!(parse_with(|parts| parts.columns.clear()).is_ok());
+    for column in [0x00, 0x16, 0x35, 0xa6] {
+        assert_eq!(
+            parse_with(|parts| {
+                parts.columns.push((column.into(), None, vec![1]));
+                parts.columns.sort();
+            }),
+            Err(GuardError::UnknownColumn { column })
+        );
+    }
+    assert!(matches!(
+        parse_with(|parts| parts.columns.insert(0, (0x01, None, Vec::new()))),
+        Err(GuardError::NotCanonical { .. })
+    ));
+    assert!(matches!(
+        parse_with(|parts| parts.columns = vec![(0x15, None, vec![1]); 15]),
+        Err(GuardError::TooMany { count: 15, .. })
+    ));
+    let empty = parse_with(|parts| {
+        parts.columns.clear();
+        parts.other_actors.clear();
+    });
+    let empty = empty.unwrap();
+    assert_eq!((empty.operations, empty.max_op()), (0, 999));
+}
+
+#[test]
+fn only_an_actor_s_first_change_names_its_author() {
+    let part = ChangePart::Author;
+    let footer = |bytes: usize| {
+        let mut footer = vec![1];
+        unsigned(&mut footer, bytes as u64);
+        footer.resize(footer.len() + bytes, 7);
+        footer
+    };
+    for bytes in [0, 1, AUTHOR_BYTES_MAX] {
+        assert!(parse_with(|parts| parts.tail = footer(bytes)).is_ok());
+    }
+    let bytes_max = AUTHOR_BYTES_MAX;
+    assert_eq!(
+        parse_with(|parts| parts.tail = footer(bytes_max + 1)),
+        Err(GuardError::TooLong {
+            part,
+            bytes: bytes_max as u64 + 1,
+            bytes_max
+        })
+    );
+    let late = |parts: &mut Parts| {
+        parts.tail = footer(4);
+        parts.seq = 2;
+    };
+    assert_eq!(parse_with(late), Err(GuardError::LateAuthor { seq: 2 }));
+    let longer = |parts: &mut Parts| {
+        parts.tail = footer(4);
+        parts.tail.push(0);
+    };
+    assert_eq!(
+        parse_with(longer),
+        Err(GuardError::TrailingBytes { part, bytes: 1 })
+    );
+    assert_eq!(
+        parse_with(|parts| parts.tail = vec![2, 0]),
+        Err(GuardError::OutOfRange { part, value: 2 })
+    );
 }
 
 #[test]
@@ -589,18 +785,9 @@ proptest! {
         let value = value >> shift;
         let parts = Parts::default().data();
         // The time is the one zero byte after dependencies, actor, seq and start operation.
-        let at = 1 + 64 + 17 + 2;
+        let at = 1 + 64 + 17 + 3;
         let mut data = parts[..at].to_vec();
-        let mut rest = value;
-        loop {
-            let byte = (rest & 0x7f) as u8;
-            rest >>= 7;
-            if (rest == 0 && byte & 0x40 == 0) || (rest == -1 && byte & 0x40 != 0) {
-                data.push(byte);
-                break;
-            }
-            data.push(byte | 0x80);
-        }
+        signed(&mut data, value);
         data.extend_from_slice(&parts[at + 1..]);
         let parsed = parse_change(&seal(&data)).map(|header| header.time);
         if value.unsigned_abs() <= TIME_MAX as u64 {

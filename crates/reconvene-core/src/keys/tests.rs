@@ -2,7 +2,9 @@
 
 use super::{Key, KeyRange, prefix_successor};
 use crate::golden::{self, Vector};
-use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, PeerId, WorkspaceId};
+use crate::ids::{
+    ChangeHash, DocumentId, DocumentKind, FeedSeq, PeerId, SnapshotHash, WorkspaceId,
+};
 
 #[test]
 fn a_prefix_of_0xff_bytes_still_covers_its_keys() {
@@ -63,6 +65,7 @@ fn keys_are_those_of_version_1() {
     let workspace = WorkspaceId::from_bytes(counting(0x10));
     let document = DocumentId::from_bytes(counting(0x30));
     let hash = ChangeHash::from_bytes(counting(0x50));
+    let snapshot = SnapshotHash::from_bytes(counting(0x60));
     let peer = PeerId::from_bytes(counting(0x80));
     let bytes = counting(0xa0);
     let seq = FeedSeq(0x0102_0304_0506_0708);
@@ -82,6 +85,10 @@ fn keys_are_those_of_version_1() {
         (
             Key::change(&workspace, &document, &hash),
             format!("{ids}, document {document}, change {hash}"),
+        ),
+        (
+            Key::snapshot(&workspace, &document, &snapshot),
+            format!("{ids}, document {document}, snapshot {snapshot}"),
         ),
         (Key::peer(&workspace, &peer), format!("{ids}, peer {peer}")),
         (

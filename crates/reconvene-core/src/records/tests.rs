@@ -91,6 +91,9 @@ fn cases() -> Vec<Case> {
         change_count: 9,
         change_bytes: 123_456,
         snapshots: Vec::new(),
+        head_max_ops: BTreeMap::new(),
+        actor_max_ops: BTreeMap::new(),
+        operations: 0,
     };
     let snapshot = |byte| SnapshotRef {
         hash: SnapshotHash::from_bytes([byte; 32]),
@@ -99,6 +102,12 @@ fn cases() -> Vec<Case> {
     };
     let compacted = HeadRow {
         snapshots: vec![snapshot(7), snapshot(8)],
+        ..full.clone()
+    };
+    let counted = HeadRow {
+        head_max_ops: BTreeMap::from([(hash(2), 70_000)]),
+        actor_max_ops: BTreeMap::from([(actor(0xa1, 64), 300)]),
+        operations: 70_001,
         ..full.clone()
     };
     vec![
@@ -125,6 +134,7 @@ fn cases() -> Vec<Case> {
             },
         ),
         case("empty", HeadRow::empty(DocumentKind(1))),
+        case("counted", counted),
         case(
             "full",
             FeedHeadRow {

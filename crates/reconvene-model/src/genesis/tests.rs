@@ -41,6 +41,8 @@ fn frozen_bytes_are_what_this_code_writes() {
         assert_eq!(root.hash, core_hash(change.hash()));
         assert_eq!(root.max_op, change.max_op());
         assert_eq!(root.actor.as_slice(), change.actor_id().to_bytes());
+        let guarded = reconvene_core::guard::parse_change(root.bytes).unwrap();
+        assert_eq!((guarded.hash, guarded.max_op()), (root.hash, root.max_op));
     }
 }
 

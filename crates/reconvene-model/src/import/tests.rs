@@ -5,7 +5,7 @@ use reconvene_core::limits::CHANGE_BYTES_MAX;
 
 use super::{BuiltDocument, ImportContext, ImportError, ImportedMeeting, build_meeting};
 use crate::index::IndexRow;
-use crate::testing::{NOW, device, document_id, load, repository};
+use crate::testing::{NOW, check_guard, device, document_id, load, repository};
 use crate::transcript::Timebase;
 use crate::{MEETING, SEGMENTS_PER_PAGE_MAX, Segment, State, TRANSCRIPT};
 
@@ -36,6 +36,7 @@ fn check(imported: &ImportedMeeting) {
     for document in &built {
         for change in &document.changes {
             assert!(change.bytes.len() < CHANGE_BYTES_MAX);
+            check_guard(change);
         }
     }
     assert_eq!((built[0].kind, built[0].id), (MEETING, document_id(100)));

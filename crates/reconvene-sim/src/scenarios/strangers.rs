@@ -251,6 +251,16 @@ fn bad_changes_are_refused_by_document_and_stall_no_other() {
     };
     let orphan = forged(0xb2, 2, vec![honest.hash], 3);
     let gap = forged(0xb3, 3, vec![root], 4);
+    // A genesis has one operation here; the next is the second.
+    let [low, high] = [1, 3].map(|start_op| {
+        make(Recipe {
+            actor: [0xb4; 16],
+            seq: 1,
+            start_op,
+            dependencies: vec![root],
+            value: vec![5],
+        })
+    });
     send_forged(
         &mut world,
         devices[0],
@@ -268,6 +278,9 @@ fn bad_changes_are_refused_by_document_and_stall_no_other() {
             changes(4, KIND, &[&gap]),
             changes(5, OTHER_KIND, &[&honest]),
             changes(6, KIND, &[&honest]),
+            changes(8, KIND, &[&honest, &second]),
+            changes(9, KIND, &[&low]),
+            changes(10, KIND, &[&high]),
         ],
     );
     send_forged(
@@ -284,6 +297,9 @@ fn bad_changes_are_refused_by_document_and_stall_no_other() {
         (5, Some(RefusalCode::Damaged)),
         (6, None),
         (7, Some(RefusalCode::TooLarge)),
+        (8, Some(RefusalCode::Equivocation)),
+        (9, Some(RefusalCode::Damaged)),
+        (10, Some(RefusalCode::Damaged)),
     ];
     for (number, code) in expected {
         assert_eq!(
@@ -300,7 +316,7 @@ fn bad_changes_are_refused_by_document_and_stall_no_other() {
     world.run_until_quiet();
     world.check_rows(server, of);
     assert_eq!(world.held(server, of), world.held(devices[1], of));
-    assert_eq!(world.held(server, of).len(), 3);
+    assert_eq!(world.held(server, of).len(), 4);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Two engines with stores in memory, run by hand: what becomes of the journal.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU64;
 
 use automerge::legacy::{Key as OperationKey, ObjectId, Op, OpType};
@@ -8,8 +8,8 @@ use automerge::{ActorId, Change, ExpandedChange, ScalarValue};
 use bytes::Bytes;
 
 use crate::engine::{
-    Config, Edit, EditedDocument, Engine, Event, Input, Moment, Output, ReadQuery, ReadResult,
-    stored_frames,
+    Config, Edit, EditError, EditedDocument, Engine, Event, Input, Moment, Output, ReadQuery,
+    ReadResult, Root, stored_frames,
 };
 use crate::ids::{
     BatchId, ChangeHash, DocumentId, DocumentKind, LinkId, MemberId, PeerId, RequestId, StoreEpoch,
@@ -17,13 +17,18 @@ use crate::ids::{
 };
 use crate::keys::Key;
 use crate::memory::MemoryStore;
-use crate::records::{Record, ShareRow};
+use crate::records::{HeadRow, Record, ShareRow};
+use crate::refusal::RefusalCode;
 use crate::storage::{Batch, Durability, JournalReleases, StoreRead, StoreWrite};
 use crate::time::{Tick, WallTime};
 use crate::wire::Role;
 
 const WORKSPACE: WorkspaceId = WorkspaceId::from_bytes([7; 16]);
 const KIND: DocumentKind = DocumentKind(1);
+const ROOT: Root = Root {
+    kind: KIND,
+    max_op: 1,
+};
 const LINK: LinkId = LinkId(1);
 const DEVICE: PeerId = PeerId::from_bytes([1; 32]);
 const SERVER: PeerId = PeerId::from_bytes([2; 32]);
@@ -34,8 +39,21 @@ const NOW: Moment = Moment {
 
 /// One change of an actor, on top of `dependency` or of nothing.
 fn change(actor: u8, dependency: Option<ChangeHash>) -> (ChangeHash, Bytes) {
+    let start_op = if dependency.is_some() { 2 } else { 1 };
+    let dependencies = dependency.as_slice();
+    change_at(actor, 1, start_op, dependencies, 1)
+}
+
+/// A change of one operation.
+fn change_at(
+    actor: u8,
+    seq: u64,
+    start_op: u64,
+    dependencies: &[ChangeHash],
+    value: i64,
+) -> (ChangeHash, Bytes) {
     let operation = Op {
-        action: OpType::Put(ScalarValue::Int(1)),
+        action: OpType::Put(ScalarValue::Int(value)),
         obj: ObjectId::Root,
         key: OperationKey::Map("key".into()),
         pred: automerge::legacy::SortedVec::new(),
@@ -45,11 +63,11 @@ fn change(actor: u8, dependency: Option<ChangeHash>) -> (ChangeHash, Bytes) {
         operations: vec![operation],
         actor_id: ActorId::from([actor; 16]),
         hash: None,
-        seq: 1,
-        start_op: NonZeroU64::new(if dependency.is_some() { 2 } else { 1 }).unwrap(),
+        seq,
+        start_op: NonZeroU64::new(start_op).unwrap(),
         time: 0,
         message: None,
-        deps: dependency
+        deps: dependencies
             .iter()
             .map(|hash| automerge::ChangeHash(*hash.as_bytes()))
             .collect(),
@@ -103,7 +121,7 @@ impl Side {
                 Role::Device
             },
             state_version: 1,
-            roots: BTreeMap::from([(genesis(), KIND)]),
+            roots: BTreeMap::from([(genesis(), ROOT)]),
         };
         let journal = store.journal_entries();
         let mut side = Self {
@@ -135,6 +153,34 @@ impl Side {
             }],
             rows: Vec::new(),
         }));
+    }
+
+    /// Edits a document by these changes; gives what was said against it.
+    fn offer(&mut self, number: u8, changes: &[&(ChangeHash, Bytes)]) -> Result<(), EditError> {
+        let request = RequestId::from_bytes([0xee; 16]);
+        self.events.clear();
+        self.input(Input::Edit(Edit {
+            request,
+            workspace: WORKSPACE,
+            documents: vec![EditedDocument {
+                document: document(number),
+                kind: KIND,
+                changes: changes.iter().map(|(_, body)| body.clone()).collect(),
+            }],
+            rows: Vec::new(),
+        }));
+        self.run();
+        let refused = self.events.iter().find_map(|event| match event {
+            Event::EditRefused { error, .. } => Some(error.clone()),
+            _ => None,
+        });
+        refused.map_or(Ok(()), Err)
+    }
+
+    fn row(&self, number: u8) -> HeadRow {
+        let head = Key::head(&WORKSPACE, &document(number));
+        let row = self.store.reader().read(&head).unwrap();
+        HeadRow::decode(&row.unwrap()).unwrap()
     }
 
     /// Carries out the next output; returns frames for the other side.
@@ -291,4 +337,134 @@ fn a_frame_that_cannot_be_read_keeps_the_journal() {
     link_and_run(&mut device, &mut server);
     assert!(device.store.journal_entries().contains(&strange));
     assert_eq!(device.releases, []);
+}
+
+/// A device that has begun.
+fn device() -> Side {
+    let mut device = Side::new(DEVICE, SERVER, 1, MemoryStore::new());
+    device.run();
+    device
+}
+
+const DAMAGED: Result<(), EditError> = Err(EditError::Stale {
+    code: RefusalCode::Damaged,
+});
+const EQUIVOCATION: Result<(), EditError> = Err(EditError::Stale {
+    code: RefusalCode::Equivocation,
+});
+
+#[test]
+fn operations_count_on_from_what_a_change_depends_on() {
+    let mut device = device();
+    let root = genesis();
+    let first = change_at(1, 1, 2, &[root], 1);
+    let second = change_at(1, 2, 3, &[first.0], 1);
+    for start_op in [1, 3, 1_000_000] {
+        let wrong = change_at(1, 1, start_op, &[root], 1);
+        assert_eq!(device.offer(1, &[&wrong]), DAMAGED);
+    }
+    // Within one edit the dependency is not stored yet.
+    let wrong = change_at(1, 2, 4, &[first.0], 1);
+    assert_eq!(device.offer(1, &[&first, &wrong]), DAMAGED);
+    assert_eq!(device.offer(1, &[&first, &second]), Ok(()));
+    let row = device.row(1);
+    assert_eq!(row.head_max_ops, BTreeMap::from([(second.0, 3)]));
+    assert_eq!((row.max_op(), row.operations), (Some(3), 2));
+
+    // On top of a head and of something that another change followed: the head decides if it is
+    // the later one.
+    let branch = change_at(2, 1, 3, &[first.0], 1);
+    assert_eq!(device.offer(1, &[&branch]), Ok(()));
+    for (start_op, expected) in [(3, DAMAGED), (5, DAMAGED), (4, Ok(()))] {
+        let mut heads = [second.0, branch.0];
+        heads.sort();
+        let merged = change_at(2, 2, start_op, &heads, 1);
+        assert_eq!(device.offer(1, &[&merged]), expected, "{start_op}");
+    }
+
+    // What `first` ended with is forgotten after a restart; bounds are left.
+    let mut device = Side::new(DEVICE, SERVER, 2, MemoryStore::reopen(device.store));
+    device.run();
+    for (actor, seq, start_op, expected) in [
+        (3, 1, 6, DAMAGED),
+        (3, 1, 1_000_000, DAMAGED),
+        (1, 3, 3, DAMAGED),
+        (3, 1, 3, Ok(())),
+    ] {
+        let late = change_at(actor, seq, start_op, &[first.0], 1);
+        let offered = device.offer(1, &[&late]);
+        assert_eq!(offered, expected, "{actor} {seq} {start_op}");
+    }
+    assert_eq!(device.row(1).operations, 5);
+}
+
+#[test]
+fn a_row_without_counters_takes_changes_and_learns_them() {
+    let mut device = device();
+    let first = change_at(1, 1, 2, &[genesis()], 1);
+    assert_eq!(device.offer(1, &[&first]), Ok(()));
+    // As an earlier version wrote it.
+    let mut row = device.row(1);
+    row.head_max_ops.clear();
+    row.actor_max_ops.clear();
+    row.operations = 0;
+    let old = Batch {
+        id: BatchId(0),
+        after: None,
+        puts: vec![(Key::head(&WORKSPACE, &document(1)), row.encode())],
+        deletes: Vec::new(),
+        journal: None,
+        durability: Durability::Barrier,
+    };
+    let mut store = MemoryStore::reopen(device.store);
+    store.apply(&old).unwrap();
+    let mut device = Side::new(DEVICE, SERVER, 2, store);
+    device.run();
+    let second = change_at(1, 2, 3, &[first.0], 1);
+    assert_eq!(device.offer(1, &[&second]), Ok(()));
+    let row = device.row(1);
+    assert_eq!(row.head_max_ops, BTreeMap::from([(second.0, 3)]));
+    let wrong = change_at(1, 3, 5, &[second.0], 1);
+    assert_eq!(device.offer(1, &[&wrong]), DAMAGED);
+}
+
+#[test]
+fn of_two_changes_under_one_number_the_first_stored_stays() {
+    let mut device = device();
+    let one = change_at(1, 1, 2, &[genesis()], 1);
+    let other = change_at(1, 1, 2, &[genesis()], 2);
+    // In one edit, nothing is stored; in two, the first.
+    assert_eq!(device.offer(1, &[&one, &other]), EQUIVOCATION);
+    assert_eq!(device.offer(1, &[&one, &one]), Ok(()));
+    assert_eq!(device.offer(1, &[&other]), EQUIVOCATION);
+    assert_eq!(device.row(1).heads, BTreeSet::from([one.0]));
+
+    // Two stores journalled one each; a third has both frames and nothing else.
+    let mut copy = Side::new(DEVICE, SERVER, 9, MemoryStore::new());
+    copy.run();
+    assert_eq!(copy.offer(1, &[&other]), Ok(()));
+    let frames = [
+        device.store.journal_entries().remove(0),
+        copy.store.journal_entries().remove(0),
+    ];
+    for (order, kept) in [([0, 1], one.0), ([1, 0], other.0)] {
+        let mut store = MemoryStore::new();
+        let entries = order.map(|index: usize| &frames[index]);
+        store.journal(&entries).unwrap();
+        let mut device = Side::new(DEVICE, SERVER, 3, store);
+        device.run();
+        assert_eq!(device.row(1).heads, BTreeSet::from([kept]));
+        let replayed = |event: &&Event| matches!(event, Event::ReplayDone { changes: 1 });
+        assert_eq!(device.events.iter().filter(replayed).count(), 1);
+    }
+}
+
+#[test]
+fn a_refused_edit_names_the_change_and_what_is_wrong() {
+    let mut device = device();
+    let (hash, body) = change_at(1, 1, 1 << 24, &[genesis()], 1);
+    let error = device.offer(1, &[&(hash, body)]).unwrap_err().to_string();
+    let named = format!("change 1 of document {}", document(1));
+    assert!(error.contains(&named), "{error}");
+    assert!(error.contains("start operation"), "{error}");
 }

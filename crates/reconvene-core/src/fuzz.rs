@@ -1,0 +1,149 @@
+//! What is done with bytes of peers and disks before anyone believes them, as functions that take any
+//! bytes and panic when something is wrong. The package `fuzz/` and the tests beside this file feed
+//! them.
+
+use bytes::Bytes;
+
+use crate::guard::{ChangeHeader, parse_change, seal};
+use crate::limits;
+use crate::records::{
+    ChangeRow, FeedHeadRow, FeedRow, HeadRow, IndexStateRow, InviteRow, JournalFrame, MemberRow,
+    PeerRow, Record, ShareRow, WorkspaceRow,
+};
+use crate::ticket::Ticket;
+use crate::wire::{Assembler, Frame};
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// What it is called here and in `fuzz/`.
+    pub name: &'static str,
+    /// What takes any bytes.
+    pub run: fn(&[u8]),
+}
+
+/// All of them.
+pub const TARGETS: [Target; 6] = [
+    Target {
+        name: "change",
+        run: change,
+    },
+    Target {
+        name: "change_data",
+        run: change_data,
+    },
+    Target {
+        name: "frame",
+        run: frame,
+    },
+    Target {
+        name: "parts",
+        run: parts,
+    },
+    Target {
+        name: "record",
+        run: record,
+    },
+    Target {
+        name: "ticket",
+        run: ticket,
+    },
+];
+
+/// The guard, given a chunk.
+pub fn change(data: &[u8]) {
+    if let Ok(header) = parse_change(data) {
+        check_header(&header, data);
+    }
+}
+
+/// The guard, given what is in a chunk, under the right checksum.
+pub fn change_data(data: &[u8]) {
+    let body = seal(data);
+    if let Ok(header) = parse_change(&body) {
+        check_header(&header, &body);
+    }
+}
+
+fn check_header(header: &ChangeHeader, body: &[u8]) {
+    assert_eq!(header.body_bytes, body.len());
+    assert!(header.body_bytes <= limits::CHANGE_BYTES_MAX);
+    assert!(header.inflated_bytes <= limits::CHANGE_INFLATED_BYTES_MAX);
+    assert!(header.dependencies.len() <= limits::DEPENDENCIES_MAX);
+    assert!(header.dependencies.is_sorted_by(|a, b| a < b));
+    assert!(header.other_actors.len() <= limits::OTHER_ACTORS_MAX);
+    assert!(header.other_actors.is_sorted_by(|a, b| a < b));
+    assert!(!header.other_actors.contains(&header.actor));
+    assert!(header.operations <= limits::OPERATIONS_PER_CHANGE_MAX as u64);
+    assert!(header.seq >= 1 && header.start_op >= 1);
+    assert!(header.max_op() <= limits::OPERATION_COUNTER_MAX);
+    assert_eq!(header.hash.as_bytes()[..4], body[4..8]);
+}
+
+/// One frame of a peer; what is understood is said again, and understood alike.
+pub fn frame(data: &[u8]) {
+    let Ok(frame) = Frame::decode(&Bytes::copy_from_slice(data)) else {
+        return;
+    };
+    // A frame of a later version is not said again, nor one longer than a frame may be.
+    let said = frame.encode();
+    if let [body] = &said[..]
+        && frame != Frame::Unknown
+    {
+        assert_eq!(Frame::decode(body).as_ref(), Ok(&frame));
+    }
+}
+
+/// Several frames in a row, some of which may be pieces of one: each begins with its length in two
+/// bytes.
+pub fn parts(mut data: &[u8]) {
+    let mut assembler = Assembler::default();
+    while let [high, low, rest @ ..] = data {
+        let length = usize::from(u16::from_be_bytes([*high, *low])).min(rest.len());
+        let (body, after) = rest.split_at(length);
+        data = after;
+        if assembler.accept(&Bytes::copy_from_slice(body)).is_err() {
+            return;
+        }
+    }
+}
+
+/// One record of a store or the journal; the first byte says of which kind.
+pub fn record(data: &[u8]) {
+    let Some((kind, data)) = data.split_first() else {
+        return;
+    };
+    match kind % 11 {
+        0 => same_again::<ChangeRow>(data),
+        1 => same_again::<HeadRow>(data),
+        2 => same_again::<FeedHeadRow>(data),
+        3 => same_again::<FeedRow>(data),
+        4 => same_again::<PeerRow>(data),
+        5 => same_again::<WorkspaceRow>(data),
+        6 => same_again::<ShareRow>(data),
+        7 => same_again::<MemberRow>(data),
+        8 => same_again::<InviteRow>(data),
+        9 => same_again::<IndexStateRow>(data),
+        _ => same_again::<JournalFrame>(data),
+    }
+}
+
+/// What decodes is encoded and decoded again to the same.
+fn same_again<R: Record + PartialEq + std::fmt::Debug>(data: &[u8]) {
+    if let Ok(record) = R::decode(data) {
+        assert_eq!(R::decode(&record.encode()), Ok(record));
+    }
+}
+
+/// A ticket as a person types it.
+pub fn ticket(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(ticket) = Ticket::decode(text) {
+        assert_eq!(Ticket::decode(&ticket.encode()).ok(), Some(ticket));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! One stored record.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| reconvene_core::fuzz::record(data));
