@@ -135,6 +135,17 @@ impl Key {
         Some(DocumentId::from_bytes(tail))
     }
 
+    /// The workspace, kind and document of an index key.
+    pub fn index_place(&self) -> Option<(WorkspaceId, DocumentKind, DocumentId)> {
+        if self.kind()? != KeyKind::Index {
+            return None;
+        }
+        let document = self.document()?;
+        let workspace = self.0[1..17].try_into().ok()?;
+        let kind = DocumentKind(self.0[17]);
+        Some((WorkspaceId::from_bytes(workspace), kind, document))
+    }
+
     /// The hash at the end of a change key.
     pub fn change_hash(&self) -> Option<ChangeHash> {
         if self.kind()? != KeyKind::Change || self.0.len() != 65 {

@@ -4,7 +4,7 @@
 //! Every use holds the document's lock until what follows from it (an edit, an index row) is in the
 //! engine's queue; so edits and rows of one document enter the store in the order of its versions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -14,9 +14,22 @@ use reconvene_core::records::{ChangeRow, HeadRow};
 use reconvene_core::storage::{Direction, Scan, StoreError, StoreRead as _};
 use reconvene_model::{Document, MaterialiseCounter, Purpose, materialise};
 use reconvene_sled::SledReader;
+use serde::Serialize;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::Error;
+use crate::limits::NOTED_CHANGES_MAX;
+
+/// How remote changes came into open documents since the replica was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ApplyStats {
+    /// Batches applied to an open document. What a document is built from when it is opened is none.
+    pub batches: u64,
+    /// Changes in all of them.
+    pub changes: u64,
+    /// Changes of the largest.
+    pub changes_max: u64,
+}
 
 /// Memory of open documents beyond which the least recently used are dropped, in bytes.
 const OPEN_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -37,6 +50,8 @@ struct Entry {
     used: u64,
     /// Remote changes noted while the document was locked or simply not in use.
     remote: Vec<ChangeHash>,
+    /// More were noted than are kept: what is open is not worth bringing up to date.
+    outdated: bool,
 }
 
 #[derive(Default)]
@@ -44,6 +59,7 @@ struct Table {
     entries: BTreeMap<Place, Entry>,
     bytes: usize,
     clock: u64,
+    applied: ApplyStats,
 }
 
 /// All open documents of a replica.
@@ -89,6 +105,7 @@ impl Documents {
                 bytes: 0,
                 used,
                 remote: Vec::new(),
+                outdated: false,
             });
             entry.used = used;
             Arc::clone(&entry.lock)
@@ -96,6 +113,9 @@ impl Documents {
         let mut guard = lock.lock_owned().await;
         if let Some(entry) = self.table().entries.get_mut(&place) {
             guard.remote.append(&mut entry.remote);
+            if std::mem::take(&mut entry.outdated) {
+                guard.document = None;
+            }
         }
         Lease { place, guard }
     }
@@ -109,7 +129,16 @@ impl Documents {
     ) {
         if let Some(entry) = self.table().entries.get_mut(&(workspace, document)) {
             entry.remote.extend_from_slice(changes);
+            if entry.remote.len() > NOTED_CHANGES_MAX {
+                entry.remote = Vec::new();
+                entry.outdated = true;
+            }
         }
+    }
+
+    /// How remote changes came into open documents so far.
+    pub(crate) fn apply_stats(&self) -> ApplyStats {
+        self.table().applied
     }
 
     /// Drops everything that is open, after a failure of the store.
@@ -174,29 +203,38 @@ impl Documents {
                 purpose,
             )?);
         }
-        let remote = std::mem::take(&mut open.remote);
         let Some(document) = open.document.as_mut() else {
             return Err(not_found(id));
         };
-        // An index row is written once for good, so it must not rest on changes being noted in time.
-        let behind = reusable && purpose == Purpose::Index && {
-            let stored = head_row(&self.reader, workspace, id)?;
-            let view = document.heads();
-            stored.is_some_and(|row| row.heads.iter().any(|hash| !view.contains(hash)))
-        };
-        if behind {
-            let bodies = all_changes(&self.reader, workspace, id)?;
-            if document.apply(bodies.iter().map(|body| &body[..])).is_err() {
-                *document = read_document(&self.reader, &self.counter, workspace, id, purpose)?;
-            }
-        } else if !remote.is_empty() {
-            let bodies = read_changes(&self.reader, workspace, id, &remote)?;
-            if document.apply(bodies.iter().map(|body| &body[..])).is_err() {
-                // Built anew from the durable bytes, it says what is wrong, if anything is.
-                *document = read_document(&self.reader, &self.counter, workspace, id, purpose)?;
-            }
+        if !reusable {
+            return Ok(document);
+        }
+        // Some are noted twice, and some came in with an index row that did not wait for the note.
+        let mut seen = BTreeSet::new();
+        open.remote
+            .retain(|hash| seen.insert(*hash) && !document.lacking([*hash]).is_empty());
+        if open.remote.is_empty() {
+            return Ok(document);
+        }
+        let bodies = read_changes(&self.reader, workspace, id, &open.remote)?;
+        let all_found = bodies.len() == open.remote.len();
+        open.remote.clear();
+        if !all_found || !self.apply(document, &bodies) {
+            // Built anew from the durable bytes, it says what is wrong, if anything is.
+            *document = read_document(&self.reader, &self.counter, workspace, id, purpose)?;
         }
         Ok(document)
+    }
+
+    /// Applies remote changes, all in one batch; whether they could be applied.
+    fn apply(&self, document: &mut Document, bodies: &[Bytes]) -> bool {
+        let applied = document.apply(bodies.iter().map(|body| &body[..])).is_ok();
+        let changes = bodies.len() as u64;
+        let stats = &mut self.table().applied;
+        stats.batches += 1;
+        stats.changes += changes;
+        stats.changes_max = stats.changes_max.max(changes);
+        applied
     }
 }
 

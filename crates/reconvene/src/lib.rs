@@ -31,27 +31,38 @@
 mod error;
 mod replica;
 
+mod filter;
 mod meetings;
 mod projects;
+mod query;
 mod sync;
 mod workspaces;
 
+mod events;
 mod status;
 
 mod documents;
 mod driver;
 mod indexer;
+mod pace;
+mod subscriptions;
+
+pub mod limits;
 
 mod clock;
 mod profile;
 
+pub use documents::ApplyStats;
 pub use error::Error;
+pub use events::Events;
+pub use filter::MeetingFilter;
 pub use meetings::{
     AddedMeeting, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, ListOptions, MeetingPage, MeetingView,
     Meetings, NewMeeting, PageView,
 };
 pub use profile::Role;
 pub use projects::Projects;
+pub use query::{MeetingQuery, MeetingSubscription, QueryBatch};
 pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
 pub use status::{
     DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus, PeerStatus,
