@@ -41,6 +41,7 @@ pub(crate) fn in_use(command: &str, failure: Failure) -> Failure {
         Some((_, code)) if failure.code == LOCKED && *code != LOCKED => {
             let message = "another process has the store open, so there is one already";
             Failure::new(code, message)
+                .with_hint("use it as it is, or choose another directory with --data")
         }
         _ => failure,
     }
