@@ -57,20 +57,25 @@ struct Indexer {
 
 /// Starts the indexer on the current runtime.
 pub(crate) fn start(parts: Parts) -> (watch::Receiver<IndexProgress>, tokio::task::JoinHandle<()>) {
-    let (progress, receiver) = watch::channel(IndexProgress::new());
     let notices = parts.driver.notices();
-    let indexer = Indexer {
-        parts,
-        progress,
-        pace: Pace::new(),
-        applied_at: None,
-        waiting: BTreeSet::new(),
-        meetings: BTreeMap::new(),
-    };
+    let (indexer, receiver) = Indexer::new(parts);
     (receiver, tokio::spawn(indexer.run(notices)))
 }
 
 impl Indexer {
+    fn new(parts: Parts) -> (Self, watch::Receiver<IndexProgress>) {
+        let (progress, receiver) = watch::channel(IndexProgress::new());
+        let indexer = Self {
+            parts,
+            progress,
+            pace: Pace::new(),
+            applied_at: None,
+            waiting: BTreeSet::new(),
+            meetings: BTreeMap::new(),
+        };
+        (indexer, receiver)
+    }
+
     async fn run(mut self, mut notices: broadcast::Receiver<Notice>) {
         let mut due = self.parts.workspaces.clone();
         let mut failed = BTreeSet::new();
@@ -511,3 +516,6 @@ fn outward(event: &Event) -> Option<ReplicaEvent> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,9 +12,9 @@ use crate::{
 
 const MEETING: &[u8] = include_bytes!("../../../examples/qmsum/ES2005a.json");
 
-struct Peer {
+pub(crate) struct Peer {
     dir: TempDir,
-    replica: Replica,
+    pub(crate) replica: Replica,
 }
 
 impl Peer {
@@ -28,14 +28,14 @@ impl Peer {
         Self { dir, replica }
     }
 
-    async fn server() -> Self {
+    pub(crate) async fn server() -> Self {
         let server = Self::new(Role::Server).await;
         server.replica.ensure_shared_workspace().await.unwrap();
         server.replica.listen(&[]).await.unwrap();
         server
     }
 
-    async fn device_of(server: &Self, member: &str) -> Self {
+    pub(crate) async fn device_of(server: &Self, member: &str) -> Self {
         let device = Self::new(Role::Device).await;
         device
             .replica
@@ -66,12 +66,12 @@ impl Peer {
         }
     }
 
-    async fn sync(&self) -> crate::SyncReport {
+    pub(crate) async fn sync(&self) -> crate::SyncReport {
         self.replica.sync(SyncOptions::default()).await.unwrap()
     }
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub(crate) fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
