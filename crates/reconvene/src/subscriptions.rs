@@ -85,9 +85,15 @@ impl Subscriptions {
 
     /// Marks rows that readers can see now.
     pub(crate) fn mark(&self, rows: &[(WorkspaceId, DocumentId)]) {
-        for (workspace, marks) in lock(&self.table).entries.values() {
+        let table = lock(&self.table);
+        let interested = table.entries.values().filter(|(workspace, marks)| {
             let own = rows.iter().filter(|(of, _)| of == workspace);
-            marks.add(own.map(|(_, id)| *id));
+            marks.add(own.map(|(_, id)| *id))
+        });
+        // All are marked before the first wakes: what one reader was told, no other is still to hear.
+        let interested: Vec<_> = interested.collect();
+        for (_, marks) in interested {
+            marks.wake.notify_one();
         }
     }
 
@@ -108,20 +114,18 @@ impl Subscriptions {
 }
 
 impl Marks {
-    fn add(&self, rows: impl Iterator<Item = DocumentId>) {
+    /// Marks rows; whether there is something to wake for.
+    fn add(&self, rows: impl Iterator<Item = DocumentId>) -> bool {
         let mut state = lock(&self.state);
         let Marked::Rows(marked) = &mut state.marked else {
-            return;
+            return true;
         };
         marked.extend(rows);
-        if marked.is_empty() {
-            return;
-        }
+        let some = !marked.is_empty();
         if marked.len() > QUERY_MARKS_MAX {
             state.marked = Marked::Everything;
         }
-        drop(state);
-        self.wake.notify_one();
+        some
     }
 }
 

@@ -273,23 +273,15 @@ async fn lists_and_streams_take_the_same_filter_with_the_project_by_name() {
             ..MeetingFilter::default()
         },
     };
-    let listed = store
-        .answer(Request::MeetingList {
-            limit: 10,
-            after: None,
-            wanted: wanted.clone(),
-        })
-        .await;
-    assert_eq!(listed["meetings"].as_array().map(Vec::len), Some(1));
-    assert_eq!(listed["meetings"][0]["title"], "Inside");
-
     let (items, mut told) = mpsc::channel(4);
     let sinks = Sinks {
         progress: Arc::new(|_| {}),
         items,
     };
     let replica = store.replica.clone();
-    let request = Request::MeetingWatch { wanted };
+    let request = Request::MeetingWatch {
+        wanted: wanted.clone(),
+    };
     let stream = tokio::spawn(async move { execute(&replica, request, &sinks).await });
     // The row is there once its batch is stored, which may be after the answer.
     let mut item = told.recv().await.expect("an item");
@@ -298,6 +290,15 @@ async fn lists_and_streams_take_the_same_filter_with_the_project_by_name() {
     }
     assert_eq!(item["change"], "added");
     assert_eq!(item["meeting"]["title"], "Inside");
+    let listed = store
+        .answer(Request::MeetingList {
+            limit: 10,
+            after: None,
+            wanted,
+        })
+        .await;
+    assert_eq!(listed["meetings"].as_array().map(Vec::len), Some(1));
+    assert_eq!(listed["meetings"][0]["title"], "Inside");
     drop(told);
     assert_eq!(stream.await.expect("no panic"), Ok(Value::Null));
     let unknown = Wanted {
