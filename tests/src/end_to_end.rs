@@ -13,6 +13,7 @@ mod kills;
 
 mod beside;
 mod serving;
+mod watching;
 
 mod refusals;
 mod versions;

@@ -1,8 +1,11 @@
 //! The figures that a debug build cannot give, against the limits that the project holds itself to.
 //!
 //! In one process, on real stores and loopback: a reconnect at which nothing changed and one at which
-//! 10 of 5,000 meetings changed, then opening a store of 20,000 documents and listing its first page.
+//! 10 of 5,000 meetings changed, typing into a long note, then opening a store of 20,000 documents and
+//! listing its first page.
 //! Prints a line per figure and fails if one is over its limit.
+
+mod typing;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -115,6 +118,8 @@ async fn measure() -> anyhow::Result<bool> {
         .filter(|export| **export != exports[0])
         .count();
     verdicts.figure("exports that differ", differing as f64, "", 0.0);
+    typing::measure(&mut verdicts, &a, &b).await?;
+    a.disconnect().await?;
     for replica in [b, server] {
         replica.close().await?;
     }

@@ -168,3 +168,40 @@ fn a_members_second_device_shares_their_home() {
     other.fails(&["workspace", "use", home], 7, "not_found");
     assert!(!other.export().contains("made before joining"));
 }
+
+#[test]
+fn a_paste_of_60000_characters_is_accepted_here_and_everywhere() {
+    const CHARACTERS: usize = 60_000;
+    let server = Server::new();
+    let a = Peer::joined(&server, "Ada");
+    let b = Peer::joined(&server, "Ben");
+    let id = a.add("pasted into");
+    // Over the control socket and live, then read on the other two.
+    let watching = [&a, &b].map(|device| {
+        let watch = device.start(&["sync", "--watch"]);
+        watch.line_where(|event| event["event"] == "verified");
+        watch
+    });
+    let pasted: String = "Grüße aus 会議, 42 mal. "
+        .chars()
+        .cycle()
+        .take(CHARACTERS)
+        .collect();
+    a.run(&["meeting", "edit", &id, "--append-note", &pasted]);
+    watching[1].line_where(|event| {
+        event["event"] == "changed"
+            && event["meetings"]
+                .as_array()
+                .is_some_and(|all| all.contains(&id.as_str().into()))
+            && b.run(&["meeting", "show", &id])["meeting"]["notes"]
+                .as_str()
+                .is_some_and(|notes| notes.chars().count() == CHARACTERS + 1)
+    });
+    for peer in [&a, &b, &server.peer] {
+        let shown = peer.run(&["meeting", "show", &id]);
+        let notes = shown["meeting"]["notes"].as_str().unwrap();
+        assert!(notes.trim_end_matches('\n') == pasted.trim_end_matches('\n'));
+    }
+    assert_eq!(a.export(), server.export());
+    assert_eq!(b.export(), server.export());
+}

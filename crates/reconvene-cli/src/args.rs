@@ -3,14 +3,15 @@
 //! Ids stay text here, so that a malformed one is the same typed error as an unknown one.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{ArgAction, Parser, Subcommand};
-use reconvene::State;
+use reconvene::{State, WallTime};
 
 use crate::demo::MEETINGS_MAX;
 use crate::exit;
 use crate::request::TagEdit;
+use crate::time::parse_moment;
 
 /// Most meetings that one page of `meeting list` can hold.
 pub(crate) const MEETINGS_PER_PAGE_MAX: u64 = 1_000;
@@ -94,7 +95,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "ID_OR_NAME")]
         workspace: Option<String>,
     },
-    /// Stay connected and print events as they happen, until told to stop.
+    /// Print events as they happen, until told to stop; stays connected meanwhile.
     Events,
     /// Show the main job on real meetings: a server and two devices in a temporary directory, or in
     /// a new one named with --data.
@@ -166,18 +167,8 @@ pub(crate) enum MeetingCommand {
         #[arg(long, value_name = "ID_OR_NAME")]
         project: Option<String>,
     },
-    /// List the meetings, a page at a time.
-    List {
-        /// How many to list.
-        #[arg(
-            long, default_value_t = 50,
-            value_parser = clap::value_parser!(u64).range(1..=MEETINGS_PER_PAGE_MAX)
-        )]
-        limit: u64,
-        /// Start after this one: the `next` of the page before.
-        #[arg(long, value_name = "CURSOR")]
-        after: Option<String>,
-    },
+    /// List the meetings, a page at a time, or all with what changes about them.
+    List(ListArgs),
     /// Show a meeting with its transcript.
     Show {
         /// Its id.
@@ -185,6 +176,49 @@ pub(crate) enum MeetingCommand {
     },
     /// Change a meeting.
     Edit(EditArgs),
+}
+
+/// Which meetings to list, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// How many to list.
+    #[arg(
+        long, default_value_t = 50,
+        value_parser = clap::value_parser!(u64).range(1..=MEETINGS_PER_PAGE_MAX)
+    )]
+    pub limit: u64,
+    /// Start after this one: the `next` of the page before.
+    #[arg(long, value_name = "CURSOR")]
+    pub after: Option<String>,
+    /// List all, then go on with what is added (+), changed (~) and gone (-), until told to stop.
+    #[arg(long, conflicts_with_all = ["limit", "after"])]
+    pub watch: bool,
+    /// Which meetings.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+/// Which meetings are wanted: those that every option given lets through.
+#[derive(Debug, clap::Args)]
+pub(crate) struct FilterArgs {
+    /// Filed under this project.
+    #[arg(long, value_name = "ID_OR_NAME")]
+    pub project: Option<String>,
+    /// In this state; may be given several times, for any of them.
+    #[arg(long, value_parser = state)]
+    pub state: Vec<State>,
+    /// Created at this moment or later: 2026-01-31, 2026-01-31T09:30:00Z, or 7d for so long ago.
+    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    pub since: Option<WallTime>,
+    /// Created before this moment.
+    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    pub until: Option<WallTime>,
+    /// With this text in its title, in whatever case.
+    #[arg(long)]
+    pub text: Option<String>,
+    /// With this tag; may be given several times, for all of them.
+    #[arg(long)]
+    pub tag: Vec<String>,
 }
 
 /// Which meeting to change, and what of it.
@@ -241,6 +275,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err("it must be longer than nothing".to_owned());
     }
     Ok(duration)
+}
+
+fn moment(text: &str) -> Result<WallTime, String> {
+    parse_moment(text, SystemTime::now())
 }
 
 fn state(text: &str) -> Result<State, String> {

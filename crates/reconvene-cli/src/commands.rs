@@ -1,4 +1,8 @@
 //! From the command line to its answer: which request a command is, and how its answer is told.
+//!
+//! A command is added as words in `args`, a request in `request`, its arm in `execute`, and here the
+//! line that joins them with its text in `human`. Whether it runs here or over the control socket is
+//! nobody's business but `session`'s; what cannot run beside an open store stands in `beside`.
 
 mod hosting;
 mod serve;
@@ -8,19 +12,19 @@ use std::io::{self, Write};
 use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
-use reconvene::{OpenOptions, Ticket};
+use reconvene::{MeetingFilter, OpenOptions, Ticket};
 use serde_json::Value;
 
 use crate::args::{
-    Args, ChangeArgs, Command, EditArgs, ImportCommand, MeetingCommand, ProjectCommand,
-    WorkspaceCommand,
+    Args, ChangeArgs, Command, EditArgs, FilterArgs, ImportCommand, ListArgs, MeetingCommand,
+    ProjectCommand, WorkspaceCommand,
 };
 use crate::exit;
 use crate::failure::Failure;
 use crate::output::{Output, to_value, write_line};
 use crate::progress::Indicator;
-use crate::request::{ImportFile, MeetingChanges, Request};
-use crate::{demo, human, import, place, session};
+use crate::request::{ImportFile, MeetingChanges, Request, Sinks, Wanted};
+use crate::{beside, demo, human, import, place, session};
 
 /// Whether a command runs on and so tells in its logs what a user would notice.
 pub(crate) fn is_chatty(command: &Command) -> bool {
@@ -61,19 +65,28 @@ async fn dispatch(command: Command, data: &Path, output: Output) -> Result<u8, F
             let (request, human) = project(command);
             at.answer(request, human).await
         }
+        Command::Meeting(MeetingCommand::List(ListArgs {
+            watch: true,
+            filter,
+            ..
+        })) => {
+            let wanted = wanted(filter);
+            at.watch(Request::MeetingWatch { wanted }, human::change)
+                .await
+        }
         Command::Meeting(command) => {
             let (request, human) = meeting(command)?;
             at.answer(request, human).await
         }
         Command::Import(ImportCommand::Qmsum { files }) => at.import(files).await,
-        Command::Sync { watch: true, .. } => watch::run(data, watch::Kind::Sync, output).await,
+        Command::Sync { watch: true, .. } => at.watch(Request::SyncWatch, human::event).await,
         Command::Sync { timeout, .. } => {
             let timeout_ms = millis(timeout);
             at.answer(Request::Sync { timeout_ms }, human::synced).await
         }
         Command::Status => at.answer(Request::Status, human::status).await,
         Command::Export { workspace } => at.export(workspace).await,
-        Command::Events => watch::run(data, watch::Kind::Events, output).await,
+        Command::Events => at.watch(Request::Events, human::event).await,
         Command::Demo { .. } => unreachable!("it was run without a data directory"),
     }
 }
@@ -106,10 +119,21 @@ fn meeting(command: MeetingCommand) -> Result<(Request, Human), Failure> {
         MeetingCommand::Add { title, project } => {
             (Request::MeetingAdd { title, project }, human::meeting_added)
         }
-        MeetingCommand::List { limit, after } => {
+        MeetingCommand::List(ListArgs {
+            limit,
+            after,
+            filter,
+            ..
+        }) => {
             let limit = usize::try_from(limit)
                 .map_err(|_| Failure::new("usage", "this machine cannot count that far"))?;
-            (Request::MeetingList { limit, after }, human::meetings)
+            let wanted = wanted(filter);
+            let request = Request::MeetingList {
+                limit,
+                after,
+                wanted,
+            };
+            (request, human::meetings)
         }
         MeetingCommand::Show { id } => (Request::MeetingShow { id }, human::meeting),
         MeetingCommand::Edit(EditArgs { id, changes }) => {
@@ -130,6 +154,26 @@ fn meeting(command: MeetingCommand) -> Result<(Request, Human), Failure> {
     })
 }
 
+fn wanted(args: FilterArgs) -> Wanted {
+    let FilterArgs {
+        project,
+        state,
+        since,
+        until,
+        text,
+        tag,
+    } = args;
+    let filter = MeetingFilter {
+        project: None,
+        states: state.into_iter().collect(),
+        since,
+        until,
+        text,
+        tags: tag.into_iter().collect(),
+    };
+    Wanted { project, filter }
+}
+
 /// Where commands run and how they answer.
 struct At<'a> {
     data: &'a Path,
@@ -138,7 +182,8 @@ struct At<'a> {
 
 impl At<'_> {
     async fn init(&self, name: Option<String>) -> Result<u8, Failure> {
-        let replica = session::open(&self.named(name).create_new(true)).await?;
+        let opened = session::open(&self.named(name).create_new(true)).await;
+        let replica = opened.map_err(|failure| beside::in_use("init", failure))?;
         let device = to_value(&replica.device());
         session::close(replica).await;
         self.output.answer(&device?, human::initialised)?;
@@ -188,7 +233,12 @@ impl At<'_> {
 
     async fn perform(&self, options: OpenOptions, request: Request) -> Result<Value, Failure> {
         let indicator = Indicator::start(request.doing());
-        session::perform(self.data, &options, request, &indicator.sink()).await
+        let sinks = Sinks::progress_only(indicator.sink());
+        session::perform(self.data, &options, request, &sinks).await
+    }
+
+    async fn watch(&self, request: Request, human: Human) -> Result<u8, Failure> {
+        watch::run(self.data, &self.existing(), request, self.output, human).await
     }
 
     /// Opens a store that is there.

@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use reconvene::{DocumentId, MeetingView, NewMeeting, PageView, Replica, ReplicaEvent, State};
+use reconvene::{
+    DocumentId, Events, MeetingView, NewMeeting, PageView, Replica, ReplicaEvent, State,
+};
 use serde_json::{Value, json};
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
 
 pub(crate) use self::inputs::MEETINGS_MAX;
@@ -381,7 +381,7 @@ async fn live(peers: &Peers, meeting: DocumentId) -> Result<Phase, Failure> {
 async fn deliver(
     from: &Peer,
     to: &Peer,
-    events: &mut Receiver<ReplicaEvent>,
+    events: &mut Events,
     meeting: DocumentId,
 ) -> Result<Delivery, Failure> {
     let mut took = Vec::with_capacity(LIVE_EDITS);
@@ -409,16 +409,13 @@ async fn deliver(
 }
 
 /// Waits for an event.
-async fn until(
-    events: &mut Receiver<ReplicaEvent>,
-    wanted: impl Fn(&ReplicaEvent) -> bool,
-) -> Result<(), Failure> {
+async fn until(events: &mut Events, wanted: impl Fn(&ReplicaEvent) -> bool) -> Result<(), Failure> {
     let waited = timeout(PATIENCE, async {
         loop {
-            match events.recv().await {
-                Ok(event) if wanted(&event) => return Ok(()),
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return Err(Failure::new("closed", "a store was closed")),
+            match events.next().await {
+                Some(event) if wanted(&event) => return Ok(()),
+                Some(_) => {}
+                None => return Err(Failure::new("closed", "a store was closed")),
             }
         }
     });

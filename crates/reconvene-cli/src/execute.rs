@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use reconvene::{
-    DocumentId, InviteOptions, ListOptions, MeetingEditor, ModelError, NewMeeting, ProjectId,
-    Replica, SyncOptions,
+    DocumentId, InviteOptions, ListOptions, MeetingEditor, MeetingFilter, ModelError, NewMeeting,
+    ProjectId, Replica, SyncOptions,
 };
 use serde_json::{Value, json};
 
@@ -15,14 +15,17 @@ use crate::failure::Failure;
 use crate::import;
 use crate::output::to_value;
 use crate::progress;
-use crate::request::{MeetingChanges, ProgressSink, Request, TagEdit};
+use crate::request::{MeetingChanges, Request, Sinks, TagEdit, Wanted};
 use crate::time::rfc3339;
 
-/// Carries out a request. Dropping this midway leaves each edit either done or not done.
+mod streams;
+
+/// Carries out a request. Dropping this midway leaves each edit either done or not done. A stream ends
+/// when nobody takes its items any more.
 pub(crate) async fn execute(
     replica: &Replica,
     request: Request,
-    progress: &ProgressSink,
+    Sinks { progress, items }: &Sinks,
 ) -> Result<Value, Failure> {
     match request {
         Request::WorkspaceAdd { name } => {
@@ -54,14 +57,21 @@ pub(crate) async fn execute(
             Ok(json!({ "project": to_value(&project)? }))
         }
         Request::MeetingAdd { title, project } => add_meeting(replica, title, project).await,
-        Request::MeetingList { limit, after } => {
-            let after = after.as_deref().map(meeting_id).transpose()?;
-            to_value(
-                &replica
-                    .meetings()
-                    .list(ListOptions { limit, after })
-                    .await?,
-            )
+        Request::MeetingList {
+            limit,
+            after,
+            wanted,
+        } => {
+            let options = ListOptions {
+                limit,
+                after: after.as_deref().map(meeting_id).transpose()?,
+                filter: filter(replica, wanted).await?,
+            };
+            to_value(&replica.meetings().list(options).await?)
+        }
+        Request::MeetingWatch { wanted } => {
+            let query = replica.meetings().query(filter(replica, wanted).await?);
+            streams::meetings(query.subscribe()?, items).await
         }
         Request::MeetingShow { id } => show(replica, meeting_id(&id)?).await,
         Request::MeetingEdit { id, changes } => {
@@ -78,6 +88,13 @@ pub(crate) async fn execute(
             };
             to_value(&replica.sync(options).await?)
         }
+        Request::SyncWatch => {
+            // From before the first link, so that it is told.
+            let events = replica.events();
+            replica.connect().await?;
+            streams::events(replica, events, items).await
+        }
+        Request::Events => streams::events(replica, replica.events(), items).await,
         Request::Status => to_value(&replica.status().await?),
         Request::Export { workspace } => {
             // As text: its bytes are the promise, and must not be written anew.
@@ -115,6 +132,15 @@ async fn add_meeting(
         None => Value::Null,
     };
     Ok(answer)
+}
+
+/// The filter that is meant, its project looked up.
+async fn filter(replica: &Replica, wanted: Wanted) -> Result<MeetingFilter, Failure> {
+    let mut filter = wanted.filter;
+    if let Some(project) = wanted.project {
+        filter.project = Some(replica.projects().find(&project).await?);
+    }
+    Ok(filter)
 }
 
 async fn project_name(replica: &Replica, id: ProjectId) -> Result<Option<String>, Failure> {

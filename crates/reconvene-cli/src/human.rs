@@ -163,6 +163,28 @@ pub(crate) fn meetings(answer: &Value) -> String {
     out
 }
 
+/// One item of `meeting list --watch`: a line, or nothing.
+pub(crate) fn change(item: &Value) -> String {
+    let meeting = &item["meeting"];
+    let sign = match item["change"].as_str() {
+        Some("added") => "+",
+        Some("changed") => "~",
+        Some("removed") => return format!("- {}\n", text(&item["id"])),
+        // That the list is whole shows in that nothing more comes.
+        _ => return String::new(),
+    };
+    let tags: Vec<_> = items(&meeting["tags"]).iter().map(text).collect();
+    let cells = [
+        text(&meeting["id"]),
+        moment(&meeting["created_at"]),
+        text(&meeting["state"]),
+        text(&meeting["title"]),
+        tags.join(" "),
+    ];
+    let cells = cells.into_iter().filter(|cell| !cell.is_empty());
+    format!("{sign} {}\n", cells.collect::<Vec<_>>().join("  "))
+}
+
 /// Answer of `meeting show` and `meeting edit`.
 pub(crate) fn meeting(answer: &Value) -> String {
     let meeting = &answer["meeting"];

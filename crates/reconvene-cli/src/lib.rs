@@ -8,6 +8,7 @@ mod args;
 mod exit;
 mod failure;
 
+mod beside;
 mod commands;
 mod control;
 mod demo;
@@ -51,6 +52,19 @@ pub fn run() -> ExitCode {
             failure.exit_code().into()
         }
     }
+}
+
+/// Every command of the command line by its words, and for those that cannot run beside a process that
+/// has the store open, the code of the error they then end with.
+pub fn commands() -> Vec<(String, Option<&'static str>)> {
+    let alone = |command: &str| beside::ALONE.iter().find(|(name, _)| *name == command);
+    let commands = beside::commands().into_iter();
+    commands
+        .map(|command| {
+            let code = alone(&command).map(|(_, code)| *code);
+            (command, code)
+        })
+        .collect()
 }
 
 /// Help and the version are answers; anything else that clap reports is a usage error.

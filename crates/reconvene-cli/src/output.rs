@@ -66,12 +66,12 @@ impl Output {
     }
 }
 
-/// Writes text as it is, and a line end where it has none.
+/// Writes text as it is, and a line end where it has none; nothing for no text.
 pub(crate) fn write_line(text: &str) -> Result<Reader, Failure> {
     let mut stdout = io::stdout().lock();
     let written = stdout
         .write_all(text.as_bytes())
-        .and_then(|()| match text.ends_with('\n') {
+        .and_then(|()| match text.is_empty() || text.ends_with('\n') {
             true => Ok(()),
             false => stdout.write_all(b"\n"),
         })

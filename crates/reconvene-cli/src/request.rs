@@ -6,8 +6,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use reconvene::State;
+use reconvene::{MeetingFilter, State};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::mpsc;
 
 /// One command on an open store. `Debug` is only for tests: requests hold titles, notes and tickets.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +65,13 @@ pub(crate) enum Request {
         limit: usize,
         /// After which.
         after: Option<String>,
+        /// Which.
+        wanted: Wanted,
+    },
+    /// All meetings, and what changes about them: a stream.
+    MeetingWatch {
+        /// Which.
+        wanted: Wanted,
     },
     /// Show a meeting with its transcript.
     MeetingShow {
@@ -86,6 +95,10 @@ pub(crate) enum Request {
         /// How long to go on while nothing moves.
         timeout_ms: u64,
     },
+    /// Keep links to the servers, and tell what happens: a stream.
+    SyncWatch,
+    /// What happens: a stream.
+    Events,
     /// What the store holds.
     Status,
     /// A workspace as canonical JSON text.
@@ -96,26 +109,27 @@ pub(crate) enum Request {
 }
 
 impl Request {
-    /// The request's name, for logs.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::WorkspaceAdd { .. } => "workspace_add",
-            Self::WorkspaceList => "workspace_list",
-            Self::WorkspaceUse { .. } => "workspace_use",
-            Self::Invite { .. } => "invite",
-            Self::Join { .. } => "join",
-            Self::ProjectAdd { .. } => "project_add",
-            Self::ProjectList => "project_list",
-            Self::ProjectActivate { .. } => "project_activate",
-            Self::MeetingAdd { .. } => "meeting_add",
-            Self::MeetingList { .. } => "meeting_list",
-            Self::MeetingShow { .. } => "meeting_show",
-            Self::MeetingEdit { .. } => "meeting_edit",
-            Self::ImportQmsum { .. } => "import_qmsum",
-            Self::Sync { .. } => "sync",
-            Self::Status => "status",
-            Self::Export { .. } => "export",
+    /// The request's name, for logs. What it holds stays out of it.
+    pub(crate) fn name(&self) -> String {
+        match serde_json::to_value(self) {
+            Ok(Value::String(name)) => name,
+            Ok(Value::Object(named)) => named.into_iter().map(|(name, _)| name).collect(),
+            _ => "unknown".to_owned(),
         }
+    }
+
+    /// Whether it goes on until its caller has had enough, and tells items rather than an answer.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(
+            self,
+            Self::MeetingWatch { .. } | Self::SyncWatch | Self::Events
+        )
+    }
+
+    /// Whether it is only worth its while for a caller that waits; otherwise it is carried through
+    /// also when the caller hangs up.
+    pub(crate) fn ends_with_caller(&self) -> bool {
+        self.is_stream() || matches!(self, Self::Sync { .. })
     }
 
     /// What is being done while it is carried out, for people.
@@ -128,6 +142,16 @@ impl Request {
             _ => "working",
         }
     }
+}
+
+/// Which meetings are wanted.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Debug))]
+pub(crate) struct Wanted {
+    /// The project's id or name; which one that is, the store knows.
+    pub project: Option<String>,
+    /// Everything else.
+    pub filter: MeetingFilter,
 }
 
 /// What to change of a meeting, all in one edit.
@@ -177,3 +201,23 @@ pub(crate) struct Progress {
 
 /// Takes progress as it is made; must not block.
 pub(crate) type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// Most items of a stream that wait for their reader. Past it the stream waits, too.
+pub(crate) const ITEMS_MAX: usize = 16;
+
+/// Where a request tells what there is to tell before it ends.
+#[derive(Clone)]
+pub(crate) struct Sinks {
+    /// How far it has come.
+    pub progress: ProgressSink,
+    /// The items of a stream.
+    pub items: mpsc::Sender<Value>,
+}
+
+impl Sinks {
+    /// For a request that is no stream.
+    pub(crate) fn progress_only(progress: ProgressSink) -> Self {
+        let (items, _) = mpsc::channel(1);
+        Self { progress, items }
+    }
+}

@@ -11,10 +11,10 @@ use crate::control::caller::call;
 use crate::control::endpoint::Endpoint;
 use crate::execute::execute;
 use crate::failure::Failure;
-use crate::request::{ProgressSink, Request};
+use crate::request::{Request, Sinks};
 
 /// The error code that says that another process has the store open.
-const LOCKED: &str = "store_locked";
+pub(crate) const LOCKED: &str = "store_locked";
 /// How long a locked store is waited for: about as long as a command before this one may take to
 /// end, or a host to be there.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -26,21 +26,42 @@ pub(crate) async fn perform(
     data: &Path,
     options: &OpenOptions,
     request: Request,
-    progress: &ProgressSink,
+    sinks: &Sinks,
 ) -> Result<Value, Failure> {
+    match open_or_call(data, options, &request, sinks).await? {
+        Reached::Host(answer) => Ok(answer),
+        Reached::Store(replica) => {
+            let answer = execute(&replica, request, sinks).await;
+            close(replica).await;
+            answer
+        }
+    }
+}
+
+/// What a command found.
+pub(crate) enum Reached {
+    /// The store was free and is open now.
+    Store(Replica),
+    /// The process that has it open carried the request out.
+    Host(Value),
+}
+
+/// Opens the store, or has a request carried out by the process that has it open.
+pub(crate) async fn open_or_call(
+    data: &Path,
+    options: &OpenOptions,
+    request: &Request,
+    sinks: &Sinks,
+) -> Result<Reached, Failure> {
     let until = Instant::now() + LOCK_WAIT;
     loop {
         let locked = match options.clone().open().await {
-            Ok(replica) => {
-                let answer = execute(&replica, request, progress).await;
-                close(replica).await;
-                return answer;
-            }
+            Ok(replica) => return Ok(Reached::Store(replica)),
             Err(error) if error.code() == LOCKED => Failure::from(error),
             Err(error) => return Err(error.into()),
         };
-        if let Some(answer) = call(&Endpoint::of(data)?, &request, progress).await? {
-            return Ok(answer);
+        if let Some(answer) = call(&Endpoint::of(data)?, request, sinks).await? {
+            return Ok(Reached::Host(answer));
         }
         if Instant::now() >= until {
             return Err(locked);

@@ -1,4 +1,4 @@
-//! Moments as people and other programs read them: RFC 3339, in UTC.
+//! Moments as people and other programs read and write them: RFC 3339, in UTC.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,9 +15,46 @@ pub(crate) fn rfc3339(moment: WallTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
+/// A moment as a person writes it: a date, a moment in RFC 3339, or a duration for so long ago.
+pub(crate) fn parse_moment(text: &str, now: SystemTime) -> Result<WallTime, String> {
+    let day = format!("{text}T00:00:00Z");
+    let moment = humantime::parse_rfc3339_weak(text)
+        .or_else(|_| humantime::parse_rfc3339(&day))
+        .ok()
+        .or_else(|| now.checked_sub(humantime::parse_duration(text).ok()?));
+    let since = moment.and_then(|moment| moment.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let ms = since.and_then(|since| i64::try_from(since.as_millis()).ok());
+    ms.map(WallTime::from_millis).ok_or_else(|| {
+        "write a day like 2026-01-31, a moment in UTC like 2026-01-31T09:30:00Z, or a duration like \
+         7d for so long ago"
+            .to_owned()
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{LATEST_MS, WallTime, rfc3339};
+    use std::time::{Duration, SystemTime};
+
+    use super::{LATEST_MS, WallTime, parse_moment, rfc3339};
+
+    #[test]
+    fn moments_are_read_as_days_moments_or_times_ago() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(951_782_400);
+        for (text, expected) in [
+            ("2000-02-29", Some("2000-02-29T00:00:00Z")),
+            ("2000-02-28T10:20:30Z", Some("2000-02-28T10:20:30Z")),
+            ("2000-02-28 10:20:30", Some("2000-02-28T10:20:30Z")),
+            ("2h", Some("2000-02-28T22:00:00Z")),
+            ("1day", Some("2000-02-28T00:00:00Z")),
+            ("2000-02-30", None),
+            ("yesterday", None),
+            ("", None),
+            ("100years", None),
+        ] {
+            let read = parse_moment(text, now).ok().map(rfc3339);
+            assert_eq!(read.as_deref(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn moments_are_written_in_utc() {

@@ -155,6 +155,17 @@ impl Key {
         self.0[33..65].try_into().ok().map(SnapshotHash::from_bytes)
     }
 
+    /// The workspace, kind and document of an index key.
+    pub fn index_place(&self) -> Option<(WorkspaceId, DocumentKind, DocumentId)> {
+        if self.kind()? != KeyKind::Index {
+            return None;
+        }
+        let document = self.document()?;
+        let workspace = self.0[1..17].try_into().ok()?;
+        let kind = DocumentKind(self.0[17]);
+        Some((WorkspaceId::from_bytes(workspace), kind, document))
+    }
+
     /// The hash at the end of a change key.
     pub fn change_hash(&self) -> Option<ChangeHash> {
         if self.kind()? != KeyKind::Change || self.0.len() != 65 {

@@ -137,6 +137,20 @@ impl Document {
         from_automerge(missing.unwrap_or_default())
     }
 
+    /// What is needed for these heads and is not here, sorted: the first absent hash on each path
+    /// back from them. Empty if the document holds them all.
+    pub fn lacking(&self, heads: impl IntoIterator<Item = ChangeHash>) -> Vec<ChangeHash> {
+        let heads: Vec<_> = heads
+            .into_iter()
+            .map(|hash| automerge::ChangeHash(*hash.as_bytes()))
+            .collect();
+        let lacking = self
+            .automerge
+            .as_ref()
+            .map(|automerge| automerge.get_missing_deps(&heads));
+        from_automerge(lacking.unwrap_or_default())
+    }
+
     /// The latest time any of the heads says it was written; `None` for a new document.
     pub fn updated_at(&self) -> Option<WallTime> {
         let automerge = self.automerge.as_ref()?;

@@ -145,6 +145,14 @@ impl Document {
     pub fn meeting(&self) -> Result<Meeting, ReadError> {
         self.read(MEETING, read)
     }
+
+    /// The transcript pages a meeting document lists, without reading the rest of it.
+    pub fn meeting_pages(&self) -> Result<Vec<DocumentId>, ReadError> {
+        self.read(MEETING, |view| {
+            let keys = view.keys(PAGES).into_iter();
+            keys.filter_map(|key| key.parse().ok()).collect()
+        })
+    }
 }
 
 impl Editor {

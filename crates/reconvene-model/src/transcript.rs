@@ -91,6 +91,15 @@ impl Document {
     pub fn transcript(&self) -> Result<TranscriptPage, ReadError> {
         self.read(TRANSCRIPT, read)
     }
+
+    /// The meeting a transcript page belongs to, without reading its segments; `None` if the page
+    /// does not say.
+    pub fn transcript_meeting(&self) -> Result<Option<DocumentId>, ReadError> {
+        self.read(TRANSCRIPT, |view| {
+            let mut root = view.root();
+            view.parsed(&mut root, "meeting", "")
+        })
+    }
 }
 
 impl Editor {

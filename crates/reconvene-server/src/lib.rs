@@ -8,10 +8,8 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use reconvene::{PeerId, Replica, ReplicaEvent};
+use reconvene::{Events, PeerId, Replica, ReplicaEvent};
 use serde::Serialize;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
 
 /// How long closing may take. Beyond it the process ends as if killed, which loses nothing that was
@@ -98,15 +96,9 @@ async fn run(
 
 /// Logs what an operator would notice, until the replica is closed. Ids only: names and contents are
 /// the members' own.
-async fn log(events: &mut Receiver<ReplicaEvent>) {
-    loop {
-        match events.recv().await {
-            Ok(event) => log_event(&event),
-            Err(RecvError::Lagged(missed)) => {
-                tracing::warn!(missed, "events were missed in this log");
-            }
-            Err(RecvError::Closed) => return,
-        }
+async fn log(events: &mut Events) {
+    while let Some(event) = events.next().await {
+        log_event(&event);
     }
 }
 
@@ -143,8 +135,12 @@ fn log_event(event: &ReplicaEvent) {
         ReplicaEvent::Changed {
             workspace,
             documents,
+            ..
         } => {
             tracing::debug!(%workspace, documents = documents.len(), "changed");
+        }
+        ReplicaEvent::Lagged { missed } => {
+            tracing::warn!(missed, "events were missed in this log");
         }
         other => tracing::debug!(event = ?std::mem::discriminant(other), "happened"),
     }

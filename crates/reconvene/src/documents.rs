@@ -4,7 +4,7 @@
 //! Every use holds the document's lock until what follows from it (an edit, an index row) is in the
 //! engine's queue; so edits and rows of one document enter the store in the order of its versions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -15,12 +15,29 @@ use reconvene_core::storage::StoreRead as _;
 use reconvene_core::stored;
 use reconvene_model::{Document, MaterialiseCounter, Purpose, materialise};
 use reconvene_sled::SledReader;
+use serde::Serialize;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::Error;
+use crate::limits::NOTED_CHANGES_MAX;
+
+/// How remote changes came into open documents since the replica was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ApplyStats {
+    /// Batches applied to an open document. What a document is built from when it is opened is none.
+    pub batches: u64,
+    /// Changes in all of them.
+    pub changes: u64,
+    /// Changes of the largest.
+    pub changes_max: u64,
+}
 
 /// Memory of open documents beyond which the least recently used are dropped, in bytes.
 const OPEN_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Stands among noted changes for a whole version that came: no change has this hash, so it is not
+/// found, and the document is read anew.
+pub(crate) const REPLACED: ChangeHash = ChangeHash::from_bytes([0; 32]);
 
 type Place = (WorkspaceId, DocumentId);
 
@@ -38,6 +55,8 @@ struct Entry {
     used: u64,
     /// Remote changes noted while the document was locked or simply not in use.
     remote: Vec<ChangeHash>,
+    /// More were noted than are kept: what is open is not worth bringing up to date.
+    outdated: bool,
 }
 
 #[derive(Default)]
@@ -45,6 +64,7 @@ struct Table {
     entries: BTreeMap<Place, Entry>,
     bytes: usize,
     clock: u64,
+    applied: ApplyStats,
 }
 
 /// All open documents of a replica.
@@ -94,6 +114,7 @@ impl Documents {
                 bytes: 0,
                 used,
                 remote: Vec::new(),
+                outdated: false,
             });
             entry.used = used;
             Arc::clone(&entry.lock)
@@ -101,14 +122,16 @@ impl Documents {
         let mut guard = lock.lock_owned().await;
         if let Some(entry) = self.table().entries.get_mut(&place) {
             guard.remote.append(&mut entry.remote);
+            if std::mem::take(&mut entry.outdated) {
+                guard.document = None;
+            }
         }
         Lease { place, guard }
     }
 
     /// Drops what is open of a document, once nobody uses it: it is loaded again when used next.
     pub(crate) fn note_replaced(&self, workspace: WorkspaceId, document: DocumentId) {
-        // A hash that is stored nowhere has the document read anew.
-        self.note_remote(workspace, document, &[ChangeHash::from_bytes([0; 32])]);
+        self.note_remote(workspace, document, &[REPLACED]);
     }
 
     /// Notes changes that became durable; an open document applies them when it is used next.
@@ -120,7 +143,16 @@ impl Documents {
     ) {
         if let Some(entry) = self.table().entries.get_mut(&(workspace, document)) {
             entry.remote.extend_from_slice(changes);
+            if entry.remote.len() > NOTED_CHANGES_MAX {
+                entry.remote = Vec::new();
+                entry.outdated = true;
+            }
         }
+    }
+
+    /// How remote changes came into open documents so far.
+    pub(crate) fn apply_stats(&self) -> ApplyStats {
+        self.table().applied
     }
 
     /// Drops everything that is open, after a failure of the store.
@@ -185,29 +217,38 @@ impl Documents {
                 purpose,
             )?);
         }
-        let remote = std::mem::take(&mut open.remote);
         let Some(document) = open.document.as_mut() else {
             return Err(not_found(id));
         };
-        // An index row is written once for good, so it must not rest on changes being noted in time.
-        let behind = reusable && purpose == Purpose::Index && {
-            let stored = head_row(&self.reader, workspace, id)?;
-            let view = document.heads();
-            stored.is_some_and(|row| row.heads.iter().any(|hash| !view.contains(hash)))
-        };
-        if behind {
+        if !reusable {
+            return Ok(document);
+        }
+        // Some are noted twice, and some came in with an index row that did not wait for the note.
+        let mut seen = BTreeSet::new();
+        open.remote
+            .retain(|hash| seen.insert(*hash) && !document.lacking([*hash]).is_empty());
+        if open.remote.is_empty() {
+            return Ok(document);
+        }
+        let bodies = read_changes(&self.reader, workspace, id, &open.remote)?;
+        open.remote.clear();
+        // One that is gone was compacted away meanwhile: a snapshot holds it.
+        if !bodies.is_some_and(|bodies| self.apply(document, &bodies)) {
+            // Built anew from the durable bytes, it says what is wrong, if anything is.
             *document = read_document(&self.reader, &self.counter, workspace, id, purpose)?;
-        } else if !remote.is_empty() {
-            let bodies = read_changes(&self.reader, workspace, id, &remote)?;
-            // One that is gone was compacted away meanwhile: a snapshot holds it.
-            let applied = bodies
-                .is_some_and(|bodies| document.apply(bodies.iter().map(|body| &body[..])).is_ok());
-            if !applied {
-                // Built anew from the durable bytes, it says what is wrong, if anything is.
-                *document = read_document(&self.reader, &self.counter, workspace, id, purpose)?;
-            }
         }
         Ok(document)
+    }
+
+    /// Applies remote changes, all in one batch; whether they could be applied.
+    fn apply(&self, document: &mut Document, bodies: &[Bytes]) -> bool {
+        let applied = document.apply(bodies.iter().map(|body| &body[..])).is_ok();
+        let changes = bodies.len() as u64;
+        let stats = &mut self.table().applied;
+        stats.batches += 1;
+        stats.changes += changes;
+        stats.changes_max = stats.changes_max.max(changes);
+        applied
     }
 }
 

@@ -16,17 +16,19 @@ use reconvene_core::engine::{
 use reconvene_core::ids::{
     BatchId, DocumentId, DocumentKind, FeedSeq, LinkId, PeerId, ReadId, RequestId, WorkspaceId,
 };
+use reconvene_core::keys::Key;
 use reconvene_core::records::PeerRow;
 use reconvene_core::refusal::RefusalCode;
-use reconvene_core::storage::{JournalEntry, StoreError, StoreRead as _};
+use reconvene_core::storage::{Batch, JournalEntry, StoreError, StoreRead as _};
 use reconvene_core::stored;
 use reconvene_libp2p::{Direction, Identity, Network, NetworkConfig, NetworkEvent, SendError};
-use reconvene_model::{MaterialiseCounter, snapshot};
+use reconvene_model::{MEETING, MaterialiseCounter, snapshot};
 use reconvene_sled::{Completion, SledReader, SledStore, SubmitError, Writer};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use crate::Error;
 use crate::clock::Clock;
+use crate::subscriptions::Subscriptions;
 
 /// Commands waiting for the driver; senders wait beyond it.
 const COMMANDS_MAX: usize = 1024;
@@ -199,6 +201,7 @@ pub(crate) fn start(
     reader: SledReader,
     identity: Identity,
     counter: Arc<MaterialiseCounter>,
+    subscriptions: Arc<Subscriptions>,
 ) -> Result<DriverHandle, Error> {
     let (commands, command_receiver) = mpsc::channel(COMMANDS_MAX);
     let (notices, _) = broadcast::channel(EVENTS_MAX);
@@ -228,6 +231,8 @@ pub(crate) fn start(
         done,
         done_receiver,
         notices: notices.clone(),
+        subscriptions,
+        rows: BTreeMap::new(),
         edits: BTreeMap::new(),
         writes: BTreeMap::new(),
         compactions: BTreeMap::new(),
@@ -256,6 +261,9 @@ struct Driver {
     done: mpsc::UnboundedSender<LocalDone>,
     done_receiver: mpsc::UnboundedReceiver<LocalDone>,
     notices: broadcast::Sender<Notice>,
+    subscriptions: Arc<Subscriptions>,
+    /// Rows of meetings in batches that are on their way to the store.
+    rows: BTreeMap<BatchId, Vec<(WorkspaceId, DocumentId)>>,
     edits: BTreeMap<RequestId, oneshot::Sender<Result<(), Error>>>,
     writes: BTreeMap<RequestId, oneshot::Sender<Result<(), Error>>>,
     compactions: BTreeMap<RequestId, oneshot::Sender<Result<(), CompactHold>>>,
@@ -348,6 +356,7 @@ impl Driver {
         while !self.failed_batches.is_empty() || !self.failed_dials.is_empty() {
             let now = self.clock.now();
             if let Some((batch, error)) = self.failed_batches.pop() {
+                self.rows.remove(&batch);
                 self.engine.handle(now, Input::BatchFailed { batch, error });
             } else if let Some((peer, why)) = self.failed_dials.pop() {
                 self.engine.handle(now, Input::DialFailed { peer, why });
@@ -368,6 +377,10 @@ impl Driver {
                 let Some(writer) = &self.writer else {
                     return self.failed_batches.push((batch.id, StoreError::Closed));
                 };
+                let rows = meeting_rows(&batch);
+                if !rows.is_empty() {
+                    self.rows.insert(batch.id, rows);
+                }
                 match writer.submit(batch) {
                     Ok(()) => {}
                     Err(SubmitError::Full(batch)) => {
@@ -462,16 +475,29 @@ impl Driver {
     fn on_done(&mut self, done: LocalDone) {
         match done {
             LocalDone::Store(Completion::Journaled(id)) => self.input(Input::Journaled(id)),
-            LocalDone::Store(Completion::Stored(id)) => self.input(Input::Stored(id)),
+            LocalDone::Store(Completion::Stored(id)) => {
+                self.mark_rows(id);
+                self.input(Input::Stored(id));
+            }
             LocalDone::Store(Completion::Failed { id, error }) => {
+                self.rows.remove(&id);
                 self.input(Input::BatchFailed { batch: id, error });
             }
             LocalDone::Store(Completion::Unknown { id, error }) => {
+                // They may be there: whoever is interested looks.
+                self.mark_rows(id);
                 self.input(Input::BatchUnknown { batch: id, error });
             }
             LocalDone::Store(other) => tracing::error!(?other, "an unknown completion"),
             LocalDone::Read(read, result) => self.input(Input::ReadDone { read, result }),
             LocalDone::SendFailed(link, error) => self.input(Input::SendFailed { link, error }),
+        }
+    }
+
+    /// Tells live queries of the rows that a batch made visible.
+    fn mark_rows(&mut self, batch: BatchId) {
+        if let Some(rows) = self.rows.remove(&batch) {
+            self.subscriptions.mark(&rows);
         }
     }
 
@@ -679,6 +705,7 @@ impl Driver {
 
     async fn shut_down(&mut self) -> Result<(), Error> {
         self.commands.close();
+        self.subscriptions.close();
         self.input(Input::Close);
         if let Some((network, mut events)) = self.network.take() {
             let drain = async { while events.recv().await.is_some() {} };
@@ -711,6 +738,16 @@ impl Driver {
         }
         closed.map_err(|_| Error::Closed)?.map_err(Error::Store)
     }
+}
+
+/// The meetings whose rows a batch writes or removes, whoever made it.
+fn meeting_rows(batch: &Batch) -> Vec<(WorkspaceId, DocumentId)> {
+    let keys = batch.puts.iter().map(|(key, _)| key);
+    let places = keys.chain(&batch.deletes).filter_map(Key::index_place);
+    let meetings = places.filter(|(_, kind, _)| *kind == MEETING);
+    meetings
+        .map(|(workspace, _, document)| (workspace, document))
+        .collect()
 }
 
 fn reply<T>(answer: oneshot::Sender<T>, value: T) {

@@ -8,18 +8,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use reconvene_core::engine::{Event, Write};
-use reconvene_core::ids::{DocumentId, FeedSeq, WorkspaceId};
+use reconvene_core::ids::{ChangeHash, DocumentId, FeedSeq, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::records::{FeedRow, IndexStateRow, Record as _};
 use reconvene_core::storage::{Scan, StoreRead as _};
-use reconvene_model::Purpose;
 use reconvene_model::index::{index_row, is_indexed};
+use reconvene_model::{MEETING, Purpose, TRANSCRIPT, WORKSPACE_DOCUMENT};
 use reconvene_sled::SledReader;
 use tokio::sync::{broadcast, watch};
+use tokio::time::{Instant, timeout};
 
 use crate::Error;
 use crate::documents::{Documents, decode};
 use crate::driver::{DriverHandle, Notice};
+use crate::limits::{APPLY_DOCUMENTS_MAX, PAGES_KNOWN_MAX};
+use crate::pace::Pace;
 use crate::replica::{ReplicaEvent, STATE_VERSION, request_id};
 
 /// Feed entries looked at per round.
@@ -28,8 +31,6 @@ const ROUND_ENTRIES: usize = 512;
 const SAVE_EVERY_ENTRIES: u64 = 4096;
 /// When a failed refresh is tried again.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
-/// Documents materialised between two writes of their rows.
-const ROUND_DOCUMENTS: usize = 64;
 
 /// How far the index of each workspace is.
 pub(crate) type IndexProgress = BTreeMap<WorkspaceId, FeedSeq>;
@@ -45,22 +46,45 @@ pub(crate) struct Parts {
 struct Indexer {
     parts: Parts,
     progress: watch::Sender<IndexProgress>,
+    pace: Pace,
+    /// When the last batch was applied; `None` before the first.
+    applied_at: Option<Instant>,
+    /// Documents that peers changed since; as many as matter to the pace.
+    waiting: BTreeSet<(WorkspaceId, DocumentId)>,
+    /// Which meeting a transcript page belongs to, where that is known.
+    meetings: BTreeMap<DocumentId, DocumentId>,
 }
 
 /// Starts the indexer on the current runtime.
 pub(crate) fn start(parts: Parts) -> (watch::Receiver<IndexProgress>, tokio::task::JoinHandle<()>) {
-    let (progress, receiver) = watch::channel(IndexProgress::new());
     let notices = parts.driver.notices();
-    let indexer = Indexer { parts, progress };
+    let (indexer, receiver) = Indexer::new(parts);
     (receiver, tokio::spawn(indexer.run(notices)))
 }
 
 impl Indexer {
-    async fn run(self, mut notices: broadcast::Receiver<Notice>) {
+    fn new(parts: Parts) -> (Self, watch::Receiver<IndexProgress>) {
+        let (progress, receiver) = watch::channel(IndexProgress::new());
+        let indexer = Self {
+            parts,
+            progress,
+            pace: Pace::new(),
+            applied_at: None,
+            waiting: BTreeSet::new(),
+            meetings: BTreeMap::new(),
+        };
+        (indexer, receiver)
+    }
+
+    async fn run(mut self, mut notices: broadcast::Receiver<Notice>) {
         let mut due = self.parts.workspaces.clone();
         let mut failed = BTreeSet::new();
         loop {
+            if !due.is_empty() && !self.gather(&mut notices, &mut due).await {
+                return;
+            }
             while let Some(workspace) = due.pop_first() {
+                self.waiting.clear();
                 match self.round(workspace).await {
                     Ok(true) => {
                         due.insert(workspace);
@@ -84,15 +108,50 @@ impl Indexer {
                     }
                 }
             };
-            match notice {
-                Ok(notice) => self.note(notice, &mut due),
-                Err(broadcast::error::RecvError::Lagged(_)) => self.look_everywhere(&mut due),
-                Err(broadcast::error::RecvError::Closed) => return,
+            if !self.take(notice, &mut due) {
+                return;
             }
             while let Ok(notice) = notices.try_recv() {
                 self.note(notice, &mut due);
             }
         }
+    }
+
+    /// Lets changes come together for as long as the pace says; whether to go on after that.
+    async fn gather(
+        &mut self,
+        notices: &mut broadcast::Receiver<Notice>,
+        due: &mut BTreeSet<WorkspaceId>,
+    ) -> bool {
+        while let Some(applied_at) = self.applied_at {
+            let wait = self.pace.gather(applied_at.elapsed(), self.waiting.len());
+            if wait.is_zero() {
+                break;
+            }
+            match timeout(wait, notices.recv()).await {
+                Ok(notice) => {
+                    if !self.take(notice, due) {
+                        return false;
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        true
+    }
+
+    /// Takes what the driver said; whether it will say more.
+    fn take(
+        &mut self,
+        notice: Result<Notice, broadcast::error::RecvError>,
+        due: &mut BTreeSet<WorkspaceId>,
+    ) -> bool {
+        match notice {
+            Ok(notice) => self.note(notice, due),
+            Err(broadcast::error::RecvError::Lagged(_)) => self.look_everywhere(due),
+            Err(broadcast::error::RecvError::Closed) => return false,
+        }
+        true
     }
 
     fn look_everywhere(&self, due: &mut BTreeSet<WorkspaceId>) {
@@ -104,9 +163,17 @@ impl Indexer {
         }
     }
 
-    fn note(&self, notice: Notice, due: &mut BTreeSet<WorkspaceId>) {
-        let Notice::Engine(event) = notice else {
-            return;
+    fn note(&mut self, notice: Notice, due: &mut BTreeSet<WorkspaceId>) {
+        let event = match notice {
+            Notice::Engine(event) => event,
+            Notice::PassComplete { peer, stats, .. } => {
+                return self.tell(ReplicaEvent::PassComplete {
+                    peer,
+                    documents_sent: stats.documents_sent,
+                    documents_received: stats.documents_received,
+                });
+            }
+            Notice::LinkEnded { .. } => return,
         };
         match &*event {
             Event::DocumentChanged {
@@ -121,6 +188,9 @@ impl Indexer {
                     documents.note_replaced(*workspace, *document);
                 } else {
                     documents.note_remote(*workspace, *document, changes);
+                }
+                if self.waiting.len() < APPLY_DOCUMENTS_MAX {
+                    self.waiting.insert((*workspace, *document));
                 }
             }
             Event::FeedAdvanced { workspace, .. } => {
@@ -147,7 +217,7 @@ impl Indexer {
     }
 
     /// Indexes the next part of a workspace's feed; whether there may be more.
-    async fn round(&self, workspace: WorkspaceId) -> Result<bool, Error> {
+    async fn round(&mut self, workspace: WorkspaceId) -> Result<bool, Error> {
         let known = self.progress.borrow().get(&workspace).copied();
         let mut rebuilt_to = None;
         loop {
@@ -155,9 +225,22 @@ impl Indexer {
             let read =
                 tokio::task::spawn_blocking(move || plan(&reader, workspace, known, rebuilt_to));
             let plan = read.await.map_err(|_| Error::Closed)??;
-            let documents: Vec<_> = plan.documents.into_iter().collect();
-            for chunk in documents.chunks(ROUND_DOCUMENTS) {
-                self.refresh(workspace, chunk, None).await?;
+            // What is open gets what the feed names, whether or not it was noted yet: a row is written
+            // once for good and must hold everything up to the end of this round.
+            for (document, changes) in &plan.documents {
+                self.parts
+                    .documents
+                    .note_remote(workspace, *document, changes);
+            }
+            let documents: Vec<_> = plan.documents.into_keys().collect();
+            let mut rest = &documents[..];
+            while !rest.is_empty() {
+                let (batch, more) = rest.split_at(rest.len().min(self.pace.documents()));
+                let began = Instant::now();
+                self.refresh(workspace, batch, None).await?;
+                self.pace.note(batch.len(), began.elapsed());
+                self.applied_at = Some(Instant::now());
+                rest = more;
             }
             if plan.rebuild && plan.more {
                 // Only the whole feed makes a rebuilt index; until then nothing is claimed.
@@ -171,13 +254,73 @@ impl Indexer {
                 self.refresh(workspace, &[], Some(plan.through)).await?;
             }
             self.report(workspace, plan.through);
-            if !documents.is_empty() {
-                self.tell(ReplicaEvent::Changed {
-                    workspace,
-                    documents,
-                });
+            if !documents.is_empty() || !plan.pages.is_empty() {
+                let event = self.changed(workspace, documents, plan.pages).await?;
+                self.tell(event);
             }
             return Ok(plan.more);
+        }
+    }
+
+    /// What to tell of documents that changed, their rows being written.
+    async fn changed(
+        &mut self,
+        workspace: WorkspaceId,
+        mut documents: Vec<DocumentId>,
+        pages: BTreeSet<DocumentId>,
+    ) -> Result<ReplicaEvent, Error> {
+        let projects = documents.contains(&WORKSPACE_DOCUMENT);
+        let indexed = documents.iter().filter(|id| **id != WORKSPACE_DOCUMENT);
+        let mut meetings: BTreeSet<_> = indexed.copied().collect();
+        for page in &pages {
+            let meeting = match self.meetings.get(page) {
+                Some(meeting) => Some(*meeting),
+                None => self.meeting_of(workspace, *page).await?,
+            };
+            meetings.extend(meeting);
+        }
+        documents.extend(pages);
+        Ok(ReplicaEvent::Changed {
+            workspace,
+            documents,
+            meetings: meetings.into_iter().collect(),
+            projects,
+        })
+    }
+
+    /// The meeting of a page, from the page itself. Once: after that it is known.
+    async fn meeting_of(
+        &mut self,
+        workspace: WorkspaceId,
+        page: DocumentId,
+    ) -> Result<Option<DocumentId>, Error> {
+        let mut lease = self.parts.documents.lease(workspace, page).await;
+        let open = Arc::clone(&self.parts.documents);
+        let work = tokio::task::spawn_blocking(move || {
+            let loaded = open.load(&mut lease, Purpose::Index);
+            let meeting = loaded.and_then(|document| Ok(document.transcript_meeting()?));
+            open.give_back(lease);
+            meeting
+        });
+        match work.await.map_err(|_| Error::Closed)? {
+            Ok(meeting) => {
+                self.know(meeting.map(|meeting| (page, meeting)));
+                Ok(meeting)
+            }
+            Err(Error::Store(error)) => Err(Error::Store(error)),
+            Err(error) => {
+                tracing::warn!(%page, %error, "it is not known which meeting a page belongs to");
+                Ok(None)
+            }
+        }
+    }
+
+    fn know(&mut self, pages: impl IntoIterator<Item = (DocumentId, DocumentId)>) {
+        for (page, meeting) in pages {
+            if self.meetings.len() >= PAGES_KNOWN_MAX {
+                self.meetings.clear();
+            }
+            self.meetings.insert(page, meeting);
         }
     }
 
@@ -189,7 +332,7 @@ impl Indexer {
     /// Materialises documents and writes their rows; the documents stay locked until the rows are in
     /// the engine's queue, so that no older row can follow a newer one.
     async fn refresh(
-        &self,
+        &mut self,
         workspace: WorkspaceId,
         documents: &[DocumentId],
         through: Option<FeedSeq>,
@@ -204,9 +347,14 @@ impl Indexer {
         let open = Arc::clone(&self.parts.documents);
         let work = tokio::task::spawn_blocking(move || {
             let mut puts = Vec::with_capacity(leases.len() + 1);
+            let mut pages = Vec::new();
             for (document, lease) in &mut leases {
                 match open.load(lease, Purpose::Index).and_then(|loaded| {
                     let row = index_row(*document, loaded)?;
+                    if loaded.kind() == MEETING {
+                        let listed = loaded.meeting_pages()?.into_iter();
+                        pages.extend(listed.map(|page| (page, *document)));
+                    }
                     Ok(row.map(|row| (Key::index(&workspace, loaded.kind(), document), row)))
                 }) {
                     Ok(Some((key, row))) => puts.push((key, row.encode().into())),
@@ -217,9 +365,10 @@ impl Indexer {
                     Err(error) => tracing::warn!(%document, %error, "a document has no row"),
                 }
             }
-            Ok::<_, Error>((puts, leases))
+            Ok::<_, Error>((puts, leases, pages))
         });
-        let (mut puts, leases) = work.await.map_err(|_| Error::Closed)??;
+        let (mut puts, leases, pages) = work.await.map_err(|_| Error::Closed)??;
+        self.know(pages);
         if let Some(seq) = through {
             let state = IndexStateRow {
                 seq,
@@ -254,7 +403,10 @@ struct Plan {
     more: bool,
     /// Whether there is no index of this state version yet.
     rebuild: bool,
-    documents: BTreeSet<DocumentId>,
+    /// What has a row to be written, with the changes that peers made.
+    documents: BTreeMap<DocumentId, Vec<ChangeHash>>,
+    /// Transcript pages that peers changed. They have no rows; their meetings look different.
+    pages: BTreeSet<DocumentId>,
 }
 
 fn plan(
@@ -279,12 +431,21 @@ fn plan(
     let scan = Scan::ascending(KeyRange::feed_after(&workspace, from), ROUND_ENTRIES);
     let rows = reader.scan(&scan)?;
     let mut through = from;
-    let mut documents = BTreeSet::new();
+    let mut documents = BTreeMap::<_, Vec<ChangeHash>>::new();
+    let mut pages = BTreeSet::new();
     for (key, value) in &rows.rows {
         let row: FeedRow = decode(key, value)?;
         through = key.feed_seq().unwrap_or(through);
         if is_indexed(row.kind) && (rebuild || row.origin.is_some()) {
-            documents.insert(row.document);
+            let changes = documents.entry(row.document).or_default();
+            if row.origin.is_some() {
+                changes.extend(row.changes.iter().map(|(hash, _)| *hash));
+                // What a snapshot holds is not named: the document is read anew.
+                changes.extend(row.snapshot.map(|_| crate::documents::REPLACED));
+            }
+        }
+        if row.kind == TRANSCRIPT && row.origin.is_some() && !rebuild {
+            pages.insert(row.document);
         }
     }
     Ok(Plan {
@@ -293,6 +454,7 @@ fn plan(
         more: rows.more,
         rebuild,
         documents,
+        pages,
     })
 }
 
@@ -360,3 +522,6 @@ fn outward(event: &Event) -> Option<ReplicaEvent> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests;

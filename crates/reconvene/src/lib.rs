@@ -31,30 +31,41 @@
 mod error;
 mod replica;
 
+mod filter;
 mod meetings;
 mod projects;
+mod query;
 mod sync;
 mod workspaces;
 
+mod events;
 mod status;
 
 mod compaction;
 mod documents;
 mod driver;
 mod indexer;
+mod pace;
 mod records;
+mod subscriptions;
+
+pub mod limits;
 
 mod clock;
 mod profile;
 
 pub use compaction::{CompactReport, HeldDocument};
+pub use documents::ApplyStats;
 pub use error::Error;
+pub use events::Events;
+pub use filter::MeetingFilter;
 pub use meetings::{
     AddedMeeting, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, ListOptions, MeetingPage, MeetingView,
     Meetings, NewMeeting, PageView,
 };
 pub use profile::Role;
 pub use projects::Projects;
+pub use query::{MeetingQuery, MeetingSubscription, QueryBatch};
 pub use records::{RecordUse, RecordUses};
 pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
 pub use status::{

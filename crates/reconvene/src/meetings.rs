@@ -12,12 +12,15 @@ use reconvene_model::transcript::TranscriptEditor;
 use reconvene_model::{
     MEETING, Meeting, ModelError, ProjectId, Purpose, Resolution, TranscriptPage, resolve_project,
 };
+use reconvene_sled::SledReader;
 use serde::Serialize;
 
 use crate::clock::wall_now;
+use crate::filter::Matcher;
+use crate::limits::{LIST_SCAN_ROWS_MAX, QUERY_BATCH_ROWS_MAX};
 use crate::replica::{bodies, new_document_id, random};
 use crate::status::{self, Freshness, Holder};
-use crate::{Error, ImportedMeeting, Replica};
+use crate::{Error, ImportedMeeting, MeetingFilter, MeetingQuery, Replica};
 
 /// Most meetings of one page of a list.
 pub const LIST_LIMIT_MAX: usize = 1000;
@@ -61,12 +64,14 @@ pub struct AddedMeeting {
 }
 
 /// Which part of a list.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ListOptions {
     /// Most meetings to return; at most [`LIST_LIMIT_MAX`].
     pub limit: usize,
     /// Begin after this meeting, as given by [`MeetingPage::next`].
     pub after: Option<DocumentId>,
+    /// Which meetings are wanted.
+    pub filter: MeetingFilter,
 }
 
 impl Default for ListOptions {
@@ -74,6 +79,7 @@ impl Default for ListOptions {
         Self {
             limit: LIST_LIMIT_DEFAULT,
             after: None,
+            filter: MeetingFilter::default(),
         }
     }
 }
@@ -178,42 +184,43 @@ impl Meetings {
 
     /// Lists meetings from the index, the latest created first. Loads no document.
     ///
+    /// With a filter a page may hold fewer meetings than the limit, even none, and still name a next
+    /// one: it looks at [`LIST_SCAN_ROWS_MAX`] rows at most.
+    ///
     /// # Errors
-    /// If the limit is zero or over [`LIST_LIMIT_MAX`], or the store fails.
+    /// If the limit is zero or over [`LIST_LIMIT_MAX`], the filter cannot be met or exceeds a bound,
+    /// or the store fails.
     pub async fn list(&self, options: ListOptions) -> Result<MeetingPage, Error> {
-        let ListOptions { limit, after } = options;
+        let ListOptions {
+            limit,
+            after,
+            filter,
+        } = options;
         if limit == 0 || limit > LIST_LIMIT_MAX {
             return Err(Error::BadInput(format!(
                 "the limit must be 1 to {LIST_LIMIT_MAX}"
             )));
         }
+        let matcher = Matcher::new(filter)?;
         let workspace = self.replica.current_workspace()?;
         let live = self.replica.shared.driver.live(Some(workspace)).await?;
         self.replica
             .blocking(move |shared| {
-                let mut range = KeyRange::index(&workspace, MEETING);
-                if let Some(after) = after {
-                    range = range.before(&Key::index(&workspace, MEETING, &after));
-                }
-                let scan = Scan {
-                    range,
-                    direction: Direction::Descending,
-                    rows_max: limit,
-                    bytes_max: usize::MAX,
-                };
-                let rows = shared.reader.scan(&scan)?;
-                let last = rows.rows.last().and_then(|(key, _)| key.document());
-                // A row of another version is being rebuilt; it is left out until then.
-                let meetings = rows.rows.iter().filter_map(|(_, value)| meeting_row(value));
-                let meetings = meetings.collect();
+                let (meetings, next) =
+                    list_rows(&shared.reader, workspace, limit, after, &matcher)?;
                 let freshness = status::freshness(shared, workspace, &live, true)?;
                 Ok(MeetingPage {
                     meetings,
-                    next: last.filter(|_| rows.more),
+                    next,
                     freshness,
                 })
             })
             .await
+    }
+
+    /// A query that can be subscribed to: the meetings a filter wants, and what changes about that.
+    pub fn query(&self, filter: MeetingFilter) -> MeetingQuery {
+        MeetingQuery::new(self.replica.clone(), filter)
     }
 
     /// Reads a meeting with its transcript pages.
@@ -419,7 +426,51 @@ fn not_a_meeting(id: DocumentId) -> Error {
     }
 }
 
-fn meeting_row(value: &[u8]) -> Option<MeetingRow> {
+/// The rows of one page that are wanted, and the last one looked at if there are more.
+fn list_rows(
+    reader: &SledReader,
+    workspace: WorkspaceId,
+    limit: usize,
+    mut after: Option<DocumentId>,
+    matcher: &Matcher,
+) -> Result<(Vec<MeetingRow>, Option<DocumentId>), Error> {
+    let mut meetings = Vec::new();
+    let mut looked = 0;
+    loop {
+        let mut range = KeyRange::index(&workspace, MEETING);
+        if let Some(after) = after {
+            range = range.before(&Key::index(&workspace, MEETING, &after));
+        }
+        let scan = Scan {
+            range,
+            direction: Direction::Descending,
+            rows_max: match matcher.is_all() {
+                true => limit - meetings.len(),
+                false => QUERY_BATCH_ROWS_MAX,
+            },
+            bytes_max: usize::MAX,
+        };
+        let rows = reader.scan(&scan)?;
+        for (at, (key, value)) in rows.rows.iter().enumerate() {
+            after = key.document().or(after);
+            // A row of another version is being rebuilt; it is left out until then.
+            meetings.extend(meeting_row(value).filter(|row| matcher.matches(row)));
+            if meetings.len() == limit && (rows.more || at + 1 < rows.rows.len()) {
+                return Ok((meetings, after));
+            }
+        }
+        looked += rows.rows.len();
+        if !rows.more {
+            return Ok((meetings, None));
+        }
+        if looked >= LIST_SCAN_ROWS_MAX {
+            return Ok((meetings, after));
+        }
+    }
+}
+
+/// The row in a stored value; none if it is of another version.
+pub(crate) fn meeting_row(value: &[u8]) -> Option<MeetingRow> {
     match IndexRow::decode(value) {
         Ok(IndexRow::Meeting(row)) => Some(row),
         _ => None,

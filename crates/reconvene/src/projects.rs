@@ -60,6 +60,17 @@ impl Projects {
         Ok(row.map(|row| row.projects).unwrap_or_default())
     }
 
+    /// The project with this id or exact name.
+    ///
+    /// # Errors
+    /// If there is none, or several have the name.
+    pub async fn find(&self, id_or_name: &str) -> Result<ProjectId, Error> {
+        let workspace = self.replica.current_workspace()?;
+        let row = self.replica.workspace_row(workspace).await?;
+        let row = row.unwrap_or_else(empty_row);
+        Ok(find_project(id_or_name, &row.to_workspace())?)
+    }
+
     /// Makes a project the one new meetings are filed under; resolves when that is durable.
     ///
     /// # Errors

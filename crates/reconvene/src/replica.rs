@@ -27,16 +27,16 @@ use crate::clock::{Clock, wall_now};
 use crate::documents::{Documents, Lease};
 use crate::driver::{self, Command, DriverHandle, Notice};
 use crate::indexer::{self, IndexProgress};
+use crate::limits::EVENTS_MAX;
 use crate::profile::{Profile, ProfileFile, ProfileServer, ProfileWorkspace};
-use crate::{Error, Meetings, Projects, Role};
+use crate::subscriptions::Subscriptions;
+use crate::{Error, Events, Meetings, Projects, Role};
 
 /// Number for breaking changes of derived state; another one rebuilds the index.
 pub(crate) const STATE_VERSION: u32 = 1;
 /// How long opening waits for the rows of what came from the journal while none is written. Past it
 /// the replica opens with lists that say they are behind.
 const REPLAY_INDEX_WAIT: Duration = Duration::from_secs(10);
-/// Events a slow listener may lag behind before it is told that it missed some.
-const EVENTS_MAX: usize = 1024;
 
 /// How to open a replica.
 #[derive(Clone, Debug)]
@@ -175,14 +175,17 @@ impl std::fmt::Debug for Replica {
 }
 
 pub(crate) struct Shared {
-    pub(crate) data_dir: DataDir,
+    /// `None` once the replica is closed: the directory is then anybody's.
+    data_dir: Mutex<Option<DataDir>>,
     pub(crate) peer: PeerId,
     pub(crate) role: Role,
     pub(crate) driver: DriverHandle,
     pub(crate) reader: SledReader,
     pub(crate) documents: Arc<Documents>,
     pub(crate) index: watch::Receiver<IndexProgress>,
-    pub(crate) events: broadcast::Sender<ReplicaEvent>,
+    /// The indexer's: they end with it.
+    pub(crate) events: broadcast::WeakSender<ReplicaEvent>,
+    pub(crate) subscriptions: Arc<Subscriptions>,
     profile_file: ProfileFile,
     profile: Mutex<Profile>,
     /// Random, minted at the first write after an open and after every failed one.
@@ -221,8 +224,21 @@ pub enum ReplicaEvent {
     Changed {
         /// The workspace.
         workspace: WorkspaceId,
-        /// The documents.
+        /// The documents, transcript pages among them.
         documents: Vec<DocumentId>,
+        /// The meetings of which something changed, be it a page of their transcript.
+        meetings: Vec<DocumentId>,
+        /// Whether the workspace document changed: its projects or settings.
+        projects: bool,
+    },
+    /// A pass with a peer is complete: both hold what the other held when the link came up.
+    PassComplete {
+        /// The peer.
+        peer: PeerId,
+        /// Documents of which changes were sent.
+        documents_sent: u64,
+        /// Documents of which changes were received.
+        documents_received: u64,
     },
     /// Nothing the peer held is missing here.
     Verified {
@@ -290,6 +306,12 @@ pub enum ReplicaEvent {
         /// Why.
         message: String,
     },
+    /// This reader was away for too long, and events were dropped for it. What is held and shown may
+    /// have changed in any way.
+    Lagged {
+        /// How many.
+        missed: u64,
+    },
 }
 
 impl Replica {
@@ -334,6 +356,7 @@ impl Replica {
         let journal = opened.journal;
         let documents = Arc::new(Documents::new(reader.clone()));
         let counter = documents.counter_handle();
+        let subscriptions = Arc::<Subscriptions>::default();
         let driver = driver::start(
             engine,
             clock,
@@ -341,6 +364,7 @@ impl Replica {
             reader.clone(),
             identity,
             counter,
+            Arc::clone(&subscriptions),
         )?;
         let mut replayed = driver.notices();
         driver.send(Command::Replay(journal)).await?;
@@ -350,16 +374,17 @@ impl Replica {
         }
         let replayed = wait_for_replay(&mut replayed).await?;
         profile_file.save_if_changed(&profile)?;
-        let (events, _) = broadcast::channel(EVENTS_MAX);
+        let (sender, _) = broadcast::channel(EVENTS_MAX);
+        let events = sender.downgrade();
         let (index, index_task) = indexer::start(indexer::Parts {
             reader: reader.clone(),
             driver: driver.clone(),
             documents: Arc::clone(&documents),
-            events: events.clone(),
+            events: sender,
             workspaces: known_workspaces(&reader)?,
         });
         let shared = Shared {
-            data_dir,
+            data_dir: Mutex::new(Some(data_dir)),
             peer,
             role,
             driver,
@@ -367,6 +392,7 @@ impl Replica {
             documents,
             index,
             events,
+            subscriptions,
             profile_file,
             profile: Mutex::new(profile),
             incarnation: Mutex::new(None),
@@ -417,9 +443,15 @@ impl Replica {
         Projects::new(self.clone())
     }
 
-    /// What happens from now on. A receiver that lags too far is told so and goes on.
-    pub fn events(&self) -> broadcast::Receiver<ReplicaEvent> {
-        self.shared.events.subscribe()
+    /// What happens from now on, until the replica is closed. A reader that is too far behind is told
+    /// how much it missed.
+    pub fn events(&self) -> Events {
+        Events::new(
+            self.shared
+                .events
+                .upgrade()
+                .map(|events| events.subscribe()),
+        )
     }
 
     /// Ends the replica in order: links are flushed and closed, everything is made durable, the
@@ -438,7 +470,11 @@ impl Replica {
         }
         let shutdown = self.shared.driver.shutdown();
         match tokio::time::timeout(driver::CLOSE_DEADLINE, shutdown).await {
-            Ok(outcome) => outcome,
+            Ok(outcome) => {
+                // Also while clones of this are still held somewhere.
+                self.shared.give_directory_back();
+                outcome
+            }
             Err(_) => Err(Error::Timeout {
                 seconds: driver::CLOSE_DEADLINE.as_secs(),
                 why: "the store did not close".to_owned(),
@@ -612,6 +648,17 @@ struct Edited<T> {
 }
 
 impl Shared {
+    /// The data directory, held.
+    pub(crate) fn data_dir(&self) -> Result<DataDir, Error> {
+        let held = self.data_dir.lock().unwrap_or_else(PoisonError::into_inner);
+        held.clone().ok_or(Error::Closed)
+    }
+
+    fn give_directory_back(&self) {
+        let mut held = self.data_dir.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = None;
+    }
+
     /// The incarnation of this open, minted at its first write.
     pub(crate) fn incarnation(&self) -> Result<[u8; 16], Error> {
         let mut incarnation = self

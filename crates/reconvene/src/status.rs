@@ -71,6 +71,8 @@ pub struct Status {
     pub documents: u64,
     /// Documents materialised since this replica was opened, by what for.
     pub documents_materialised_by: BTreeMap<&'static str, u64>,
+    /// How remote changes came into open documents since this replica was opened.
+    pub applied: crate::ApplyStats,
     /// Every workspace.
     pub workspaces: Vec<WorkspaceStatus>,
     /// Every link that is up.
@@ -206,13 +208,14 @@ fn collect(shared: &Shared, device: DeviceInfo, live: &Live) -> Result<Status, E
         let row: WorkspaceRow = decode(&key, &value)?;
         workspaces.push(workspace_status(shared, id, row, &device, live)?);
     }
-    let disk = reconvene_sled::disk_bytes(&shared.data_dir).map_err(|source| Error::Io {
+    let disk = reconvene_sled::disk_bytes(&shared.data_dir()?).map_err(|source| Error::Io {
         what: "the disk use could not be read".to_owned(),
         source,
     })?;
     Ok(Status {
         documents: workspaces.iter().map(|workspace| workspace.documents).sum(),
         documents_materialised_by: shared.documents.counter().snapshot(),
+        applied: shared.documents.apply_stats(),
         workspaces,
         links: live
             .links

@@ -14,9 +14,9 @@ mod compaction;
 
 const MEETING: &[u8] = include_bytes!("../../../examples/qmsum/ES2005a.json");
 
-struct Peer {
+pub(crate) struct Peer {
     dir: TempDir,
-    replica: Replica,
+    pub(crate) replica: Replica,
 }
 
 impl Peer {
@@ -30,14 +30,14 @@ impl Peer {
         Self { dir, replica }
     }
 
-    async fn server() -> Self {
+    pub(crate) async fn server() -> Self {
         let server = Self::new(Role::Server).await;
         server.replica.ensure_shared_workspace().await.unwrap();
         server.replica.listen(&[]).await.unwrap();
         server
     }
 
-    async fn device_of(server: &Self, member: &str) -> Self {
+    pub(crate) async fn device_of(server: &Self, member: &str) -> Self {
         let device = Self::new(Role::Device).await;
         device
             .replica
@@ -68,12 +68,12 @@ impl Peer {
         }
     }
 
-    async fn sync(&self) -> crate::SyncReport {
+    pub(crate) async fn sync(&self) -> crate::SyncReport {
         self.replica.sync(SyncOptions::default()).await.unwrap()
     }
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub(crate) fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -317,9 +317,9 @@ fn live_edits_reach_the_other_device_through_the_server() {
             .await
             .unwrap();
         loop {
-            let event = tokio::time::timeout(Duration::from_secs(30), events.recv()).await;
-            if let crate::ReplicaEvent::Changed { documents, .. } = event.unwrap().unwrap()
-                && documents.contains(&added.meeting.id)
+            let event = tokio::time::timeout(Duration::from_secs(30), events.next()).await;
+            if let crate::ReplicaEvent::Changed { meetings, .. } = event.unwrap().unwrap()
+                && meetings.contains(&added.meeting.id)
             {
                 break;
             }
@@ -345,7 +345,7 @@ fn live_edits_reach_the_other_device_through_the_server() {
             if (0..20).all(|n| shown.meeting.notes.contains(&format!("{n};"))) {
                 break;
             }
-            let event = tokio::time::timeout(Duration::from_secs(30), events.recv()).await;
+            let event = tokio::time::timeout(Duration::from_secs(30), events.next()).await;
             event.unwrap().unwrap();
         }
     });
@@ -359,7 +359,7 @@ fn a_joins_link_ends_at_once_on_both_sides() {
         let device = Peer::device_of(&server, "Ada").await;
         // Far below what the device would wait for the server's end.
         let ended = tokio::time::timeout(Duration::from_secs(3), async {
-            while !matches!(events.recv().await.unwrap(), ReplicaEvent::LinkDown { .. }) {}
+            while !matches!(events.next().await.unwrap(), ReplicaEvent::LinkDown { .. }) {}
         });
         ended.await.expect("the server closes the link of a join");
         device.replica.close().await.unwrap();
@@ -513,5 +513,126 @@ fn a_dead_server_ends_a_pass_when_the_time_is_over_however_often_it_is_dialled()
         assert_eq!(a.replica.sync(options).await.unwrap_err().code(), "timeout");
         // Several redials fall into this time; each used to begin it anew.
         assert!(began.elapsed() < Duration::from_secs(20));
+    });
+}
+
+/// Connects both, and yields the events of the second from when both have all the other had.
+async fn connected(server: &Peer, a: &Peer, b: &Peer) -> crate::Events {
+    for peer in [a, b, a] {
+        peer.sync().await;
+    }
+    let mut events = b.replica.events();
+    b.replica.connect().await.unwrap();
+    a.replica.connect().await.unwrap();
+    assert_eq!(server.replica.device().role, Role::Server);
+    next_where(&mut events, |event| {
+        matches!(event, ReplicaEvent::PassComplete { .. })
+    })
+    .await;
+    events
+}
+
+async fn next_where(
+    events: &mut crate::Events,
+    wanted: impl Fn(&ReplicaEvent) -> bool,
+) -> ReplicaEvent {
+    let found = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            let event = events.next().await.expect("the replica is open");
+            if wanted(&event) {
+                return event;
+            }
+        }
+    });
+    found.await.expect("it happens in time")
+}
+
+#[test]
+fn what_others_say_in_a_transcript_is_told_as_a_change_of_the_meeting() {
+    run(async {
+        let server = Peer::server().await;
+        let a = Peer::device_of(&server, "Ada").await;
+        let b = Peer::device_of(&server, "Ben").await;
+        let imported = qmsum::parse("ES2005a.json", MEETING).unwrap();
+        let id = a.replica.meetings().import(imported).await.unwrap();
+        let mut events = connected(&server, &a, &b).await;
+        let shown = a.replica.meetings().show(id).await.unwrap();
+        let crate::PageView::Present { id: page, .. } = shown.pages[0] else {
+            panic!("the page is there");
+        };
+        for text in ["said later", "and more"] {
+            let segment = crate::Segment {
+                id: format!("live {text}"),
+                start: 9_999_999,
+                end: None,
+                speaker: None,
+                text: text.to_owned(),
+            };
+            let meetings = a.replica.meetings();
+            let edit = meetings.edit_page(page, move |page| page.append_segment(&segment));
+            edit.await.unwrap();
+            let event = next_where(&mut events, |event| {
+                matches!(event, ReplicaEvent::Changed { documents, .. } if documents.contains(&page))
+            })
+            .await;
+            let ReplicaEvent::Changed {
+                meetings, projects, ..
+            } = event
+            else {
+                unreachable!("it was looked for");
+            };
+            assert_eq!((meetings, projects), (vec![id], false));
+        }
+        // A page is read for that once at most.
+        let shown = b.replica.meetings().show(id).await.unwrap();
+        let text = serde_json::to_string(&shown.pages).unwrap();
+        assert!(text.contains("said later") && text.contains("and more"));
+    });
+}
+
+#[test]
+fn remote_typing_comes_into_an_open_document_in_batches_and_loads_it_once() {
+    const KEYSTROKES: u64 = 400;
+    run(async {
+        let server = Peer::server().await;
+        let a = Peer::device_of(&server, "Ada").await;
+        let b = Peer::device_of(&server, "Ben").await;
+        let added = a.replica.meetings().add(NewMeeting::titled("Typed")).await;
+        let id = added.unwrap().meeting.id;
+        let edit =
+            |meeting: &mut crate::MeetingEditor<'_>| meeting.append_note(&"x".repeat(10_000));
+        a.replica.meetings().edit(id, edit).await.unwrap();
+        let mut events = connected(&server, &a, &b).await;
+        b.replica.meetings().show(id).await.unwrap();
+        let before = b.replica.status().await.unwrap();
+        for _ in 0..KEYSTROKES {
+            let meetings = a.replica.meetings();
+            let typed = meetings.edit_buffered(id, |meeting| meeting.append_note("y"));
+            typed.await.unwrap();
+        }
+        loop {
+            let shown = b.replica.meetings().show(id).await.unwrap();
+            if shown
+                .meeting
+                .notes
+                .ends_with(&"y".repeat(KEYSTROKES as usize))
+            {
+                break;
+            }
+            next_where(&mut events, |event| {
+                matches!(event, ReplicaEvent::Changed { meetings, .. } if meetings.contains(&id))
+            })
+            .await;
+        }
+        let after = b.replica.status().await.unwrap();
+        let changes = after.applied.changes - before.applied.changes;
+        let batches = after.applied.batches - before.applied.batches;
+        assert_eq!(changes, KEYSTROKES, "{:?}", after.applied);
+        assert!(batches < changes / 2, "{:?}", after.applied);
+        assert!(after.applied.changes_max > 1, "{:?}", after.applied);
+        assert_eq!(
+            after.documents_materialised_by,
+            before.documents_materialised_by
+        );
     });
 }

@@ -8,6 +8,7 @@ use reconvene::State;
 
 use super::{Args, Command, ImportCommand, MeetingCommand};
 use crate::request::TagEdit;
+use crate::time::rfc3339;
 
 fn parse(line: &str) -> Args {
     try_parse(line).unwrap_or_else(|error| panic!("`{line}`: {error}"))
@@ -33,10 +34,10 @@ fn data_and_json_stand_before_or_after_the_command() {
         let args = parse(line);
         assert!(args.json, "{line}");
         assert_eq!(args.data.as_deref(), Some(Path::new("d")), "{line}");
-        let Command::Meeting(MeetingCommand::List { limit: 50, after }) = args.command else {
+        let Command::Meeting(MeetingCommand::List(list)) = args.command else {
             panic!("{line}: {:?}", args.command);
         };
-        assert_eq!(after, None);
+        assert_eq!((list.limit, list.after), (50, None));
     }
 }
 
@@ -63,6 +64,32 @@ fn the_other_changes_of_a_meeting() {
     assert_eq!(edit.changes.title.as_deref(), Some("T"));
     assert_eq!(edit.changes.append_note.as_deref(), Some("-item"));
     assert_eq!(edit.changes.state, Some(State::Completed));
+}
+
+#[test]
+fn a_filter_is_the_same_for_a_page_and_for_watching() {
+    for watch in ["", " --watch"] {
+        let line = format!(
+            "reconvene meeting list{watch} --project P --state recording --state stopped --since \
+             2026-01-31 --until 2026-02-01T12:00:00Z --text T --tag x --tag y"
+        );
+        let Command::Meeting(MeetingCommand::List(list)) = parse(&line).command else {
+            panic!("another command");
+        };
+        assert_eq!(list.watch, !watch.is_empty());
+        let filter = list.filter;
+        assert_eq!(filter.project.as_deref(), Some("P"));
+        assert_eq!(filter.state, [State::Recording, State::Stopped]);
+        assert_eq!(
+            filter.since.map(rfc3339).as_deref(),
+            Some("2026-01-31T00:00:00Z")
+        );
+        assert_eq!(
+            filter.until.map(rfc3339).as_deref(),
+            Some("2026-02-01T12:00:00Z")
+        );
+        assert_eq!((filter.text.as_deref(), filter.tag.len()), (Some("T"), 2));
+    }
 }
 
 #[test]
@@ -109,6 +136,14 @@ fn what_makes_no_sense_is_refused_and_explained() {
         ("reconvene invite --expires soon", "write it like 90s"),
         ("reconvene invite --expires 0s", "longer than nothing"),
         ("reconvene sync --watch --timeout 3s", "cannot be used with"),
+        (
+            "reconvene meeting list --watch --limit 5",
+            "cannot be used with",
+        ),
+        (
+            "reconvene meeting list --since tomorrow",
+            "write a day like 2026-01-31",
+        ),
         ("reconvene import qmsum", "required"),
         ("reconvene frobnicate", "unrecognized subcommand"),
     ] {

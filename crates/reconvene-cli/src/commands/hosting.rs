@@ -18,8 +18,8 @@ pub(super) fn bind(data: &Path) -> Result<Bound, Failure> {
 /// Answers callers from now on.
 pub(super) fn host(bound: Bound, replica: &Replica) -> Host {
     let replica = replica.clone();
-    bound.host(Arc::new(move |request, progress| {
+    bound.host(Arc::new(move |request, sinks| {
         let replica = replica.clone();
-        Box::pin(async move { execute(&replica, request, &progress).await })
+        Box::pin(async move { execute(&replica, request, &sinks).await })
     }))
 }

@@ -1,38 +1,69 @@
-//! `sync --watch` and `events`: stay connected and tell what happens, one event to a line.
+//! Commands that go on: they tell items, one to a line, until told to stop or until nobody reads any
+//! more.
+//!
+//! On a free store they open it, host its control socket so that other commands still reach it, and
+//! keep links to the servers. Otherwise they are streams of the process that has it open.
 
 use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
 
-use reconvene::{OpenOptions, Replica, ReplicaEvent};
-use serde_json::{Value, json};
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
+use reconvene::{OpenOptions, Replica};
+use serde_json::Value;
+use tokio::sync::mpsc::{self, Receiver};
 
-use crate::commands::hosting;
+use crate::commands::{Human, hosting};
+use crate::execute::execute;
 use crate::exit;
 use crate::failure::Failure;
-use crate::human;
-use crate::output::{Output, Reader, to_value};
-use crate::session;
+use crate::output::{Output, Reader};
+use crate::request::{ITEMS_MAX, Request, Sinks};
+use crate::session::{self, Reached};
 use crate::signals::Signals;
 
-/// Which command watches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// `sync --watch`: syncing is the point, so it needs a server.
-    Sync,
-    /// `events`: also tells what happens on a store that has not joined a server.
-    Events,
-}
-
 /// Watches until told to stop, or until nobody reads any more.
-pub(super) async fn run(data: &Path, kind: Kind, output: Output) -> Result<u8, Failure> {
+pub(super) async fn run(
+    data: &Path,
+    options: &OpenOptions,
+    request: Request,
+    output: Output,
+    human: Human,
+) -> Result<u8, Failure> {
     let mut signals = Signals::take()?;
-    let replica = session::open(&OpenOptions::new(data).create(false)).await?;
+    let (items, mut told) = mpsc::channel(ITEMS_MAX);
+    let sinks = Sinks {
+        progress: Arc::new(|_| {}),
+        items,
+    };
+    let teller = Teller { output, human };
+    let reached = {
+        let mut reached = pin!(session::open_or_call(data, options, &request, &sinks));
+        loop {
+            tokio::select! {
+                biased;
+                // What was told before the end is told.
+                item = told.recv() => {
+                    if !teller.tell(item)? {
+                        return Ok(exit::OK);
+                    }
+                }
+                reached = &mut reached => break reached?,
+                () = signals.stop() => return Ok(exit::OK),
+            }
+        }
+    };
+    let replica = match reached {
+        Reached::Store(replica) => replica,
+        // The host ended the stream in order.
+        Reached::Host(_) => return Ok(exit::OK),
+    };
     let mut host = None;
     let watched = match hosting::bind(data) {
         Ok(bound) => {
             host = Some(hosting::host(bound, &replica));
-            watch(&replica, kind, output, &mut signals).await
+            teller
+                .follow(&replica, request, &sinks, &mut told, &mut signals)
+                .await
         }
         Err(failure) => Err(failure),
     };
@@ -43,39 +74,50 @@ pub(super) async fn run(data: &Path, kind: Kind, output: Output) -> Result<u8, F
     watched.map(|()| exit::OK)
 }
 
-async fn watch(
-    replica: &Replica,
-    kind: Kind,
+/// How items are told.
+struct Teller {
     output: Output,
-    signals: &mut Signals,
-) -> Result<(), Failure> {
-    // From before the first link, so that it is told.
-    let mut events = replica.events();
-    match replica.connect().await {
-        Err(error) if kind == Kind::Events && error.code() == "no_server" => {}
-        connected => connected?,
-    }
-    let ready = json!({ "event": "watching", "peer_id": replica.device().peer_id });
-    let mut reader = output.answer(&ready, human::event)?;
-    while reader == Reader::Present {
-        let event = tokio::select! {
-            () = signals.stop() => break,
-            event = next(&mut events) => event?,
-        };
-        match event {
-            Some(event) => reader = output.answer(&event, human::event)?,
-            None => return Err(Failure::new("closed", "the store was closed")),
-        }
-    }
-    Ok(())
+    human: Human,
 }
 
-/// The next event; `None` when there will be none.
-async fn next(events: &mut Receiver<ReplicaEvent>) -> Result<Option<Value>, Failure> {
-    match events.recv().await {
-        Ok(event) => to_value(&event).map(Some),
-        // Told rather than passed over: whoever follows events must know that it missed some.
-        Err(RecvError::Lagged(missed)) => Ok(Some(json!({ "event": "missed", "events": missed }))),
-        Err(RecvError::Closed) => Ok(None),
+impl Teller {
+    /// Tells an item; whether anyone still reads.
+    fn tell(&self, item: Option<Value>) -> Result<bool, Failure> {
+        let Some(item) = item else {
+            return Ok(false);
+        };
+        Ok(self.output.answer(&item, self.human)? == Reader::Present)
+    }
+
+    /// Carries a stream out on a store that is open here.
+    async fn follow(
+        &self,
+        replica: &Replica,
+        request: Request,
+        sinks: &Sinks,
+        told: &mut Receiver<Value>,
+        signals: &mut Signals,
+    ) -> Result<(), Failure> {
+        let mut connected = matches!(request, Request::SyncWatch);
+        let mut stream = pin!(execute(replica, request, sinks));
+        loop {
+            let item = tokio::select! {
+                biased;
+                item = told.recv() => item,
+                ended = &mut stream => return ended.map(drop),
+                () = signals.stop() => return Ok(()),
+            };
+            if !self.tell(item)? {
+                return Ok(());
+            }
+            // The stream listens: what the links bring is told. Without a server there is still what
+            // happens here.
+            if !std::mem::replace(&mut connected, true) {
+                match replica.connect().await {
+                    Err(error) if error.code() == "no_server" => {}
+                    connected => connected?,
+                }
+            }
+        }
     }
 }

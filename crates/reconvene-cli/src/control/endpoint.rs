@@ -19,7 +19,7 @@ use crate::failure::Failure;
 const HASH_BYTES: usize = 12;
 
 /// The control socket of one store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
     name: String,
     places: Places,

@@ -13,7 +13,7 @@ use crate::request::{Progress, Request};
 
 /// The protocol's version. Host and caller must have the same: both come from one program, and a
 /// host of an earlier release is restarted rather than spoken to.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Longest line of a call. Beyond it the host answers with a failure and hangs up.
 pub(crate) const CALL_BYTES_MAX: usize = 1024 * 1024;
@@ -34,6 +34,9 @@ pub(crate) const REPLY_DEADLINE: Duration = Duration::from_secs(20);
 const _: () = assert!(ALIVE_EVERY.as_secs() * 5 <= REPLY_DEADLINE.as_secs());
 /// How long either side waits until the other takes a line.
 pub(crate) const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the host waits until the reader of a stream takes a line: a person may have stopped the
+/// terminal for a while. Past it the stream ends.
+pub(crate) const STREAM_WRITE_DEADLINE: Duration = Duration::from_secs(120);
 
 /// What a caller sends.
 #[derive(Serialize)]
@@ -57,8 +60,10 @@ pub(crate) enum Reply {
     Alive,
     /// How far it has come.
     Progress(Progress),
-    /// The next part of the answer's JSON text.
+    /// The next part of the answer's JSON text, or of an item's.
     Part(String),
+    /// The parts since the last were an item of a stream; more may follow.
+    Item,
     /// The answer is complete.
     Done,
     /// The request failed.
@@ -129,7 +134,7 @@ pub(crate) async fn write_line(
     sink: &mut (impl AsyncWrite + Unpin),
     line: &impl Serialize,
 ) -> Result<(), LineError> {
-    write_bytes(sink, encode(line)?).await
+    write_bytes(sink, encode(line)?, WRITE_DEADLINE).await
 }
 
 /// A line's bytes, without its end.
@@ -141,13 +146,14 @@ pub(crate) fn encode(line: &impl Serialize) -> Result<Vec<u8>, LineError> {
 pub(crate) async fn write_bytes(
     sink: &mut (impl AsyncWrite + Unpin),
     mut line: Vec<u8>,
+    deadline: Duration,
 ) -> Result<(), LineError> {
     line.push(b'\n');
     let written = async {
         sink.write_all(&line).await?;
         sink.flush().await
     };
-    match timeout(WRITE_DEADLINE, written).await {
+    match timeout(deadline, written).await {
         Ok(result) => Ok(result?),
         Err(_) => Err(LineError::Late),
     }

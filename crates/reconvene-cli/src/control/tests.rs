@@ -7,7 +7,7 @@ use interprocess::local_socket::tokio::Stream;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, mpsc};
 
 use super::caller::call;
 use super::endpoint::Endpoint;
@@ -15,9 +15,9 @@ use super::frames::{
     CALL_BYTES_MAX, CALL_DEADLINE, LineError, LineReader, PART_BYTES_MAX, REPLY_BYTES_MAX,
     REPLY_DEADLINE, Reply, VERSION, encode, parts, write_line,
 };
-use super::host::{Executor, Host, bind};
+use super::host::{Executor, Host, STREAMS_MAX, bind};
 use crate::failure::Failure;
-use crate::request::{Progress, ProgressSink, Request};
+use crate::request::{Progress, Request, Sinks};
 
 /// A store's directory and a place for its socket.
 struct Place {
@@ -54,19 +54,19 @@ impl Place {
     }
 }
 
-fn executor<F>(execute: impl Fn(Request, ProgressSink) -> F + Send + Sync + 'static) -> Executor
+fn executor<F>(execute: impl Fn(Request, Sinks) -> F + Send + Sync + 'static) -> Executor
 where
     F: Future<Output = Result<Value, Failure>> + Send + 'static,
 {
-    Arc::new(move |request, progress| Box::pin(execute(request, progress)))
+    Arc::new(move |request, sinks| Box::pin(execute(request, sinks)))
 }
 
 fn answering(answer: Result<Value, Failure>) -> Executor {
     executor(move |_, _| std::future::ready(answer.clone()))
 }
 
-fn no_progress() -> ProgressSink {
-    Arc::new(|_| {})
+fn no_progress() -> Sinks {
+    Sinks::progress_only(Arc::new(|_| {}))
 }
 
 #[tokio::test]
@@ -87,10 +87,10 @@ async fn requests_failures_and_progress_cross_unchanged() {
     let refusal = failure.clone();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let sent = Arc::clone(&seen);
-    let host = place.host(executor(move |request, progress| {
+    let host = place.host(executor(move |request, sinks| {
         let (sent, refusal) = (Arc::clone(&sent), refusal.clone());
         async move {
-            progress(Progress {
+            (sinks.progress)(Progress {
                 what: "looking".to_owned(),
                 done: 1,
                 total: Some(2),
@@ -103,9 +103,9 @@ async fn requests_failures_and_progress_cross_unchanged() {
     let request = Request::MeetingShow { id: "x".to_owned() };
     let progressed = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&progressed);
-    let sink: ProgressSink = Arc::new(move |_| {
+    let sink = Sinks::progress_only(Arc::new(move |_| {
         counted.fetch_add(1, Ordering::SeqCst);
-    });
+    }));
     assert_eq!(call(&place.endpoint, &request, &sink).await, Err(failure));
     assert_eq!(*seen.lock().await, [request]);
     assert_eq!(progressed.load(Ordering::SeqCst), 1);
@@ -194,11 +194,11 @@ async fn a_command_that_changes_something_outlives_its_caller() {
     let place = Place::new();
     let (go_on, finished) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (wait, tell) = (Arc::clone(&go_on), Arc::clone(&finished));
-    let host = place.host(executor(move |_, progress| {
+    let host = place.host(executor(move |_, sinks| {
         let (wait, tell) = (Arc::clone(&wait), Arc::clone(&tell));
         async move {
             wait.notified().await;
-            progress(Progress {
+            (sinks.progress)(Progress {
                 what: "half".to_owned(),
                 done: 1,
                 total: None,
@@ -222,6 +222,113 @@ async fn a_command_that_changes_something_outlives_its_caller() {
     go_on.notify_one();
     finished.notified().await;
     host.close().await;
+}
+
+/// A stream that tells numbers until nobody takes them, and says then that it has ended.
+fn counting(ended: &Arc<Notify>) -> Executor {
+    let ended = Arc::clone(ended);
+    executor(move |_, sinks| {
+        let ended = Ended(Arc::clone(&ended));
+        async move {
+            for number in 0_u64.. {
+                if sinks.items.send(json!({ "number": number })).await.is_err() {
+                    break;
+                }
+            }
+            drop(ended);
+            Ok(Value::Null)
+        }
+    })
+}
+
+/// Tells that a stream is over, also when it was dropped.
+struct Ended(Arc<Notify>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+#[tokio::test]
+async fn a_stream_arrives_in_order_and_ends_with_its_reader() {
+    let place = Place::new();
+    let ended = Arc::new(Notify::new());
+    let host = place.host(counting(&ended));
+    let (items, mut told) = mpsc::channel(1);
+    let sinks = Sinks {
+        items,
+        ..no_progress()
+    };
+    let endpoint = place.endpoint.clone();
+    let reader = tokio::spawn(async move { call(&endpoint, &Request::Events, &sinks).await });
+    // Far more than every buffer on the way holds.
+    for number in 0..50_000_u64 {
+        assert_eq!(told.recv().await, Some(json!({ "number": number })));
+    }
+    drop(told);
+    let answer = reader.await.expect("no panic");
+    assert_eq!(answer, Ok(Some(Value::Null)));
+    ended.notified().await;
+    host.close().await;
+}
+
+#[tokio::test]
+async fn a_stream_without_items_ends_when_its_caller_hangs_up() {
+    let place = Place::new();
+    let ended = Arc::new(Notify::new());
+    let told = Arc::clone(&ended);
+    let host = place.host(executor(move |_, _| {
+        let ended = Ended(Arc::clone(&told));
+        async move {
+            std::future::pending::<()>().await;
+            drop(ended);
+            Ok(Value::Null)
+        }
+    }));
+    let (mut replies, mut sink) = place.connect().await;
+    let call = json!({ "version": VERSION, "request": Request::Events });
+    write_line(&mut sink, &call).await.expect("written");
+    let reply = replies.read::<Reply>().await.expect("a reply");
+    assert_eq!(reply, Reply::Alive);
+    drop((replies, sink));
+    ended.notified().await;
+    host.close().await;
+}
+
+#[tokio::test]
+async fn streams_leave_room_for_commands_and_end_when_the_host_closes() {
+    let place = Place::new();
+    let host = place.host(executor(move |request, _| async move {
+        match request.is_stream() {
+            true => std::future::pending().await,
+            false => Ok(Value::Null),
+        }
+    }));
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS_MAX {
+        let (mut replies, mut sink) = place.connect().await;
+        let call = json!({ "version": VERSION, "request": Request::Events });
+        write_line(&mut sink, &call).await.expect("written");
+        let reply = replies.read::<Reply>().await.expect("a reply");
+        assert_eq!(reply, Reply::Alive);
+        streams.push((replies, sink));
+    }
+    let refused = call(&place.endpoint, &Request::Events, &no_progress()).await;
+    assert_eq!(refused.expect_err("one too many").code, "busy");
+    let answer = call(&place.endpoint, &Request::Status, &no_progress()).await;
+    assert_eq!(answer, Ok(Some(Value::Null)));
+    host.close().await;
+    for (mut replies, _sink) in streams {
+        let failure = loop {
+            match replies.read().await.expect("a reply") {
+                Reply::Alive => {}
+                Reply::Failed(failure) => break failure,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(failure.code, "closed");
+    }
 }
 
 #[tokio::test]

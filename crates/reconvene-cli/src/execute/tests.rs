@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use reconvene::{OpenOptions, Replica, Role, State};
+use reconvene::{MeetingFilter, OpenOptions, Replica, Role, State};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 
 use super::execute;
 use crate::failure::Failure;
 use crate::import::is_incomplete;
-use crate::request::{ImportFile, MeetingChanges, Request, TagEdit};
+use crate::request::{ImportFile, MeetingChanges, Request, Sinks, TagEdit, Wanted};
 
 /// A store of its own for each test.
 struct Store {
@@ -26,7 +27,12 @@ impl Store {
     }
 
     async fn ask(&self, request: Request) -> Result<Value, Failure> {
-        execute(&self.replica, request, &(Arc::new(|_| {}) as _)).await
+        execute(
+            &self.replica,
+            request,
+            &Sinks::progress_only(Arc::new(|_| {})),
+        )
+        .await
     }
 
     async fn answer(&self, request: Request) -> Value {
@@ -42,6 +48,14 @@ fn add(title: &str) -> Request {
     Request::MeetingAdd {
         title: title.to_owned(),
         project: None,
+    }
+}
+
+fn list(limit: usize, after: Option<String>) -> Request {
+    Request::MeetingList {
+        limit,
+        after,
+        wanted: Wanted::default(),
     }
 }
 
@@ -118,7 +132,7 @@ async fn pages_of_a_list_join_up() {
     let mut listed = Vec::new();
     let mut after = None;
     loop {
-        let page = store.answer(Request::MeetingList { limit: 2, after }).await;
+        let page = store.answer(list(2, after)).await;
         for meeting in page["meetings"].as_array().expect("a list") {
             listed.push(named(meeting, "/id"));
         }
@@ -209,7 +223,7 @@ async fn what_is_not_there_is_a_typed_failure() {
         ),
     ] {
         let name = request.name();
-        let failure = store.ask(request).await.expect_err(name);
+        let failure = store.ask(request).await.expect_err(&name);
         assert_eq!(failure.code, code, "{name}");
         assert!(failure.hint.is_some(), "{name}: {failure:?}");
     }
@@ -236,4 +250,69 @@ async fn an_export_is_its_own_bytes() {
         );
     }
     store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_streams_take_the_same_filter_with_the_project_by_name() {
+    let store = Store::open(Role::Device).await;
+    let name = "Apollo".to_owned();
+    store
+        .answer(Request::ProjectAdd { name: name.clone() })
+        .await;
+    store.answer(add("outside")).await;
+    store
+        .answer(Request::MeetingAdd {
+            title: "Inside".to_owned(),
+            project: Some(name.clone()),
+        })
+        .await;
+    let wanted = Wanted {
+        project: Some(name),
+        filter: MeetingFilter {
+            text: Some("IN".to_owned()),
+            ..MeetingFilter::default()
+        },
+    };
+    let (items, mut told) = mpsc::channel(4);
+    let sinks = Sinks {
+        progress: Arc::new(|_| {}),
+        items,
+    };
+    let replica = store.replica.clone();
+    let request = Request::MeetingWatch {
+        wanted: wanted.clone(),
+    };
+    let stream = tokio::spawn(async move { execute(&replica, request, &sinks).await });
+    // The row is there once its batch is stored, which may be after the answer.
+    let mut item = told.recv().await.expect("an item");
+    while item["change"] == "complete" {
+        item = told.recv().await.expect("an item");
+    }
+    assert_eq!(item["change"], "added");
+    assert_eq!(item["meeting"]["title"], "Inside");
+    let listed = store
+        .answer(Request::MeetingList {
+            limit: 10,
+            after: None,
+            wanted,
+        })
+        .await;
+    assert_eq!(listed["meetings"].as_array().map(Vec::len), Some(1));
+    assert_eq!(listed["meetings"][0]["title"], "Inside");
+    drop(told);
+    assert_eq!(stream.await.expect("no panic"), Ok(Value::Null));
+    let unknown = Wanted {
+        project: Some("Nope".to_owned()),
+        ..Wanted::default()
+    };
+    let failure = store.ask(Request::MeetingWatch { wanted: unknown }).await;
+    assert_eq!(failure.expect_err("unknown").code, "unknown_project");
+    store.close().await;
+}
+
+#[test]
+fn a_request_is_named_without_what_it_holds() {
+    assert_eq!(Request::Status.name(), "status");
+    let ticket = "secret".to_owned();
+    assert_eq!(Request::Join { ticket }.name(), "join");
 }

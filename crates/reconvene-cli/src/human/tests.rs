@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{event, meeting_added, meetings, not_imported, table, text};
+use super::{change, event, meeting_added, meetings, not_imported, table, text};
 
 #[test]
 fn control_characters_of_others_do_not_reach_the_terminal() {
@@ -87,4 +87,23 @@ fn columns_are_in_line() {
         .map(|row| row.iter().map(ToString::to_string).collect())
         .collect();
     assert_eq!(table(rows, "none"), "a    x\nbbb  y\n");
+}
+
+#[test]
+fn changes_are_one_line_each_with_their_sign() {
+    let row = json!({ "id": "m", "title": "a\u{1b}b", "state": "stopped", "tags": ["x", "y"] });
+    for (item, line) in [
+        (
+            json!({ "change": "added", "meeting": row }),
+            "+ m  stopped  a b  x y\n",
+        ),
+        (
+            json!({ "change": "changed", "meeting": row }),
+            "~ m  stopped  a b  x y\n",
+        ),
+        (json!({ "change": "removed", "id": "m" }), "- m\n"),
+        (json!({ "change": "complete" }), ""),
+    ] {
+        assert_eq!(change(&item), line);
+    }
 }

@@ -33,6 +33,12 @@ fn parts_of_a_key_read_back() {
         Some(hash)
     );
     assert_eq!(
+        Key::index(&workspace, DocumentKind(2), &document).index_place(),
+        Some((workspace, DocumentKind(2), document))
+    );
+    assert_eq!(Key::head(&workspace, &document).index_place(), None);
+    assert_eq!(Key::index_state(&workspace).index_place(), None);
+    assert_eq!(
         Key::feed(&workspace, FeedSeq(258)).feed_seq(),
         Some(FeedSeq(258))
     );

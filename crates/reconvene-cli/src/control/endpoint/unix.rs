@@ -17,7 +17,7 @@ use crate::failure::Failure;
 pub(super) const PATH_BYTES_MAX: usize = 99;
 
 /// The directories a socket may be in, the preferred one first.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Places(Vec<PathBuf>);
 
 impl Places {

@@ -10,7 +10,7 @@ use super::listener;
 use crate::failure::Failure;
 
 /// Where sockets may be: the one namespace of named pipes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Places;
 
 impl Places {

@@ -1,0 +1,54 @@
+//! Requests that go on: each yields items until nobody takes them or the store is closed.
+
+use reconvene::{Error, Events, MeetingSubscription, Replica};
+use serde_json::{Value, json};
+use tokio::sync::mpsc::Sender;
+
+use crate::failure::Failure;
+use crate::output::to_value;
+
+/// Tells events as they happen, after a first item that says whose they are.
+pub(super) async fn events(
+    replica: &Replica,
+    mut events: Events,
+    items: &Sender<Value>,
+) -> Result<Value, Failure> {
+    let mut item = json!({ "event": "watching", "peer_id": replica.device().peer_id });
+    loop {
+        if items.send(item).await.is_err() {
+            return Ok(Value::Null);
+        }
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = items.closed() => return Ok(Value::Null),
+        };
+        item = to_value(&event.ok_or_else(|| Failure::from(Error::Closed))?)?;
+    }
+}
+
+/// Tells what a live query shows and what changes about it, a meeting to an item.
+pub(super) async fn meetings(
+    mut subscription: MeetingSubscription,
+    items: &Sender<Value>,
+) -> Result<Value, Failure> {
+    loop {
+        let batch = tokio::select! {
+            batch = subscription.next() => batch?,
+            () = items.closed() => return Ok(Value::Null),
+        };
+        let rows = |change: &'static str, rows: Vec<_>| {
+            rows.into_iter()
+                .map(move |row| json!({ "change": change, "meeting": row }))
+        };
+        let gone = batch.removed.into_iter();
+        let told = rows("added", batch.added)
+            .chain(rows("changed", batch.changed))
+            .chain(gone.map(|id| json!({ "change": "removed", "id": id })))
+            .chain(batch.complete.then(|| json!({ "change": "complete" })));
+        for item in told {
+            if items.send(item).await.is_err() {
+                return Ok(Value::Null);
+            }
+        }
+    }
+}

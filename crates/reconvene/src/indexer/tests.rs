@@ -1,0 +1,84 @@
+//! Rows are true whatever was noted when.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use reconvene_core::engine::Write;
+use reconvene_core::keys::Key;
+use reconvene_core::records::{IndexStateRow, Record as _};
+use reconvene_core::storage::StoreRead as _;
+use reconvene_model::{MEETING, Purpose};
+use tokio::sync::broadcast;
+
+use super::{Indexer, Parts};
+use crate::documents::Documents;
+use crate::meetings::meeting_row;
+use crate::replica::{STATE_VERSION, request_id};
+use crate::tests::{Peer, run};
+use crate::{NewMeeting, ReplicaEvent};
+
+#[test]
+fn a_row_holds_what_the_feed_names_though_nobody_noted_it_for_the_open_document() {
+    run(async {
+        let server = Peer::server().await;
+        let a = Peer::device_of(&server, "Ada").await;
+        let b = Peer::device_of(&server, "Ben").await;
+        let added = a.replica.meetings().add(NewMeeting::titled("before")).await;
+        let id = added.unwrap().meeting.id;
+        for peer in [&a, &b] {
+            peer.sync().await;
+        }
+        // Documents of which nobody tells this indexer's: as if every note came too late.
+        let shared = &b.replica.shared;
+        let workspace = b.replica.current_workspace().unwrap();
+        let documents = Arc::new(Documents::new(shared.reader.clone()));
+        let mut lease = documents.lease(workspace, id).await;
+        documents.load(&mut lease, Purpose::Edit).unwrap();
+        documents.give_back(lease);
+        let (events, mut told) = broadcast::channel(16);
+        let (mut indexer, _) = Indexer::new(Parts {
+            reader: shared.reader.clone(),
+            driver: shared.driver.clone(),
+            documents: Arc::clone(&documents),
+            events,
+            workspaces: BTreeSet::new(),
+        });
+        let indexed = shared.index.borrow().get(&workspace).copied().unwrap();
+        indexer.report(workspace, indexed);
+
+        for tag in ["one", "two", "three"] {
+            let edit = move |meeting: &mut crate::MeetingEditor<'_>| {
+                meeting.set_title("after")?;
+                meeting.add_tag(tag)
+            };
+            a.replica.meetings().edit(id, edit).await.unwrap();
+        }
+        for peer in [&a, &b] {
+            peer.sync().await;
+        }
+        // Another indexer has written the row; it is this one's turn.
+        let key = Key::index(&workspace, MEETING, &id);
+        let state = IndexStateRow {
+            seq: indexed,
+            state_version: STATE_VERSION,
+        };
+        let removal = Write {
+            request: request_id(),
+            puts: vec![(Key::index_state(&workspace), state.encode())],
+            deletes: vec![key.clone()],
+        };
+        shared.driver.write(removal).await.unwrap();
+        let before = documents.counter().snapshot();
+        while indexer.round(workspace).await.unwrap() {}
+        let row = meeting_row(&shared.reader.read(&key).unwrap().unwrap()).unwrap();
+        assert_eq!(row.title, "after");
+        assert_eq!(row.tags, ["one", "three", "two"]);
+        assert_eq!(documents.counter().snapshot(), before);
+        assert_eq!(documents.apply_stats().batches, 1);
+        let event = told.try_recv().unwrap();
+        assert!(
+            matches!(&event, ReplicaEvent::Changed { meetings, .. } if *meetings == [id]),
+            "{event:?}"
+        );
+    });
+}

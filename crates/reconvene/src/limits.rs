@@ -1,0 +1,50 @@
+//! Bounds of the node's queues, batches and paces. What happens at a bound stands with it.
+
+use std::time::Duration;
+
+/// Events that a reader of [`Events`](crate::Events) may be behind. Past it the oldest are dropped for
+/// that reader, which is told how many ([`ReplicaEvent::Lagged`](crate::ReplicaEvent::Lagged)).
+pub const EVENTS_MAX: usize = 1024;
+
+/// Most rows of one batch of a live query. A larger result comes in several batches, of which the
+/// last is [`complete`](crate::QueryBatch::complete).
+pub const QUERY_BATCH_ROWS_MAX: usize = 1000;
+
+/// Most rows that a live query keeps marked as changed for a reader that does not come. Past it the
+/// marks give way to one: the reader's next batches come from comparing the whole index.
+pub const QUERY_MARKS_MAX: usize = 4096;
+
+/// Longest text of a filter, in bytes. A longer one is refused.
+pub const FILTER_TEXT_BYTES_MAX: usize = 1024;
+
+/// Most tags of a filter. More are refused.
+pub const FILTER_TAGS_MAX: usize = 64;
+
+/// Most rows that one page of a filtered list looks at. Then the page ends, with fewer meetings than
+/// asked for, and says where the next one begins.
+pub const LIST_SCAN_ROWS_MAX: usize = 20_000;
+
+/// What bringing one batch of remote changes into open documents and rows should take: the next
+/// batch is cut to what the last one says fits.
+pub const APPLY_COST_TARGET: Duration = Duration::from_millis(100);
+
+/// Fewest and most documents of such a batch.
+pub const APPLY_DOCUMENTS_MIN: usize = 8;
+/// See [`APPLY_DOCUMENTS_MIN`].
+pub const APPLY_DOCUMENTS_MAX: usize = 256;
+
+/// Longest time that remote changes are gathered after a batch, however much that one cost. They are
+/// applied then, so what others type is shown at most this much later than it could be.
+pub const GATHER_MAX: Duration = Duration::from_millis(250);
+
+/// Most remote changes that are noted for one open document while nobody uses it. Past it the
+/// document is closed, and read anew when it is used.
+pub const NOTED_CHANGES_MAX: usize = 4096;
+
+/// Most transcript pages whose meeting the indexer remembers. Past it all are forgotten and learned
+/// again.
+pub const PAGES_KNOWN_MAX: usize = 4096;
+
+const _: () = assert!(APPLY_DOCUMENTS_MIN <= APPLY_DOCUMENTS_MAX);
+const _: () = assert!(QUERY_BATCH_ROWS_MAX <= QUERY_MARKS_MAX);
+const _: () = assert!(QUERY_BATCH_ROWS_MAX <= LIST_SCAN_ROWS_MAX);

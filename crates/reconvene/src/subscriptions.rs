@@ -1,0 +1,176 @@
+//! Who wants to know about index rows: per live query, which rows changed since it last looked.
+//!
+//! Only ids are kept, never rows: a query reads the rows from the store when its reader comes, so it
+//! sees what lists see, and what changed twice in between is told once. A row is marked when the
+//! batch that wrote it is visible to readers; whoever registers first and reads then misses nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use reconvene_core::ids::{DocumentId, WorkspaceId};
+use tokio::sync::Notify;
+
+use crate::Error;
+use crate::limits::QUERY_MARKS_MAX;
+
+/// The live queries of a replica.
+#[derive(Default)]
+pub(crate) struct Subscriptions {
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    next: u64,
+    entries: BTreeMap<u64, (WorkspaceId, Arc<Marks>)>,
+    closed: bool,
+}
+
+/// What one query has not looked at yet.
+#[derive(Default)]
+struct Marks {
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    marked: Marked,
+    closed: bool,
+}
+
+/// Rows to look at.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Marked {
+    /// These.
+    Rows(BTreeSet<DocumentId>),
+    /// So many that all have to be compared.
+    Everything,
+}
+
+impl Default for Marked {
+    fn default() -> Self {
+        Self::Rows(BTreeSet::new())
+    }
+}
+
+impl Marked {
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Rows(rows) if rows.is_empty())
+    }
+}
+
+impl Subscriptions {
+    /// Registers a query of a workspace's meetings. From now on no row is missed.
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        workspace: WorkspaceId,
+    ) -> Result<Registration, Error> {
+        let mut table = lock(&self.table);
+        if table.closed {
+            return Err(Error::Closed);
+        }
+        let number = table.next;
+        table.next += 1;
+        let marks = Arc::<Marks>::default();
+        table
+            .entries
+            .insert(number, (workspace, Arc::clone(&marks)));
+        Ok(Registration {
+            subscriptions: Arc::clone(self),
+            number,
+            marks,
+        })
+    }
+
+    /// Marks rows that readers can see now.
+    pub(crate) fn mark(&self, rows: &[(WorkspaceId, DocumentId)]) {
+        let table = lock(&self.table);
+        let interested = table.entries.values().filter(|(workspace, marks)| {
+            let own = rows.iter().filter(|(of, _)| of == workspace);
+            marks.add(own.map(|(_, id)| *id))
+        });
+        // All are marked before the first wakes: what one reader was told, no other is still to hear.
+        let interested: Vec<_> = interested.collect();
+        for (_, marks) in interested {
+            marks.wake.notify_one();
+        }
+    }
+
+    /// Ends every query, also those to come.
+    pub(crate) fn close(&self) {
+        let mut table = lock(&self.table);
+        table.closed = true;
+        for (_, marks) in std::mem::take(&mut table.entries).into_values() {
+            lock(&marks.state).closed = true;
+            marks.wake.notify_one();
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.table).entries.len()
+    }
+}
+
+impl Marks {
+    /// Marks rows; whether there is something to wake for.
+    fn add(&self, rows: impl Iterator<Item = DocumentId>) -> bool {
+        let mut state = lock(&self.state);
+        let Marked::Rows(marked) = &mut state.marked else {
+            return true;
+        };
+        marked.extend(rows);
+        let some = !marked.is_empty();
+        if marked.len() > QUERY_MARKS_MAX {
+            state.marked = Marked::Everything;
+        }
+        some
+    }
+}
+
+/// A query's place among the others; forgotten when it is dropped.
+pub(crate) struct Registration {
+    subscriptions: Arc<Subscriptions>,
+    number: u64,
+    marks: Arc<Marks>,
+}
+
+impl Registration {
+    /// What was marked since this was asked last.
+    pub(crate) fn take(&self) -> Marked {
+        std::mem::take(&mut lock(&self.marks.state).marked)
+    }
+
+    /// Whether something is marked.
+    pub(crate) fn is_marked(&self) -> bool {
+        !lock(&self.marks.state).marked.is_empty()
+    }
+
+    /// Whether the replica was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        lock(&self.marks.state).closed
+    }
+
+    /// Waits until something is marked or the replica is closed. Dropping this midway loses nothing.
+    pub(crate) async fn changed(&self) {
+        while !self.is_marked() && !self.is_closed() {
+            // Telling leaves a permit behind, so what comes in between is not slept through.
+            self.marks.wake.notified().await;
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        lock(&self.subscriptions.table).entries.remove(&self.number);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in here panics halfway through a change.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! Commands that go on, and every command beside a process that has the store open.
+
+use serde_json::Value;
+
+use crate::harness::{Peer, Process, Server};
+use crate::qmsum;
+
+/// The next line that tells this change.
+fn told(watch: &Process, change: &str) -> Value {
+    watch.line_where(|line| line["change"] == change)
+}
+
+/// Ends a process that watches, in order.
+fn stop(watch: Process) {
+    let ended = watch.stop();
+    assert!(ended.status.success(), "{ended:?}");
+}
+
+#[test]
+fn every_command_runs_beside_a_serving_process() {
+    let server = Server::new();
+    let peer = &server.peer;
+    let other = Server::new();
+    let ticket = other.ticket("Ada");
+    let meeting = peer.add("here before");
+    let workspace = peer.run(&["status"])["device"]["current"].clone();
+    let workspace = workspace.as_str().unwrap();
+    let file = qmsum::real(peer.files(), 1).remove(0);
+    for (command, alone) in reconvene_cli::commands() {
+        let words: Vec<_> = command.split(' ').collect();
+        // A command that is not here yet: say how it is called, or enter it in the table of those
+        // that need the store for themselves.
+        let rest: &[&str] = match command.as_str() {
+            "init" | "serve" | "workspace list" | "invite" | "project list" | "sync" | "status"
+            | "export" | "meeting list" | "events" => &[],
+            "workspace add" | "project add" => &["Apollo"],
+            "workspace use" => &[workspace],
+            "project activate" => &["Apollo"],
+            "join" => &[&ticket],
+            "meeting add" => &["another"],
+            "meeting show" => &[&meeting],
+            "meeting edit" => &[&meeting, "--title", "renamed"],
+            "import qmsum" => &[file.to_str().unwrap()],
+            "demo" => &["--meetings", "1"],
+            new => panic!("how `{new}` runs beside a serving process is not tested"),
+        };
+        let args = [&words[..], rest].concat();
+        match (command.as_str(), alone) {
+            (_, Some(code)) => {
+                let ended = peer.end(&args);
+                assert!(!ended.status.success(), "{command}: {ended:?}");
+                assert_eq!(ended.json()["error"]["code"], code, "{command}");
+                assert!(ended.json()["error"]["hint"].is_string(), "{command}");
+            }
+            ("events", None) => {
+                let watch = peer.start(&args);
+                assert_eq!(watch.line()["event"], "watching");
+                stop(watch);
+            }
+            // In directories of its own.
+            ("demo", None) => {
+                let mut command = peer.command(&[]);
+                let program = command.get_program().to_owned();
+                command = std::process::Command::new(program);
+                command.args(&args).arg("--json");
+                let ended = Process::spawn(command).end();
+                assert!(ended.status.success(), "{ended:?}");
+            }
+            (_, None) => {
+                let ended = peer.end(&args);
+                assert!(ended.status.success(), "{command}: {ended:?}");
+                ended.json();
+                // Whatever became current meanwhile.
+                peer.run(&["workspace", "use", workspace]);
+            }
+        }
+    }
+    // They did what they do, in the store that is being served.
+    let added = peer.run(&["project", "list"])["projects"].clone();
+    assert_eq!(added[0]["name"], "Apollo", "{added}");
+}
+
+#[test]
+fn a_watched_list_tells_what_is_done_here_and_elsewhere() {
+    let server = Server::new();
+    let device = Peer::joined(&server, "Ada");
+    let first = device.add("first plan");
+    device.add("something else");
+    device.sync();
+
+    // It has the store open itself, and other commands reach it.
+    let args = ["meeting", "list", "--watch", "--text", "PLAN"];
+    let watch = device.start(&args);
+    let line = watch.line();
+    assert_eq!(line["change"], "added", "{line}");
+    assert_eq!(line["meeting"]["id"], first, "{line}");
+    assert_eq!(watch.line()["change"], "complete");
+    let second = device.add("second plan");
+    assert_eq!(told(&watch, "added")["meeting"]["id"], second);
+    device.run(&["meeting", "edit", &first, "--title", "no more"]);
+    assert_eq!(told(&watch, "removed")["id"], first);
+
+    // Beside a process that serves, in both directions.
+    let beside = server.peer.start(&args);
+    let elsewhere = server.peer.add("plan on the server");
+    assert_eq!(told(&watch, "added")["meeting"]["id"], elsewhere);
+    beside.line_where(|line| line["meeting"]["id"] == elsewhere);
+    device.run(&["meeting", "edit", &second, "--append-note", "x"]);
+    let changed =
+        beside.line_where(|line| line["change"] == "changed" && line["meeting"]["id"] == second);
+    assert_eq!(changed["meeting"]["title"], "second plan");
+    // Not only what the filter lets through is what is listed.
+    let args = ["meeting", "list", "--text", "plan", "--since", "1h"];
+    let listed = server.peer.run(&args);
+    assert_eq!(listed["meetings"].as_array().unwrap().len(), 2, "{listed}");
+    let none = server.peer.run(&["meeting", "list", "--until", "1h"]);
+    assert_eq!(none["meetings"], serde_json::json!([]));
+    stop(beside);
+    stop(watch);
+}
+
+#[test]
+fn a_caller_that_is_killed_and_ones_that_stay_disturb_nobody() {
+    let server = Server::new();
+    for _ in 0..12 {
+        let watch = server.peer.start(&["meeting", "list", "--watch"]);
+        watch.line();
+        watch.kill();
+    }
+    // More than may watch at once were there; the host has noticed that they are gone, or does soon.
+    let until = std::time::Instant::now() + crate::harness::DEADLINE;
+    loop {
+        let mut watch = server.peer.start(&["events"]);
+        let line = watch.line();
+        if line["event"] == "watching" {
+            let id = server.peer.add("still served");
+            assert!(!watch.has_ended());
+            let shown = server.peer.run(&["meeting", "show", &id]);
+            assert_eq!(shown["meeting"]["title"], "still served");
+            stop(watch);
+            break;
+        }
+        assert_eq!(line["error"]["code"], "busy", "{line}");
+        assert!(std::time::Instant::now() < until, "no place became free");
+    }
+}
+
+#[test]
+fn events_and_syncing_can_be_watched_beside_a_process_that_watches() {
+    let server = Server::new();
+    let device = Peer::joined(&server, "Ada");
+    let first = device.start(&["sync", "--watch"]);
+    first.line_where(|event| event["event"] == "verified");
+    let events = device.start(&["events"]);
+    assert_eq!(events.line()["event"], "watching");
+    let again = device.start(&["sync", "--watch"]);
+    assert_eq!(again.line()["event"], "watching");
+    let id = server.peer.add("made on the server");
+    for watch in [&first, &events, &again] {
+        let changed = watch
+            .line_where(|event| event["event"] == "changed" && event.to_string().contains(&id));
+        assert_eq!(changed["meetings"][0], id, "{changed}");
+    }
+    // Without a server there is nothing to sync with, over the socket as without it.
+    server.peer.fails(&["sync", "--watch"], 5, "no_server");
+    stop(again);
+    stop(events);
+    stop(first);
+}
+
+#[test]
+fn killing_the_process_that_has_the_store_leaves_the_next_command_working() {
+    let mut server = Server::new();
+    server.peer.add("before");
+    let watch = server.peer.start(&["meeting", "list", "--watch"]);
+    told(&watch, "complete");
+    server.kill();
+    // Whoever was watching is told, and the socket file that stays behind is no obstacle.
+    watch.end().failed(4, "control_failed");
+    let id = server.peer.add("after");
+    let holder = server.peer.start(&["meeting", "list", "--watch"]);
+    told(&holder, "complete");
+    let caller = server.peer.start(&["events"]);
+    assert_eq!(caller.line()["event"], "watching");
+    holder.kill();
+    caller.end().failed(4, "control_failed");
+    let shown = server.peer.run(&["meeting", "show", &id]);
+    assert_eq!(shown["meeting"]["title"], "after");
+    server.start();
+    // And one that ends in order tells those that watch.
+    let watch = server.peer.start(&["events"]);
+    assert_eq!(watch.line()["event"], "watching");
+    server.stop();
+    let failure = watch.end().failed(1, "closed");
+    assert!(failure["hint"].is_string(), "{failure}");
+    assert_eq!(
+        server.peer.run(&["meeting", "list"])["meetings"][0]["id"],
+        id
+    );
+}
