@@ -7,13 +7,16 @@
 //!
 //! The parts: `links` greets peers and keeps them; `ingest` turns edits and received changes into
 //! batches; `follow` sends what a peer's cursor lacks and acknowledges what came; `reconcile` finds
-//! out what differs where no cursor can be trusted.
+//! out what differs where no cursor can be trusted; `shares` knows what is shared with whom, and tells
+//! those who may know; `alive` closes links that no longer carry anything.
 
+mod alive;
 mod follow;
 mod ingest;
 mod io;
 mod links;
 mod reconcile;
+mod shares;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -33,10 +36,13 @@ pub use io::{
     Moment, Output, ReadQuery, ReadResult, SendStored, WorkspaceStatus, Write,
 };
 
+pub use alive::Stall;
 pub use follow::stored_frames;
+pub use links::Trouble;
 
 use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
+use shares::Roster;
 
 /// What an engine is, fixed for its life.
 #[derive(Clone, Debug)]
@@ -58,6 +64,8 @@ pub enum WakeReason {
     Heartbeat(LinkId),
     /// A peer is to be dialled again.
     Redial(PeerId),
+    /// A link has not answered a probe.
+    Proof(LinkId),
     /// Edits that are in the journal and that the store refused are to be tried again.
     Replay,
 }
@@ -118,6 +126,7 @@ enum Reading {
     Shares(LinkId),
     Peers(LinkId, Vec<WorkspaceId>),
     Invite(LinkId),
+    Roster,
     Slots(WorkspaceId, Vec<crate::ids::DocumentId>),
     Lookups(WorkspaceId, Vec<(crate::ids::DocumentId, ChangeHash)>),
     FeedPage(LinkId, WorkspaceId),
@@ -159,6 +168,10 @@ pub struct Engine {
     replay_at: Option<Tick>,
     /// Workspaces in which the journal numbers entries that the feed does not have.
     forked: BTreeSet<WorkspaceId>,
+    roster: Roster,
+    /// Workspaces that the host leaves: nothing of them is taken until their records are removed.
+    leaving: BTreeSet<WorkspaceId>,
+    stalls: BTreeMap<(PeerId, WorkspaceId), Stall>,
 }
 
 impl Engine {
@@ -186,6 +199,9 @@ impl Engine {
             owed: Vec::new(),
             replay_at: None,
             forked: BTreeSet::new(),
+            roster: Roster::default(),
+            leaving: BTreeSet::new(),
+            stalls: BTreeMap::new(),
         }
     }
 
@@ -222,6 +238,9 @@ impl Engine {
             Input::Connect { peer, addresses } => self.on_connect(peer, addresses),
             Input::Disconnect { peer } => self.on_disconnect(peer),
             Input::Join(request) => self.on_join_request(request),
+            Input::Reached { peer, address } => self.on_reached(peer, &address),
+            Input::NetworkChanged | Input::Resumed => self.on_disturbed(),
+            Input::Leave(workspace) => self.on_leave(workspace),
             Input::Close => self.on_close(),
             Input::Wake => self.on_wake(),
         }
@@ -241,7 +260,12 @@ impl Engine {
             Some((at, WakeReason::Redial(*peer)))
         });
         let replay = self.replay_at.map(|at| (at, WakeReason::Replay));
-        let (at, why) = heartbeats.chain(redials).chain(replay).min()?;
+        let proofs = self.proofs_due();
+        let (at, why) = heartbeats
+            .chain(redials)
+            .chain(replay)
+            .chain(proofs)
+            .min()?;
         Some(Wake { at, why })
     }
 
@@ -297,6 +321,28 @@ impl Engine {
         up.map(|(id, link)| (*id, link.peer, link.stats()))
     }
 
+    /// Where nothing moved on a link although one side lacks something, and was not seen to since.
+    pub fn stalls(&self) -> impl Iterator<Item = (PeerId, WorkspaceId, Stall)> + '_ {
+        let stalls = self.stalls.iter();
+        stalls.map(|((peer, workspace), stall)| (*peer, *workspace, *stall))
+    }
+
+    /// What the last attempt to reach each wanted peer came to, where it came to nothing.
+    pub fn troubles(&self) -> impl Iterator<Item = (PeerId, &Trouble)> {
+        let dialers = self.dialers.iter();
+        dialers.filter_map(|(peer, dialer)| Some((*peer, dialer.trouble()?)))
+    }
+
+    /// The addresses of a wanted peer, those that worked last first.
+    pub fn addresses(&self, peer: &PeerId) -> &[String] {
+        self.dialers.get(peer).map_or(&[], Dialer::addresses)
+    }
+
+    /// Whether there is a link, or one is wanted.
+    pub fn is_networked(&self) -> bool {
+        !self.links.is_empty() || !self.dialers.is_empty()
+    }
+
     fn emit(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
     }
@@ -336,6 +382,7 @@ impl Engine {
                 self.on_peer_rows(link, &workspaces, &values)
             }
             (Reading::Invite(link), ReadResult::Values(values)) => self.on_invite(link, &values),
+            (Reading::Roster, ReadResult::Rows(rows)) => self.on_roster(read, &rows),
             (Reading::FeedPage(link, workspace), ReadResult::Rows(rows)) => {
                 self.on_feed_page(read, link, workspace, rows)
             }
@@ -382,7 +429,7 @@ impl Engine {
                 self.close_link(*link, CloseReason::StoreFailed);
                 self.emit(Event::StoreFailed { error });
             }
-            Reading::Workspace(_) | Reading::Slots(..) | Reading::Lookups(..) => {
+            Reading::Workspace(_) | Reading::Roster | Reading::Slots(..) | Reading::Lookups(..) => {
                 self.fail_store(&error);
             }
         }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use reconvene_core::engine::{Config, Edit, EditedDocument, Engine, Event, Write};
 use reconvene_core::ids::{DocumentId, DocumentKind, MemberId, PeerId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
-use reconvene_core::records::{IndexStateRow, Record as _, ShareRow, WorkspaceRow};
+use reconvene_core::records::{IndexStateRow, Record as _, ShareRow, Standing, WorkspaceRow};
 use reconvene_core::storage::{StoreRead as _, StoreWrite as _};
 use reconvene_core::wire;
 use reconvene_libp2p::{Identity, load_or_create_identity};
@@ -768,6 +768,7 @@ pub(crate) fn share_rows(
         member: profile.member,
         device_name: profile.name.clone(),
         since: wall_now(),
+        standing: Standing::Server,
     };
     (Key::share(peer, workspace), row.encode())
 }

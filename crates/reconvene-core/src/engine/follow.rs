@@ -1,7 +1,7 @@
 //! Following feeds: sending what a peer's cursor lacks, pushing what is new, acknowledging what
 //! came, and knowing from that who holds what.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -13,6 +13,7 @@ use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, ReadId, 
 use crate::keys::KeyRange;
 use crate::limits;
 use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
+use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan, StoreError};
 use crate::time::WallTime;
 use crate::wire::{self, Ack, Changes, DocumentChanges, Frame};
@@ -52,6 +53,8 @@ pub(super) struct Flow {
     /// Up to here the peer gets its own changes back, too: it may have lost what it sent us before
     /// this link, and its cursor with it.
     echo_through: FeedSeq,
+    /// What the peer refused of ours before it greeted; it tells again what it still refuses.
+    pub(super) refused_before: BTreeMap<DocumentId, RefusalCode>,
 }
 
 impl Flow {
@@ -107,15 +110,25 @@ impl Flow {
         self.following && self.confirm.is_none()
     }
 
+    /// Whether one side is known to lack something of the other's feed.
+    pub(super) fn is_behind(&self, peer: &Peer, released: FeedPoint) -> bool {
+        let theirs = self.their_head.map(|(head, _)| head);
+        self.reconciling.is_some()
+            || !self.following
+            || theirs.is_some_and(|head| !reached(peer.held_stored, head))
+            || !reached(peer.row.acknowledged, released)
+    }
+
     pub(super) fn pass_complete(&self, peer: &Peer) -> bool {
-        let reached = |cursor: Option<FeedPoint>, target: FeedPoint| {
-            cursor.is_some_and(|cursor| cursor.epoch == target.epoch && cursor.seq >= target.seq)
-        };
         self.is_sound()
             && self.pass.is_some_and(|(theirs, ours)| {
                 reached(peer.held_stored, theirs) && reached(peer.row.acknowledged, ours)
             })
     }
+}
+
+fn reached(cursor: Option<FeedPoint>, target: FeedPoint) -> bool {
+    cursor.is_some_and(|cursor| cursor.epoch == target.epoch && cursor.seq >= target.seq)
 }
 
 impl Engine {
@@ -196,7 +209,9 @@ impl Engine {
                 .pop_front()
                 .is_some_and(|(seq, row)| seq == point.seq && row.digest == point.digest);
             if !confirmed {
-                self.on_rolled_back(workspace, peer);
+                if !self.begins_history_for(workspace, peer) {
+                    self.compare_anew(link, workspace);
+                }
                 return Ok(());
             }
         }
@@ -507,6 +522,7 @@ impl Engine {
             state.stats.changes_received += changes;
             let (peer, stats) = (state.peer, state.stats());
             self.emit(Event::Progress { link, peer, stats });
+            self.note_progress(peer);
         }
     }
 
@@ -525,6 +541,12 @@ impl Engine {
                     other.refused.extend(ack.refused);
                     other.refused.sort_unstable();
                     other.refused.dedup();
+                    other.accepted.extend(ack.accepted);
+                    // What was refused again after that stays refused.
+                    let refused = &other.refused;
+                    other
+                        .accepted
+                        .retain(|of| refused.iter().all(|(known, _)| known != of));
                 }
                 None => merged.push(ack),
             }
@@ -543,6 +565,7 @@ impl Engine {
             bytes,
             held,
             refused,
+            accepted,
         } = due;
         if let Some(state) = self.ready(&workspace)
             && let Some(known) = state.peers.get_mut(&peer)
@@ -579,6 +602,7 @@ impl Engine {
                 number,
                 refused,
                 head,
+                accepted,
             }),
         );
         self.note_held(link, workspace);
@@ -640,6 +664,7 @@ impl Engine {
         }
         let workspace = ack.workspace;
         let stats = state.stats();
+        let mut moved = false;
         if let Some(known) = self.ready(&workspace) {
             let released = known.released;
             let record = known.peers.entry(peer).or_default();
@@ -651,20 +676,28 @@ impl Engine {
             {
                 record.row.acknowledged = Some(through);
                 record.dirty = true;
+                moved = true;
+            }
+            for document in &ack.accepted {
+                record.dirty |= record.row.refused_there.remove(document).is_some();
             }
             for (document, code) in &ack.refused {
-                record.dirty |= record.row.refused_there.insert(*document, *code) != Some(*code);
-            }
-            if record.row.refused_there.len() > limits::REFUSALS_MAX {
-                return self.fault(link, "the peer refused too many documents".to_owned());
+                record.dirty |= record.row.refuse_there(*document, *code);
             }
         }
-        if !ack.refused.is_empty() {
+        if moved {
+            self.note_progress(peer);
+        }
+        let mut refused = ack.refused;
+        if let Some(flow) = self.flow(link, &workspace) {
+            refused.retain(|(document, code)| flow.refused_before.get(document) != Some(code));
+        }
+        if !refused.is_empty() {
             self.emit(Event::DocumentsRefused {
                 peer,
                 workspace,
                 here: false,
-                documents: ack.refused,
+                documents: refused,
             });
         }
         self.emit(Event::Progress { link, peer, stats });

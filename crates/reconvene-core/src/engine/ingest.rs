@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use super::shares::Roster;
 use super::{
     Edit, EditError, Engine, Event, Output, ReadQuery, Reading, Workspace, WorkspaceState, Write,
 };
@@ -18,7 +19,7 @@ use crate::ids::{
     BatchId, ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, PeerId, RequestId, StoreEpoch,
     WorkspaceId,
 };
-use crate::keys::Key;
+use crate::keys::{Key, KeyKind};
 use crate::limits;
 use crate::records::{
     ChangeRow, FeedHeadRow, FeedRow, HeadRow, InviteRow, JournalDocument, JournalFrame, Record,
@@ -91,10 +92,25 @@ enum Work {
         workspace: WorkspaceId,
         peer: PeerId,
     },
+    /// Writes the shares a server told of.
+    Learn(Learned),
+    /// Removes the share of a device that left.
+    Left {
+        workspace: WorkspaceId,
+        peer: PeerId,
+    },
     /// Writes the end of the feed, when its epoch changed.
     FeedHead {
         workspace: WorkspaceId,
     },
+}
+
+/// What a server told of the shares of a workspace: all of it.
+#[derive(Debug)]
+pub(super) struct Learned {
+    pub(super) workspace: WorkspaceId,
+    pub(super) server: PeerId,
+    pub(super) devices: Vec<wire::SharedDevice>,
 }
 
 /// One unit of ordered work.
@@ -196,6 +212,8 @@ pub(super) struct AckDue {
     pub(super) bytes: usize,
     pub(super) held: Option<FeedPoint>,
     pub(super) refused: Vec<(DocumentId, RefusalCode)>,
+    /// Documents refused before and accepted with this.
+    pub(super) accepted: Vec<DocumentId>,
 }
 
 /// A batch on its way.
@@ -215,6 +233,12 @@ pub(super) struct PendingBatch {
     write: Option<RequestId>,
     replayed: Option<u64>,
     redeemed: Option<Redeemed>,
+    /// Shares it writes or removes.
+    shares: BTreeSet<(WorkspaceId, PeerId)>,
+    /// The workspace of which it learns.
+    learned: Option<WorkspaceId>,
+    /// Workspaces that it removes.
+    removed: Vec<WorkspaceId>,
     pinned: Vec<(WorkspaceId, DocumentId)>,
 }
 
@@ -247,6 +271,7 @@ impl Engine {
         } = edit;
         let checked = match &self.failed {
             Some(error) => Err(EditError::Store(error.clone())),
+            None if self.leaving.contains(&workspace) => Err(EditError::Left),
             None => check_edit(&documents, &rows, self.jobs.len()),
         };
         match checked {
@@ -419,6 +444,14 @@ impl Engine {
         self.enqueue(Work::PeerRow { workspace, peer });
     }
 
+    pub(super) fn enqueue_learned(&mut self, learned: Learned) {
+        self.enqueue(Work::Learn(learned));
+    }
+
+    pub(super) fn enqueue_left(&mut self, workspace: WorkspaceId, peer: PeerId) {
+        self.enqueue(Work::Left { workspace, peer });
+    }
+
     pub(super) fn enqueue_feed_head(&mut self, workspace: WorkspaceId) {
         self.enqueue(Work::FeedHead { workspace });
     }
@@ -549,7 +582,9 @@ impl Engine {
                 documents,
                 ..
             } => (*workspace, documents),
-            Work::Write(_) | Work::Redeem { .. } => return true,
+            Work::Write(_) | Work::Redeem { .. } | Work::Learn(_) | Work::Left { .. } => {
+                return true;
+            }
             Work::PeerRow { workspace, .. } | Work::FeedHead { workspace } => {
                 return self.ensure_workspace(*workspace);
             }
@@ -640,6 +675,7 @@ impl Engine {
                     member: invite.member,
                     device_name: device_name.clone(),
                     since: self.now.wall,
+                    standing: crate::records::Standing::Device,
                 }
                 .encode();
                 let puts = vec![
@@ -656,6 +692,22 @@ impl Engine {
                     device_name,
                 });
                 self.submit(pending, puts, Vec::new(), None);
+            }
+            Work::Learn(learned) => {
+                if !self.roster.is_known() {
+                    return; // The store failed meanwhile; the server tells again.
+                }
+                let (puts, deletes) = self.differing_shares(&learned);
+                if puts.is_empty() && deletes.is_empty() {
+                    return;
+                }
+                let mut pending = PendingBatch::new();
+                pending.learned = Some(learned.workspace);
+                self.submit(pending, puts, deletes, None);
+            }
+            Work::Left { workspace, peer } => {
+                let deletes = vec![Key::share(&peer, &workspace), Key::peer(&workspace, &peer)];
+                self.submit(PendingBatch::new(), Vec::new(), deletes, None);
             }
             Work::FeedHead { workspace } => {
                 let Some(state) = self.ready(&workspace) else {
@@ -738,6 +790,7 @@ impl Engine {
                     } else {
                         placed.refused.clone()
                     },
+                    accepted: Vec::new(),
                 };
                 self.commit_received(workspace, placed, ids, due, cursor, early);
             }
@@ -877,7 +930,7 @@ impl Engine {
             .filter(|document| !known.row.refused_here.contains_key(document))
             .collect();
         for (document, code) in &refused {
-            known.dirty |= known.row.refused_here.insert(*document, *code) != Some(*code);
+            known.dirty |= known.row.refuse_here(*document, *code);
         }
         for document in &healed {
             if refused.iter().any(|(other, _)| other == document) {
@@ -887,10 +940,25 @@ impl Engine {
                 // This may not be all that was refused: ask once more.
                 fresh_wants.push(*document);
             }
-            known.dirty |= known.row.refused_here.remove(document).is_some();
+            if known.row.refused_here.remove(document).is_some() {
+                known.dirty = true;
+                due.accepted.push(*document);
+            }
         }
-        let too_many = known.row.refused_here.len() > limits::REFUSALS_MAX;
-        if moved == Ok(true) || (known.dirty && !pending.entries.is_empty()) || !refused.is_empty()
+        // An answer to a want that brings nothing new: what was lacking came from someone else.
+        let answered = pending.pinned.iter().filter(|_| cursor.is_none() && !early);
+        for (_, document) in answered {
+            let is_whole = refused.iter().all(|(other, _)| other != document);
+            if is_whole && known.row.lacks_dependencies_of(document) {
+                known.row.refused_here.remove(document);
+                known.dirty = true;
+                due.accepted.push(*document);
+            }
+        }
+        if moved == Ok(true)
+            || (known.dirty && !pending.entries.is_empty())
+            || !refused.is_empty()
+            || !due.accepted.is_empty()
         {
             known.dirty = false;
             puts.push((Key::peer(&workspace, &peer), known.row.encode()));
@@ -899,8 +967,6 @@ impl Engine {
         if let Err(why) = moved {
             // What came is stored all the same; the cursor is not moved and the link starts anew.
             self.fault(due.link, why);
-        } else if too_many {
-            self.fault(due.link, "too many documents were refused".to_owned());
         }
         let link = due.link;
         self.count_received(link, received.0, received.1);
@@ -960,6 +1026,17 @@ impl Engine {
             .last()
             .map(|entry| (entry.workspace, entry.point));
         pending.journal.clone_from(&journal);
+        for (key, value) in &puts {
+            self.roster.note_write(key, Some(value));
+            pending.shares.extend(share_of(key));
+        }
+        for key in &deletes {
+            self.roster.note_write(key, None);
+            pending.shares.extend(share_of(key));
+            if key.kind() == Some(KeyKind::FeedHead) {
+                pending.removed.extend(key.workspace_id());
+            }
+        }
         let batch = Batch {
             id,
             after: self.last_batch.replace(id),
@@ -1007,9 +1084,33 @@ impl Engine {
             for (workspace, document) in batch.pinned {
                 self.unpin(&workspace, &[document]);
             }
+            for workspace in batch.removed {
+                self.forget_workspace(workspace);
+            }
         }
         self.walk_all();
         self.finish_recovery();
+    }
+
+    /// A workspace's records are gone: so is what was known of it, and what the journal has of it.
+    fn forget_workspace(&mut self, workspace: WorkspaceId) {
+        if let Some(state) = self.ready(&workspace) {
+            let end = (state.point.epoch, FeedSeq(u64::MAX));
+            let releases = JournalReleases::from([(workspace, end)]);
+            self.outputs.push_back(Output::ReleaseJournal(releases));
+        }
+        self.workspaces.remove(&workspace);
+        self.replays.remove(&workspace);
+        self.leaving.remove(&workspace);
+        self.stalls.retain(|(_, of), _| *of != workspace);
+        for job in &mut self.jobs {
+            if let Work::Changes { workspace: of, .. } = &job.work
+                && *of == workspace
+            {
+                job.pinned = false;
+                job.looking_up = false;
+            }
+        }
     }
 
     /// Lets out, in order, whatever is behind its barrier.
@@ -1019,6 +1120,7 @@ impl Engine {
         let mut events = Vec::new();
         let mut redeemed = Vec::new();
         let mut replayed = Vec::new();
+        let mut shares = BTreeSet::new();
         for batch in &mut self.pending {
             if batch.released {
                 continue;
@@ -1040,6 +1142,10 @@ impl Engine {
                 ));
             }
             redeemed.extend(batch.redeemed.take());
+            shares.append(&mut batch.shares);
+            if let Some(workspace) = batch.learned.take() {
+                events.push(Event::SharesLearned { workspace });
+            }
         }
         for event in events {
             self.emit(event);
@@ -1072,6 +1178,9 @@ impl Engine {
                 device_name,
             });
             self.answer_join(link, &invite);
+        }
+        if !shares.is_empty() {
+            self.on_shares_stored(&shares);
         }
     }
 
@@ -1143,11 +1252,16 @@ impl Engine {
                 Work::Redeem { secret_hash, .. } => {
                     self.redeeming.remove(&secret_hash);
                 }
-                Work::Changes { .. } | Work::PeerRow { .. } | Work::FeedHead { .. } => {}
+                Work::Changes { .. }
+                | Work::PeerRow { .. }
+                | Work::FeedHead { .. }
+                | Work::Learn(_)
+                | Work::Left { .. } => {}
             }
         }
         self.close_all_links(error);
         self.workspaces.clear();
+        self.roster = Roster::default();
         self.reads.clear();
         for batch in &mut self.pending {
             // Their slots are gone, and the feed is read anew.
@@ -1245,6 +1359,11 @@ impl Engine {
     }
 }
 
+fn share_of(key: &Key) -> Option<(WorkspaceId, PeerId)> {
+    let (peer, workspace) = key.share_parts()?;
+    Some((workspace, peer))
+}
+
 impl PendingBatch {
     fn new() -> Self {
         Self {
@@ -1260,6 +1379,9 @@ impl PendingBatch {
             write: None,
             replayed: None,
             redeemed: None,
+            shares: BTreeSet::new(),
+            learned: None,
+            removed: Vec::new(),
             pinned: Vec::new(),
         }
     }

@@ -350,6 +350,30 @@ impl Engine {
         self.send_exchange(link, workspace);
     }
 
+    /// Compares a workspace with a peer whose cursor is found out to mean nothing while it is followed.
+    pub(super) fn compare_anew(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let (peer, dialed) = (state.peer, state.dialed);
+        if let Some(flow) = state.flows.get_mut(&workspace) {
+            flow.stop_following();
+            flow.reconciling = Some(Reconciliation::awaiting());
+        }
+        if let Some(record) = self
+            .ready(&workspace)
+            .and_then(|known| known.peers.get_mut(&peer))
+        {
+            record.dirty |= record.row.acknowledged.take().is_some();
+        }
+        if dialed {
+            self.start_reconcile(link, workspace, 1);
+        } else {
+            // An empty message asks the dialling side to begin.
+            self.send_reconcile(link, workspace, 0, Vec::new());
+        }
+    }
+
     /// Asks again for what was refused for want of its dependencies: they may have come since.
     pub(super) fn want_refused(&mut self, link: LinkId, workspace: WorkspaceId) {
         let Some(peer) = self.links.get(&link).map(|state| state.peer) else {
@@ -606,6 +630,12 @@ impl Engine {
         missing.sort_by_key(|(start_op, hash, _)| (*start_op, *hash));
         let bodies = missing.into_iter().map(|(_, _, body)| body);
         match kind {
+            // Who asked in order to heal the document is told that there is nothing more.
+            kind if bodies.len() == 0 && flow.reconciling.is_none() => {
+                let nothing = std::iter::once(Bytes::new());
+                let kind = kind.unwrap_or(DocumentKind(0));
+                flow.exchange.add_ready(document, kind, nothing);
+            }
             Some(kind) => flow.exchange.add_ready(document, kind, bodies),
             None if bodies.len() > 0 => {
                 flow.exchange.rootless = bodies.collect();
@@ -687,15 +717,15 @@ impl Engine {
                     changes,
                 });
             }
-            if let Some(last) = documents.last_mut() {
+            if let Some(last) = documents.last_mut().filter(|_| !body.is_empty()) {
                 last.changes.push(body.clone());
+                count += 1;
             }
             bytes += body.len();
-            count += 1;
             exchange.ready_bytes -= body.len();
             exchange.ready.pop_front();
         }
-        for document in &documents {
+        for document in documents.iter().filter(|sent| !sent.changes.is_empty()) {
             state.sent_documents.insert(document.document);
         }
         state.stats.changes_sent += count;

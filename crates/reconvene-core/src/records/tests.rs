@@ -146,9 +146,18 @@ fn cases() -> Vec<Case> {
                 ]),
                 refused_there: BTreeMap::from([(document(3), RefusalCode::Equivocation)]),
                 verified_at: Some(TIME),
+                ..PeerRow::default()
             },
         ),
         case("empty", PeerRow::default()),
+        case(
+            "with more refusals than are listed",
+            PeerRow {
+                refused_here_unlisted: 300,
+                refused_there_unlisted: 1,
+                ..PeerRow::default()
+            },
+        ),
         case(
             "a member's home",
             WorkspaceRow {
@@ -171,6 +180,25 @@ fn cases() -> Vec<Case> {
                 member: member(5),
                 device_name: "laptop".to_owned(),
                 since: TIME,
+                standing: Standing::Device,
+            },
+        ),
+        case(
+            "of a server",
+            ShareRow {
+                member: member(5),
+                device_name: "laptop".to_owned(),
+                since: TIME,
+                standing: Standing::Server,
+            },
+        ),
+        case(
+            "learned",
+            ShareRow {
+                member: member(5),
+                device_name: "laptop".to_owned(),
+                since: TIME,
+                standing: Standing::Learned(peer(9)),
             },
         ),
         case(
