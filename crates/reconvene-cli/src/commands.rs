@@ -39,11 +39,33 @@ pub(crate) fn run(args: Args, output: Output) -> Result<u8, Failure> {
         return runtime.block_on(demo::run(args.data.as_deref(), meetings, output));
     }
     let data = place::data_directory(args.data.as_deref())?;
-    runtime.block_on(dispatch(args.command, &data, output))
+    let within = args.within;
+    runtime.block_on(dispatch(args.command, &data, within, output))
 }
 
-async fn dispatch(command: Command, data: &Path, output: Output) -> Result<u8, Failure> {
-    let at = At { data, output };
+async fn dispatch(
+    command: Command,
+    data: &Path,
+    within: Option<String>,
+    output: Output,
+) -> Result<u8, Failure> {
+    let is_within_one = matches!(
+        command,
+        Command::Project(_)
+            | Command::Meeting(_)
+            | Command::Import(_)
+            | Command::Export
+            | Command::Invite { .. }
+    );
+    if within.is_some() && !is_within_one {
+        let message = "this command is not about one workspace, so --workspace means nothing to it";
+        return Err(Failure::new("usage", message));
+    }
+    let at = At {
+        data,
+        within,
+        output,
+    };
     match command {
         Command::Init { name } => at.init(name).await,
         Command::Serve(args) => serve::run(data, args, output).await,
@@ -56,7 +78,7 @@ async fn dispatch(command: Command, data: &Path, output: Output) -> Result<u8, F
             at.answer(Request::Invite { member, expires_ms }, human::invitation)
                 .await
         }
-        Command::Join { ticket } => at.join(ticket).await,
+        Command::Join { ticket, adopt } => at.join(ticket, adopt).await,
         Command::Project(command) => {
             let (request, human) = project(command);
             at.answer(request, human).await
@@ -66,13 +88,19 @@ async fn dispatch(command: Command, data: &Path, output: Output) -> Result<u8, F
             at.answer(request, human).await
         }
         Command::Import(ImportCommand::Qmsum { files }) => at.import(files).await,
-        Command::Sync { watch: true, .. } => watch::run(data, watch::Kind::Sync, output).await,
-        Command::Sync { timeout, .. } => {
+        Command::Sync {
+            watch: true,
+            with,
+            listen,
+            ..
+        } => watch::run(data, watch::Kind::Sync { with, listen }, output).await,
+        Command::Sync { timeout, with, .. } => {
             let timeout_ms = millis(timeout);
-            at.answer(Request::Sync { timeout_ms }, human::synced).await
+            at.answer(Request::Sync { timeout_ms, with }, human::synced)
+                .await
         }
         Command::Status => at.answer(Request::Status, human::status).await,
-        Command::Export { workspace } => at.export(workspace).await,
+        Command::Export => at.export().await,
         Command::Events => watch::run(data, watch::Kind::Events, output).await,
         Command::Demo { .. } => unreachable!("it was run without a data directory"),
     }
@@ -87,6 +115,18 @@ fn workspace(command: WorkspaceCommand) -> (Request, Human) {
         WorkspaceCommand::List => (Request::WorkspaceList, human::workspaces),
         WorkspaceCommand::Use { workspace } => {
             (Request::WorkspaceUse { workspace }, human::workspace)
+        }
+        WorkspaceCommand::Leave {
+            workspace,
+            discard,
+            remove,
+        } => {
+            let leave = Request::WorkspaceLeave {
+                workspace,
+                discard,
+                remove,
+            };
+            (leave, human::left)
         }
     }
 }
@@ -133,6 +173,8 @@ fn meeting(command: MeetingCommand) -> Result<(Request, Human), Failure> {
 /// Where commands run and how they answer.
 struct At<'a> {
     data: &'a Path,
+    /// The workspace to use instead of the current one.
+    within: Option<String>,
     output: Output,
 }
 
@@ -145,11 +187,11 @@ impl At<'_> {
         Ok(exit::OK)
     }
 
-    async fn join(&self, ticket: String) -> Result<u8, Failure> {
+    async fn join(&self, ticket: String, adopt: bool) -> Result<u8, Failure> {
         // Before a store is made for it.
         Ticket::decode(&ticket).map_err(reconvene::Error::from)?;
         let answer = self
-            .perform(self.named(None), Request::Join { ticket })
+            .perform(self.named(None), Request::Join { ticket, adopt })
             .await?;
         self.output.answer(&answer, human::joined)?;
         Ok(exit::OK)
@@ -171,7 +213,8 @@ impl At<'_> {
         Ok(exit::IMPORT_INCOMPLETE)
     }
 
-    async fn export(&self, workspace: Option<String>) -> Result<u8, Failure> {
+    async fn export(&self) -> Result<u8, Failure> {
+        let workspace = None;
         let answer = self
             .perform(self.existing(), Request::Export { workspace })
             .await?;
@@ -188,6 +231,13 @@ impl At<'_> {
 
     async fn perform(&self, options: OpenOptions, request: Request) -> Result<Value, Failure> {
         let indicator = Indicator::start(request.doing());
+        let request = match &self.within {
+            Some(workspace) => Request::In {
+                workspace: workspace.clone(),
+                request: Box::new(request),
+            },
+            None => request,
+        };
         session::perform(self.data, &options, request, &indicator.sink()).await
     }
 

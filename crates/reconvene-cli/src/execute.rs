@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use reconvene::{
-    DocumentId, InviteOptions, ListOptions, MeetingEditor, ModelError, NewMeeting, ProjectId,
-    Replica, SyncOptions,
+    DocumentId, InviteOptions, JoinOptions, LeaveOptions, ListOptions, MeetingEditor, ModelError,
+    NewMeeting, ProjectId, Replica, SyncOptions,
 };
 use serde_json::{Value, json};
 
@@ -37,10 +37,24 @@ pub(crate) async fn execute(
             let workspace = replica.use_workspace(&workspace).await?;
             Ok(json!({ "workspace": to_value(&workspace)? }))
         }
+        Request::WorkspaceLeave {
+            workspace,
+            discard,
+            remove,
+        } => {
+            let options = LeaveOptions { discard, remove };
+            to_value(&replica.leave_workspace(&workspace, options).await?)
+        }
+        Request::In { workspace, request } => {
+            let scoped = replica.in_workspace(&workspace).await?;
+            Box::pin(execute(&scoped, *request, progress)).await
+        }
         Request::Invite { member, expires_ms } => {
             invite(replica, member, Duration::from_millis(expires_ms)).await
         }
-        Request::Join { ticket } => to_value(&replica.join(&ticket).await?),
+        Request::Join { ticket, adopt } => {
+            to_value(&replica.join_with(&ticket, JoinOptions { adopt }).await?)
+        }
         Request::ProjectAdd { name } => {
             let project = replica.projects().add(&name).await?;
             Ok(json!({ "project": to_value(&project)? }))
@@ -71,12 +85,15 @@ pub(crate) async fn execute(
             show(replica, id).await
         }
         Request::ImportQmsum { files } => import::qmsum(replica, files, progress).await,
-        Request::Sync { timeout_ms } => {
+        Request::Sync { timeout_ms, with } => {
             let options = SyncOptions {
                 timeout: Duration::from_millis(timeout_ms),
                 progress: Some(progress::of_sync(progress)),
             };
-            to_value(&replica.sync(options).await?)
+            to_value(&match with.is_empty() {
+                true => replica.sync(options).await?,
+                false => replica.sync_with(&with, options).await?,
+            })
         }
         Request::Status => to_value(&replica.status().await?),
         Request::Export { workspace } => {

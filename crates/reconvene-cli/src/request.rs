@@ -26,6 +26,22 @@ pub(crate) enum Request {
         /// Its id or name.
         workspace: String,
     },
+    /// Leave a workspace.
+    WorkspaceLeave {
+        /// Its id or name.
+        workspace: String,
+        /// Although there are edits that nobody else holds.
+        discard: bool,
+        /// And remove its documents.
+        remove: bool,
+    },
+    /// Carry out a request on another workspace than the current one.
+    In {
+        /// Its id or name.
+        workspace: String,
+        /// The request.
+        request: Box<Request>,
+    },
     /// Make a ticket for the current workspace.
     Invite {
         /// Whose device it is for; else a new member's.
@@ -37,6 +53,8 @@ pub(crate) enum Request {
     Join {
         /// The ticket.
         ticket: String,
+        /// Whether what was made before moves into the workspace.
+        adopt: bool,
     },
     /// Make a project.
     ProjectAdd {
@@ -85,6 +103,8 @@ pub(crate) enum Request {
     Sync {
         /// How long to go on while nothing moves.
         timeout_ms: u64,
+        /// Addresses of the devices to sync with; none: the servers.
+        with: Vec<String>,
     },
     /// What the store holds.
     Status,
@@ -102,6 +122,8 @@ impl Request {
             Self::WorkspaceAdd { .. } => "workspace_add",
             Self::WorkspaceList => "workspace_list",
             Self::WorkspaceUse { .. } => "workspace_use",
+            Self::WorkspaceLeave { .. } => "workspace_leave",
+            Self::In { request, .. } => request.name(),
             Self::Invite { .. } => "invite",
             Self::Join { .. } => "join",
             Self::ProjectAdd { .. } => "project_add",
@@ -125,6 +147,7 @@ impl Request {
             Self::ImportQmsum { .. } => "importing",
             Self::Sync { .. } => "syncing",
             Self::Export { .. } => "exporting",
+            Self::In { request, .. } => request.doing(),
             _ => "working",
         }
     }

@@ -169,8 +169,9 @@ pub struct Engine {
     /// Workspaces in which the journal numbers entries that the feed does not have.
     forked: BTreeSet<WorkspaceId>,
     roster: Roster,
-    /// Workspaces that the host leaves: nothing of them is taken until their records are removed.
-    leaving: BTreeSet<WorkspaceId>,
+    /// Workspaces that the host leaves: nothing of them is taken until that is done.
+    /// With whether their records are going to be removed.
+    leaving: BTreeMap<WorkspaceId, bool>,
     stalls: BTreeMap<(PeerId, WorkspaceId), Stall>,
 }
 
@@ -200,7 +201,7 @@ impl Engine {
             replay_at: None,
             forked: BTreeSet::new(),
             roster: Roster::default(),
-            leaving: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             stalls: BTreeMap::new(),
         }
     }
@@ -240,7 +241,10 @@ impl Engine {
             Input::Join(request) => self.on_join_request(request),
             Input::Reached { peer, address } => self.on_reached(peer, &address),
             Input::NetworkChanged | Input::Resumed => self.on_disturbed(),
-            Input::Leave(workspace) => self.on_leave(workspace),
+            Input::Leave {
+                workspace,
+                removing,
+            } => self.on_leave(workspace, removing),
             Input::Close => self.on_close(),
             Input::Wake => self.on_wake(),
         }
@@ -333,9 +337,10 @@ impl Engine {
         dialers.filter_map(|(peer, dialer)| Some((*peer, dialer.trouble()?)))
     }
 
-    /// The addresses of a wanted peer, those that worked last first.
-    pub fn addresses(&self, peer: &PeerId) -> &[String] {
-        self.dialers.get(peer).map_or(&[], Dialer::addresses)
+    /// The addresses of each wanted peer, those that worked last first.
+    pub fn addresses(&self) -> impl Iterator<Item = (PeerId, &[String])> {
+        let dialers = self.dialers.iter();
+        dialers.map(|(peer, dialer)| (*peer, dialer.addresses()))
     }
 
     /// Whether there is a link, or one is wanted.

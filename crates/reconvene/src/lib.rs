@@ -31,6 +31,8 @@
 mod error;
 mod replica;
 
+mod joining;
+mod leaving;
 mod meetings;
 mod projects;
 mod sync;
@@ -46,6 +48,8 @@ mod clock;
 mod profile;
 
 pub use error::Error;
+pub use joining::{JoinOptions, JoinReport};
+pub use leaving::{LeaveOptions, LeaveReport};
 pub use meetings::{
     AddedMeeting, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, ListOptions, MeetingPage, MeetingView,
     Meetings, NewMeeting, PageView,
@@ -54,11 +58,11 @@ pub use profile::Role;
 pub use projects::Projects;
 pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
 pub use status::{
-    DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus, PeerStatus,
-    Status, WorkspaceStatus,
+    DialStatus, DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus,
+    PeerStatus, StallStatus, Status, WorkspaceStatus,
 };
 pub use sync::{OnProgress, SyncOptions, SyncProgress, SyncReport};
-pub use workspaces::{Invitation, InviteOptions, JoinReport, TICKET_LIFE_MAX, WorkspaceInfo};
+pub use workspaces::{Invitation, InviteOptions, TICKET_LIFE_MAX, WorkspaceInfo};
 
 pub use reconvene_core::ids::{ChangeHash, DocumentId, MemberId, PeerId, WorkspaceId};
 pub use reconvene_core::refusal::RefusalCode;

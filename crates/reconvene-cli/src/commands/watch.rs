@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use reconvene::{OpenOptions, Replica, ReplicaEvent};
+use reconvene_server::ServerInfo;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -16,10 +17,15 @@ use crate::session;
 use crate::signals::Signals;
 
 /// Which command watches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// `sync --watch`: syncing is the point, so it needs a server.
-    Sync,
+    /// `sync --watch`: syncing is the point, so it needs a server, or other devices.
+    Sync {
+        /// Other devices to keep a link to.
+        with: Vec<String>,
+        /// Where to let other devices in.
+        listen: Vec<String>,
+    },
     /// `events`: also tells what happens on a store that has not joined a server.
     Events,
 }
@@ -51,11 +57,23 @@ async fn watch(
 ) -> Result<(), Failure> {
     // From before the first link, so that it is told.
     let mut events = replica.events();
+    let (with, listen) = match &kind {
+        Kind::Sync { with, listen } => (&with[..], &listen[..]),
+        Kind::Events => (&[][..], &[][..]),
+    };
+    let peer_id = replica.device().peer_id;
+    if !listen.is_empty() {
+        let listening = replica.listen(listen).await?;
+        let info = to_value(&ServerInfo { peer_id, listening })?;
+        output.answer(&info, human::listening)?;
+    }
+    let needs_server = kind != Kind::Events && with.is_empty() && listen.is_empty();
     match replica.connect().await {
-        Err(error) if kind == Kind::Events && error.code() == "no_server" => {}
+        Err(error) if !needs_server && error.code() == "no_server" => {}
         connected => connected?,
     }
-    let ready = json!({ "event": "watching", "peer_id": replica.device().peer_id });
+    replica.connect_to(with).await?;
+    let ready = json!({ "event": "watching", "peer_id": peer_id });
     let mut reader = output.answer(&ready, human::event)?;
     while reader == Reader::Present {
         let event = tokio::select! {

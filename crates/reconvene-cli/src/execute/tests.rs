@@ -191,10 +191,17 @@ async fn what_is_not_there_is_a_typed_failure() {
         (
             Request::Join {
                 ticket: "x".to_owned(),
+                adopt: false,
             },
             "bad_ticket",
         ),
-        (Request::Sync { timeout_ms: 10 }, "no_server"),
+        (
+            Request::Sync {
+                timeout_ms: 10,
+                with: Vec::new(),
+            },
+            "no_server",
+        ),
         (
             Request::WorkspaceUse {
                 workspace: unknown.to_owned(),

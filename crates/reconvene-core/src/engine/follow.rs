@@ -566,6 +566,7 @@ impl Engine {
             held,
             refused,
             accepted,
+            healing: _,
         } = due;
         if let Some(state) = self.ready(&workspace)
             && let Some(known) = state.peers.get_mut(&peer)

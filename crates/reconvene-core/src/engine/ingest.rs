@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use super::reconcile::Healing;
 use super::shares::Roster;
 use super::{
     Edit, EditError, Engine, Event, Output, ReadQuery, Reading, Workspace, WorkspaceState, Write,
@@ -59,6 +60,8 @@ enum Author {
         number: u64,
         bytes: usize,
         early: bool,
+        /// Documents of which an answer ends with this frame.
+        answered: Vec<DocumentId>,
     },
 }
 
@@ -214,6 +217,8 @@ pub(super) struct AckDue {
     pub(super) refused: Vec<(DocumentId, RefusalCode)>,
     /// Documents refused before and accepted with this.
     pub(super) accepted: Vec<DocumentId>,
+    /// Documents of which an answer ends with this, and what that means.
+    pub(super) healing: Vec<(DocumentId, Healing)>,
 }
 
 /// A batch on its way.
@@ -271,7 +276,7 @@ impl Engine {
         } = edit;
         let checked = match &self.failed {
             Some(error) => Err(EditError::Store(error.clone())),
-            None if self.leaving.contains(&workspace) => Err(EditError::Left),
+            None if self.leaving.contains_key(&workspace) => Err(EditError::Left),
             None => check_edit(&documents, &rows, self.jobs.len()),
         };
         match checked {
@@ -363,6 +368,8 @@ impl Engine {
         let bytes = changes.window_bytes();
         let mut documents: Vec<JobDocument> = Vec::with_capacity(changes.documents.len());
         let mut places: BTreeMap<DocumentId, usize> = BTreeMap::new();
+        let ends = changes.documents.iter().filter(|of| of.changes.is_empty());
+        let answered = ends.map(|of| of.document).collect();
         for received in changes.documents {
             let (checked, refused) = check_changes(received.changes);
             // One entry in our feed per document and frame, in the order of first mention.
@@ -386,6 +393,7 @@ impl Engine {
             number: changes.number,
             bytes,
             early: changes.early,
+            answered,
         };
         let cursor = changes
             .feed
@@ -412,6 +420,7 @@ impl Engine {
             number: 0,
             bytes: 0,
             early: false,
+            answered: Vec::new(),
         };
         self.enqueue(Work::Changes {
             workspace,
@@ -777,7 +786,14 @@ impl Engine {
                 number,
                 bytes,
                 early,
+                answered,
             } => {
+                let follows = cursor.is_some();
+                let healing = if early {
+                    Vec::new()
+                } else {
+                    self.note_answers(workspace, link, &placed, &answered, follows)
+                };
                 let due = AckDue {
                     link,
                     peer,
@@ -791,6 +807,7 @@ impl Engine {
                         placed.refused.clone()
                     },
                     accepted: Vec::new(),
+                    healing,
                 };
                 self.commit_received(workspace, placed, ids, due, cursor, early);
             }
@@ -864,6 +881,30 @@ impl Engine {
             }
         });
         self.submit(pending, puts, Vec::new(), journal);
+    }
+
+    /// Takes note of refusals and of answers that end, of what is being healed.
+    fn note_answers(
+        &mut self,
+        workspace: WorkspaceId,
+        link: LinkId,
+        placed: &Placed,
+        answered: &[DocumentId],
+        follows: bool,
+    ) -> Vec<(DocumentId, Healing)> {
+        let Some(flow) = self.flow(link, &workspace) else {
+            return Vec::new();
+        };
+        let lacking = |code: &RefusalCode| *code == RefusalCode::MissingDependencies;
+        let mut healing = Vec::new();
+        for (document, _) in placed.refused.iter().filter(|(_, code)| lacking(code)) {
+            let refused = flow.exchange.note_refused(document, follows);
+            healing.push((*document, refused));
+        }
+        for document in answered {
+            healing.push((*document, flow.exchange.note_answered(document)));
+        }
+        healing
     }
 
     fn commit_received(
@@ -945,14 +986,18 @@ impl Engine {
                 due.accepted.push(*document);
             }
         }
-        // An answer to a want that brings nothing new: what was lacking came from someone else.
-        let answered = pending.pinned.iter().filter(|_| cursor.is_none() && !early);
-        for (_, document) in answered {
-            let is_whole = refused.iter().all(|(other, _)| other != document);
-            if is_whole && known.row.lacks_dependencies_of(document) {
-                known.row.refused_here.remove(document);
-                known.dirty = true;
-                due.accepted.push(*document);
+        for (document, healing) in std::mem::take(&mut due.healing) {
+            if !known.row.lacks_dependencies_of(&document) {
+                continue;
+            }
+            match healing {
+                Healing::Done => {
+                    known.row.refused_here.remove(&document);
+                    known.dirty = true;
+                    due.accepted.push(document);
+                }
+                Healing::AskAgain => fresh_wants.push(document),
+                Healing::Open => {}
             }
         }
         if moved == Ok(true)
@@ -991,6 +1036,8 @@ impl Engine {
         } else {
             self.submit(pending, puts, Vec::new(), None);
         }
+        fresh_wants.sort_unstable();
+        fresh_wants.dedup();
         if !fresh_wants.is_empty() {
             self.want_documents(link, workspace, fresh_wants);
         }

@@ -123,9 +123,15 @@ pub enum Input {
     NetworkChanged,
     /// The machine slept: the same.
     Resumed,
-    /// The host leaves a workspace: its server is told if it can be heard, links that carry it greet
-    /// anew, and edits of it are refused until the record of its feed's end is removed.
-    Leave(WorkspaceId),
+    /// The host leaves a workspace: its server is told, now or when it next greets, and nothing of it
+    /// is sent or taken any more. The host then removes its shares.
+    Leave {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// Whether its records will be removed. Edits of it are refused until the record of its feed's
+        /// end is gone, or else until its shares are.
+        removing: bool,
+    },
     /// The host is closing: keep no link, and write down what is known of the peers.
     Close,
     /// The moment asked for by `wake_at` came.

@@ -844,7 +844,12 @@ impl Engine {
             not_shared,
         });
         for workspace in shared {
-            if let Some(theirs) = greeted.get(&workspace) {
+            if self.leaving.contains_key(&workspace) {
+                if let Some(state) = self.links.get_mut(&link) {
+                    state.flows.remove(&workspace);
+                }
+                self.send(link, &Frame::Leave(workspace));
+            } else if let Some(theirs) = greeted.get(&workspace) {
                 self.note_moved(link, workspace);
                 self.begin_flow(link, workspace, theirs);
                 self.restate_refusals(link, workspace);

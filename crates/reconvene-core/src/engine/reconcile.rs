@@ -90,11 +90,89 @@ pub(super) struct Exchange {
     /// Bodies ready to be sent.
     ready: VecDeque<(DocumentId, DocumentKind, Bytes)>,
     ready_bytes: usize,
+    /// Documents asked for to be healed, until the answers end.
+    asked: BTreeMap<DocumentId, Asked>,
     /// The last batch that may have been visible when `ready` was read; nothing leaves before it.
     barrier: Option<BatchId>,
 }
 
+/// What became of a document since it was asked for to be healed.
+#[derive(Debug, Default)]
+struct Asked {
+    /// Answers that have not ended yet.
+    unanswered: u32,
+    /// Changes of it in the feed were refused after the last time it was asked for.
+    refused_since: bool,
+    /// An answer was refused, too: the peer lacks the same.
+    is_hopeless: bool,
+}
+
+impl Asked {
+    fn note_want(&mut self) {
+        self.unanswered += 1;
+        self.refused_since = false;
+    }
+}
+
+/// What the end of an answer means for a document that was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Healing {
+    /// Nothing of it is lacking any more.
+    Done,
+    /// More of it was refused since: it has to be asked for again.
+    AskAgain,
+    /// It cannot be told yet, or the peer cannot help.
+    Open,
+}
+
+impl super::follow::Flow {
+    /// Says that an answer to whoever wants to heal a document is complete; runs have an end anyway.
+    fn end_answer(&mut self, document: DocumentId, kind: Option<DocumentKind>) {
+        if self.reconciling.is_none() {
+            let kind = kind.unwrap_or(DocumentKind(0));
+            self.exchange
+                .add_ready(document, kind, std::iter::once(Bytes::new()));
+        }
+    }
+}
+
 impl Exchange {
+    /// Changes of a document were refused for want of others.
+    pub(super) fn note_refused(&mut self, document: &DocumentId, by_feed: bool) -> Healing {
+        match self.asked.get_mut(document) {
+            Some(asked) => {
+                asked.refused_since |= by_feed;
+                asked.is_hopeless |= !by_feed;
+                Healing::Open
+            }
+            // What the peer could not help with before it may help with now that it has more of it.
+            None if by_feed => Healing::AskAgain,
+            None => Healing::Open,
+        }
+    }
+
+    /// An answer ended.
+    pub(super) fn note_answered(&mut self, document: &DocumentId) -> Healing {
+        let Some(asked) = self.asked.get_mut(document) else {
+            return Healing::Open;
+        };
+        asked.unanswered = asked.unanswered.saturating_sub(1);
+        if asked.unanswered > 0 {
+            return Healing::Open;
+        }
+        let asked = self.asked.remove(document).unwrap_or_default();
+        match asked {
+            Asked {
+                refused_since: true,
+                ..
+            } => Healing::AskAgain,
+            Asked {
+                is_hopeless: true, ..
+            } => Healing::Open,
+            _ => Healing::Done,
+        }
+    }
+
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
@@ -403,6 +481,13 @@ impl Engine {
         documents: Vec<DocumentId>,
     ) {
         if let Some(flow) = self.flow(link, &workspace) {
+            for document in &documents {
+                flow.exchange
+                    .asked
+                    .entry(*document)
+                    .or_default()
+                    .note_want();
+            }
             let wants = documents.into_iter().map(|document| (document, false));
             flow.exchange.wants.extend(wants);
             self.send_wants(link, workspace);
@@ -630,12 +715,6 @@ impl Engine {
         missing.sort_by_key(|(start_op, hash, _)| (*start_op, *hash));
         let bodies = missing.into_iter().map(|(_, _, body)| body);
         match kind {
-            // Who asked in order to heal the document is told that there is nothing more.
-            kind if bodies.len() == 0 && flow.reconciling.is_none() => {
-                let nothing = std::iter::once(Bytes::new());
-                let kind = kind.unwrap_or(DocumentKind(0));
-                flow.exchange.add_ready(document, kind, nothing);
-            }
             Some(kind) => flow.exchange.add_ready(document, kind, bodies),
             None if bodies.len() > 0 => {
                 flow.exchange.rootless = bodies.collect();
@@ -646,6 +725,7 @@ impl Engine {
             }
             None => {}
         }
+        flow.end_answer(document, kind);
         self.send_exchange(link, workspace);
         Ok(())
     }
@@ -664,6 +744,7 @@ impl Engine {
         if let (Some((document, _)), Some(Some(value))) = (answering, values.first()) {
             let kind = HeadRow::decode(value)?.kind;
             flow.exchange.add_ready(document, kind, bodies.into_iter());
+            flow.end_answer(document, Some(kind));
         }
         self.send_exchange(link, workspace);
         Ok(())
@@ -703,9 +784,11 @@ impl Engine {
             if bytes > 0 && bytes + body.len() > limits::FRAME_BODY_BYTES_TARGET {
                 break;
             }
-            if documents
-                .last()
-                .is_none_or(|last| last.document != *document)
+            // The end of an answer is an entry of its own.
+            if body.is_empty()
+                || documents
+                    .last()
+                    .is_none_or(|last| last.document != *document)
             {
                 if documents.len() >= limits::FRAME_DOCUMENTS_MAX {
                     break;

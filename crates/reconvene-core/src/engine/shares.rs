@@ -181,6 +181,12 @@ impl Engine {
         if !self.roster.is_known() {
             return;
         }
+        for (workspace, _) in changed {
+            let mut left = self.roster.of_workspace(*workspace);
+            if left.next().is_none() && self.leaving.get(workspace) == Some(&false) {
+                self.leaving.remove(workspace);
+            }
+        }
         for (workspace, peer) in changed {
             let shared = self.roster.standing(workspace, peer).is_some();
             for link in self.links_to(*peer) {
@@ -292,9 +298,9 @@ impl Engine {
         (puts.into_iter().collect(), deletes)
     }
 
-    /// The host leaves a workspace: those who shared it are told, and nothing of it is taken any more.
-    pub(super) fn on_leave(&mut self, workspace: WorkspaceId) {
-        self.leaving.insert(workspace);
+    /// The host leaves a workspace: its server is told, and links that carried it greet anew.
+    pub(super) fn on_leave(&mut self, workspace: WorkspaceId, removing: bool) {
+        self.leaving.insert(workspace, removing);
         let links: Vec<_> = self
             .links
             .iter()
@@ -316,10 +322,8 @@ impl Engine {
             return;
         };
         let peer = state.peer;
-        if self.roster.standing(&workspace, &peer) != Some(Standing::Device)
-            || !state.flows.contains_key(&workspace)
-        {
-            return self.fault(link, "the end of a share there is not".to_owned());
+        if self.roster.standing(&workspace, &peer) != Some(Standing::Device) {
+            return; // It said so before.
         }
         if let Some(state) = self.links.get_mut(&link) {
             state.flows.remove(&workspace);

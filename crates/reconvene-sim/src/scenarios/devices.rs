@@ -104,7 +104,11 @@ fn a_device_that_leaves_is_forgotten_by_the_others() {
     let (mut world, server, devices) = enrolled(81, &[11, 12, 13]);
     world.connect(devices[0], devices[1]);
     world.run_until_quiet();
-    world.give(devices[1], Input::Leave(workspace(1)));
+    let leaving = Input::Leave {
+        workspace: workspace(1),
+        removing: true,
+    };
+    world.give(devices[1], leaving);
     world.disconnect(devices[1], server);
     world.advance(seconds(5));
     assert_eq!(standing(&world, server, workspace(1), devices[1]), None);

@@ -176,3 +176,22 @@ fn a_link_on_which_nothing_moves_is_told_and_greeted_anew() {
     world.check_converged(&[server, devices[0], devices[1]], of);
     assert!(!visible(&world));
 }
+
+#[test]
+fn the_address_that_worked_last_is_tried_first() {
+    let (mut world, server, devices, _) = team(116, 1);
+    let peer = world.peer(server);
+    let addresses = ["a", "b", "c", "b"].map(str::to_owned).to_vec();
+    world.give(devices[0], Input::Connect { peer, addresses });
+    let order = |world: &World| {
+        let engine = world.engine(devices[0]).expect("it is up");
+        let (_, addresses) = engine.addresses().next().expect("it is wanted");
+        addresses.concat()
+    };
+    assert_eq!(order(&world), "abc");
+    for (address, expected) in [("c", "cab"), ("b", "bca"), ("elsewhere", "bca")] {
+        let address = address.to_owned();
+        world.give(devices[0], Input::Reached { peer, address });
+        assert_eq!(order(&world), expected);
+    }
+}

@@ -156,6 +156,30 @@ fn of_two_devices_that_redeem_one_ticket_at_once_one_gets_in() {
 }
 
 #[test]
+fn a_ticket_for_more_workspaces_than_a_link_carries_is_refused_as_such() {
+    let (mut world, server, _, _) = team(73, 0);
+    let device = world.add(Role::Device);
+    let max = reconvene_core::limits::LINK_WORKSPACES_MAX;
+    let many: Vec<_> = (0..max - 1)
+        .map(|number| {
+            let mut id = [0xf0; 16];
+            id[..2].copy_from_slice(&u16::try_from(number).expect("it is small").to_be_bytes());
+            reconvene_core::ids::WorkspaceId::from_bytes(id)
+        })
+        .collect();
+    world.share(server, device, &many);
+    world.run_until_quiet();
+    let secret = world.issue_ticket(server, (workspace(1), workspace(2)), 60_000);
+    world.run_until_quiet();
+    let refused = redeem(&mut world, device, server, secret);
+    assert_eq!(refused, Err(RefusalCode::TooManyWorkspaces));
+    // One that opens no further workspace is as good as ever.
+    let secret = world.issue_ticket(server, (many[0], many[1]), 60_000);
+    world.run_until_quiet();
+    assert_eq!(redeem(&mut world, device, server, secret), Ok(()));
+}
+
+#[test]
 fn a_join_at_a_server_that_cannot_be_reached_fails_and_says_so() {
     let (mut world, server, _, _) = team(65, 1);
     let device = world.add(Role::Device);
