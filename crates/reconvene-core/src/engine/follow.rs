@@ -110,6 +110,11 @@ impl Flow {
         self.following && self.confirm.is_none()
     }
 
+    /// Whether the peer's cursor may still turn out to be of a history that was lost.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        self.confirm.is_some()
+    }
+
     /// Whether one side is known to lack something of the other's feed.
     pub(super) fn is_behind(&self, peer: &Peer, released: FeedPoint) -> bool {
         let theirs = self.their_head.map(|(head, _)| head);
@@ -216,6 +221,7 @@ impl Engine {
             }
         }
         flow.page = page;
+        self.release_journal(workspace);
         self.note_held(link, workspace);
         let Some(flow) = self.flow(link, &workspace) else {
             return Ok(());
