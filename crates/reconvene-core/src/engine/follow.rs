@@ -9,7 +9,9 @@ use super::ingest::{AckDue, CursorMove, Entry};
 use super::reconcile::{Exchange, Reconciliation};
 use super::{Engine, Event, Output, Peer, ReadQuery, Reading, SendStored, WorkspaceState};
 use crate::feed::FeedPoint;
-use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, ReadId, WorkspaceId};
+use crate::ids::{
+    ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, PeerId, ReadId, WorkspaceId,
+};
 use crate::keys::KeyRange;
 use crate::limits;
 use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
@@ -204,6 +206,7 @@ impl Engine {
                 page.push_back((seq, FeedRow::decode(&value)?));
             }
         }
+        let confirmed_at = flow.confirm;
         if let Some(point) = flow.confirm.take() {
             // The entry may be journalled and not applied yet; the next barrier comes back here.
             if page.is_empty() && waiting {
@@ -221,7 +224,10 @@ impl Engine {
             }
         }
         flow.page = page;
-        self.release_journal(workspace);
+        if let Some(point) = confirmed_at {
+            self.set_acknowledged(workspace, peer, Some(point));
+            self.release_journal(workspace);
+        }
         self.note_held(link, workspace);
         let Some(flow) = self.flow(link, &workspace) else {
             return Ok(());
@@ -231,6 +237,21 @@ impl Engine {
             self.walk(link, workspace);
         }
         Ok(())
+    }
+
+    pub(super) fn set_acknowledged(
+        &mut self,
+        workspace: WorkspaceId,
+        peer: PeerId,
+        point: Option<FeedPoint>,
+    ) {
+        let known = self.ready(&workspace);
+        if let Some(record) = known.and_then(|known| known.peers.get_mut(&peer))
+            && record.row.acknowledged != point
+        {
+            record.row.acknowledged = point;
+            record.dirty = true;
+        }
     }
 
     /// Sends one frame's worth of the page; false if nothing could be sent.
@@ -672,6 +693,8 @@ impl Engine {
         let workspace = ack.workspace;
         let stats = state.stats();
         let mut moved = false;
+        let flow = state.flows.get(&workspace);
+        let is_unconfirmed = flow.is_some_and(|flow| flow.is_unconfirmed());
         if let Some(known) = self.ready(&workspace) {
             let released = known.released;
             let record = known.peers.entry(peer).or_default();
@@ -679,6 +702,7 @@ impl Engine {
             if let Some(through) = ack
                 .through
                 .filter(|through| through.epoch == released.epoch && through.seq <= released.seq)
+                .filter(|_| !is_unconfirmed)
                 && record.row.acknowledged != Some(through)
             {
                 record.row.acknowledged = Some(through);

@@ -1373,25 +1373,14 @@ impl Engine {
             Some(replay) => replay.through.0,
             None => 0,
         };
-        // What a peer says it holds may be of a history that was lost, until its cursor is confirmed.
-        let unconfirmed: BTreeSet<_> = self
-            .links
-            .values()
-            .filter(|link| {
-                let flow = link.flows.get(&workspace);
-                flow.is_some_and(|flow| flow.is_unconfirmed())
-            })
-            .map(|link| link.peer)
-            .collect();
         let Some(state) = self.ready(&workspace) else {
             return;
         };
         let epoch = state.point.epoch;
         let held = state
             .peers
-            .iter()
-            .filter(|(peer, _)| !unconfirmed.contains(*peer))
-            .filter_map(|(_, peer)| peer.row.acknowledged)
+            .values()
+            .filter_map(|peer| peer.row.acknowledged)
             .filter(|point| point.epoch == epoch)
             .map(|point| point.seq.0)
             .max()

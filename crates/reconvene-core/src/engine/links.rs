@@ -932,6 +932,10 @@ impl Engine {
         };
         if let Some(flow) = self.flow(link, &workspace) {
             flow.begin(theirs.head, greeted_head, heard_at, following);
+            if flow.is_unconfirmed() {
+                // Until then it may be of a history that was lost, and frees nothing.
+                self.set_acknowledged(workspace, peer, None);
+            }
         }
         if following.is_some() {
             self.release_journal(workspace);
