@@ -6,7 +6,9 @@
 mod harness;
 mod qmsum;
 
+mod devices;
 mod merging;
+mod moving;
 
 mod cost;
 mod kills;

@@ -23,6 +23,7 @@ fn later_hello() -> Bytes {
         role: Role::Device,
         state_version: 1,
         workspaces: Vec::new(),
+        shares: None,
         more: false,
     });
     hello.encode().remove(0)

@@ -29,6 +29,11 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     pub json: bool,
 
+    /// The workspace to use instead of the current one, by id or name: for project, meeting, import,
+    /// export and invite.
+    #[arg(long = "workspace", global = true, value_name = "ID_OR_NAME")]
+    pub within: Option<String>,
+
     /// Say more on stderr; twice for everything. RECONVENE_LOG takes a filter instead.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
@@ -65,6 +70,10 @@ pub(crate) enum Command {
     Join {
         /// The ticket as `reconvene invite` printed it.
         ticket: String,
+        /// Move what was made on this device before into the joined workspace: everything in workspaces
+        /// that are shared with nobody, its own home included.
+        #[arg(long)]
+        adopt: bool,
     },
     /// Projects of the current workspace.
     #[command(subcommand)]
@@ -75,8 +84,16 @@ pub(crate) enum Command {
     /// Bring in meetings from elsewhere.
     #[command(subcommand)]
     Import(ImportCommand),
-    /// Exchange changes with the server until both hold what the other held.
+    /// Exchange changes with the server until both hold what the other held; or with other devices.
     Sync {
+        /// Sync with this device instead of the server; the address ends in /p2p/ and the device's id.
+        /// Several addresses of one device are tried in their order.
+        #[arg(long, value_name = "MULTIADDR")]
+        with: Vec<String>,
+        /// Let other devices of the same workspaces link to this one here, such as
+        /// /ip4/0.0.0.0/tcp/4002, and say so first.
+        #[arg(long, value_name = "MULTIADDR", requires = "watch")]
+        listen: Vec<String>,
         /// Stay connected and print what happens, until told to stop.
         #[arg(long)]
         watch: bool,
@@ -90,11 +107,7 @@ pub(crate) enum Command {
     /// Say what this store holds and how fresh it is.
     Status,
     /// Print a workspace as canonical JSON: the same bytes wherever the same is held.
-    Export {
-        /// The workspace's id or name; else the current one.
-        #[arg(long, value_name = "ID_OR_NAME")]
-        workspace: Option<String>,
-    },
+    Export,
     /// Print events as they happen, until told to stop; stays connected meanwhile.
     Events,
     /// Show the main job on real meetings: a server and two devices in a temporary directory, or in
@@ -135,6 +148,19 @@ pub(crate) enum WorkspaceCommand {
         /// Its id or name.
         #[arg(value_name = "ID_OR_NAME")]
         workspace: String,
+    },
+    /// Leave a workspace: it is synced with nobody any more. Its documents stay on this device unless
+    /// --remove is given.
+    Leave {
+        /// Its id or name.
+        #[arg(value_name = "ID_OR_NAME")]
+        workspace: String,
+        /// Leave although there are edits that nobody else holds.
+        #[arg(long)]
+        discard: bool,
+        /// Remove its documents from this device.
+        #[arg(long)]
+        remove: bool,
     },
 }
 

@@ -43,11 +43,33 @@ pub(crate) fn run(args: Args, output: Output) -> Result<u8, Failure> {
         return runtime.block_on(demo::run(args.data.as_deref(), meetings, output));
     }
     let data = place::data_directory(args.data.as_deref())?;
-    runtime.block_on(dispatch(args.command, &data, output))
+    let within = args.within;
+    runtime.block_on(dispatch(args.command, &data, within, output))
 }
 
-async fn dispatch(command: Command, data: &Path, output: Output) -> Result<u8, Failure> {
-    let at = At { data, output };
+async fn dispatch(
+    command: Command,
+    data: &Path,
+    within: Option<String>,
+    output: Output,
+) -> Result<u8, Failure> {
+    let is_within_one = matches!(
+        command,
+        Command::Project(_)
+            | Command::Meeting(_)
+            | Command::Import(_)
+            | Command::Export
+            | Command::Invite { .. }
+    );
+    if within.is_some() && !is_within_one {
+        let message = "this command is not about one workspace, so --workspace means nothing to it";
+        return Err(Failure::new("usage", message));
+    }
+    let at = At {
+        data,
+        within,
+        output,
+    };
     match command {
         Command::Init { name } => at.init(name).await,
         Command::Serve(args) => serve::run(data, args, output).await,
@@ -60,7 +82,7 @@ async fn dispatch(command: Command, data: &Path, output: Output) -> Result<u8, F
             at.answer(Request::Invite { member, expires_ms }, human::invitation)
                 .await
         }
-        Command::Join { ticket } => at.join(ticket).await,
+        Command::Join { ticket, adopt } => at.join(ticket, adopt).await,
         Command::Project(command) => {
             let (request, human) = project(command);
             at.answer(request, human).await
@@ -79,13 +101,22 @@ async fn dispatch(command: Command, data: &Path, output: Output) -> Result<u8, F
             at.answer(request, human).await
         }
         Command::Import(ImportCommand::Qmsum { files }) => at.import(files).await,
-        Command::Sync { watch: true, .. } => at.watch(Request::SyncWatch, human::event).await,
-        Command::Sync { timeout, .. } => {
+        Command::Sync {
+            watch: true,
+            with,
+            listen,
+            ..
+        } => {
+            let request = Request::SyncWatch { with, listen };
+            at.watch(request, human::watched).await
+        }
+        Command::Sync { timeout, with, .. } => {
             let timeout_ms = millis(timeout);
-            at.answer(Request::Sync { timeout_ms }, human::synced).await
+            at.answer(Request::Sync { timeout_ms, with }, human::synced)
+                .await
         }
         Command::Status => at.answer(Request::Status, human::status).await,
-        Command::Export { workspace } => at.export(workspace).await,
+        Command::Export => at.export().await,
         Command::Events => at.watch(Request::Events, human::event).await,
         Command::Demo { .. } => unreachable!("it was run without a data directory"),
     }
@@ -100,6 +131,18 @@ fn workspace(command: WorkspaceCommand) -> (Request, Human) {
         WorkspaceCommand::List => (Request::WorkspaceList, human::workspaces),
         WorkspaceCommand::Use { workspace } => {
             (Request::WorkspaceUse { workspace }, human::workspace)
+        }
+        WorkspaceCommand::Leave {
+            workspace,
+            discard,
+            remove,
+        } => {
+            let leave = Request::WorkspaceLeave {
+                workspace,
+                discard,
+                remove,
+            };
+            (leave, human::left)
         }
     }
 }
@@ -177,6 +220,8 @@ fn wanted(args: FilterArgs) -> Wanted {
 /// Where commands run and how they answer.
 struct At<'a> {
     data: &'a Path,
+    /// The workspace to use instead of the current one.
+    within: Option<String>,
     output: Output,
 }
 
@@ -190,11 +235,11 @@ impl At<'_> {
         Ok(exit::OK)
     }
 
-    async fn join(&self, ticket: String) -> Result<u8, Failure> {
+    async fn join(&self, ticket: String, adopt: bool) -> Result<u8, Failure> {
         // Before a store is made for it.
         Ticket::decode(&ticket).map_err(reconvene::Error::from)?;
         let answer = self
-            .perform(self.named(None), Request::Join { ticket })
+            .perform(self.named(None), Request::Join { ticket, adopt })
             .await?;
         self.output.answer(&answer, human::joined)?;
         Ok(exit::OK)
@@ -216,7 +261,8 @@ impl At<'_> {
         Ok(exit::IMPORT_INCOMPLETE)
     }
 
-    async fn export(&self, workspace: Option<String>) -> Result<u8, Failure> {
+    async fn export(&self) -> Result<u8, Failure> {
+        let workspace = None;
         let answer = self
             .perform(self.existing(), Request::Export { workspace })
             .await?;
@@ -234,11 +280,23 @@ impl At<'_> {
     async fn perform(&self, options: OpenOptions, request: Request) -> Result<Value, Failure> {
         let indicator = Indicator::start(request.doing());
         let sinks = Sinks::progress_only(indicator.sink());
-        session::perform(self.data, &options, request, &sinks).await
+        session::perform(self.data, &options, self.within(request), &sinks).await
     }
 
     async fn watch(&self, request: Request, human: Human) -> Result<u8, Failure> {
+        let request = self.within(request);
         watch::run(self.data, &self.existing(), request, self.output, human).await
+    }
+
+    /// The request, in the workspace that was named.
+    fn within(&self, request: Request) -> Request {
+        match &self.within {
+            Some(workspace) => Request::In {
+                workspace: workspace.clone(),
+                request: Box::new(request),
+            },
+            None => request,
+        }
     }
 
     /// Opens a store that is there.

@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use reconvene::{
-    DocumentId, InviteOptions, ListOptions, MeetingEditor, MeetingFilter, ModelError, NewMeeting,
-    ProjectId, Replica, SyncOptions,
+    DocumentId, InviteOptions, JoinOptions, LeaveOptions, ListOptions, MeetingEditor,
+    MeetingFilter, ModelError, NewMeeting, ProjectId, Replica, SyncOptions,
 };
+use reconvene_server::ServerInfo;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -25,8 +26,9 @@ mod streams;
 pub(crate) async fn execute(
     replica: &Replica,
     request: Request,
-    Sinks { progress, items }: &Sinks,
+    sinks: &Sinks,
 ) -> Result<Value, Failure> {
+    let Sinks { progress, items } = sinks;
     match request {
         Request::WorkspaceAdd { name } => {
             let workspace = replica.add_workspace(&name).await?;
@@ -40,10 +42,24 @@ pub(crate) async fn execute(
             let workspace = replica.use_workspace(&workspace).await?;
             Ok(json!({ "workspace": to_value(&workspace)? }))
         }
+        Request::WorkspaceLeave {
+            workspace,
+            discard,
+            remove,
+        } => {
+            let options = LeaveOptions { discard, remove };
+            to_value(&replica.leave_workspace(&workspace, options).await?)
+        }
+        Request::In { workspace, request } => {
+            let scoped = replica.in_workspace(&workspace).await?;
+            Box::pin(execute(&scoped, *request, sinks)).await
+        }
         Request::Invite { member, expires_ms } => {
             invite(replica, member, Duration::from_millis(expires_ms)).await
         }
-        Request::Join { ticket } => to_value(&replica.join(&ticket).await?),
+        Request::Join { ticket, adopt } => {
+            to_value(&replica.join_with(&ticket, JoinOptions { adopt }).await?)
+        }
         Request::ProjectAdd { name } => {
             let project = replica.projects().add(&name).await?;
             Ok(json!({ "project": to_value(&project)? }))
@@ -81,17 +97,33 @@ pub(crate) async fn execute(
             show(replica, id).await
         }
         Request::ImportQmsum { files } => import::qmsum(replica, files, progress).await,
-        Request::Sync { timeout_ms } => {
+        Request::Sync { timeout_ms, with } => {
             let options = SyncOptions {
                 timeout: Duration::from_millis(timeout_ms),
                 progress: Some(progress::of_sync(progress)),
             };
-            to_value(&replica.sync(options).await?)
+            to_value(&match with.is_empty() {
+                true => replica.sync(options).await?,
+                false => replica.sync_with(&with, options).await?,
+            })
         }
-        Request::SyncWatch => {
+        Request::SyncWatch { with, listen } => {
             // From before the first link, so that it is told.
             let events = replica.events();
-            replica.connect().await?;
+            if !listen.is_empty() {
+                let peer_id = replica.device().peer_id;
+                let listening = replica.listen(&listen).await?;
+                let info = to_value(&ServerInfo { peer_id, listening })?;
+                if items.send(info).await.is_err() {
+                    return Ok(Value::Null);
+                }
+            }
+            let needs_server = with.is_empty() && listen.is_empty();
+            match replica.connect().await {
+                Err(error) if !needs_server && error.code() == "no_server" => {}
+                connected => connected?,
+            }
+            replica.connect_to(&with).await?;
             streams::events(replica, events, items).await
         }
         Request::Events => streams::events(replica, replica.events(), items).await,

@@ -69,6 +69,7 @@ pub(crate) const TABLE: &[Exit] = &[
             "not_enrolled",
             "not_shared",
             "incompatible_protocol",
+            "too_many_workspaces",
             "refused",
         ],
     },
@@ -84,6 +85,7 @@ pub(crate) const TABLE: &[Exit] = &[
             "ambiguous_project",
             "edit_refused",
             "too_large",
+            "not_held_elsewhere",
         ],
     },
     Exit {

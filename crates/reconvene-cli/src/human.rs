@@ -61,6 +61,32 @@ pub(crate) fn invitation(answer: &Value) -> String {
     )
 }
 
+/// The line that says where a device lets others in.
+pub(crate) fn listening(info: &Value) -> String {
+    let mut out = String::from("Listening for other devices at\n");
+    for address in items(&info["listening"]) {
+        put(&mut out, format_args!("  {}\n", text(address)));
+    }
+    out
+}
+
+/// Answer of `workspace leave`.
+pub(crate) fn left(answer: &Value) -> String {
+    let mut out = format!(
+        "Left workspace {} ({}).\n",
+        text(&answer["workspace_name"]),
+        text(&answer["workspace"]),
+    );
+    out.push_str(match is(&answer["removed"]) {
+        true => "Its documents were removed from this device.\n",
+        false => "Its documents stay on this device, shared with nobody.\n",
+    });
+    if !is(&answer["told_server"]) {
+        out.push_str("The server could not be told: it goes on offering the workspace.\n");
+    }
+    out
+}
+
 /// Answer of `join`.
 pub(crate) fn joined(answer: &Value) -> String {
     format!(
@@ -318,6 +344,16 @@ pub(crate) fn status(answer: &Value) -> String {
     );
     let links = items(&answer["links"]).len();
     put(&mut out, format_args!("  links: {links}\n"));
+    for peer in items(&answer["unreached"]) {
+        let why = match peer["refused"].as_str() {
+            Some(code) => format!("refused ({})", clean(code)),
+            None => text(&peer["why"]),
+        };
+        put(
+            &mut out,
+            format_args!("  not reached: {}: {why}\n", text(&peer["peer"])),
+        );
+    }
     for workspace in items(&answer["workspaces"]) {
         workspace_status(&mut out, workspace);
     }
@@ -356,6 +392,32 @@ fn workspace_status(out: &mut String, workspace: &Value) {
             out,
             format_args!("  peer {}: {linked}, {owed}\n", text(&peer["peer"])),
         );
+        troubles(out, peer);
+    }
+}
+
+/// Refusals and stalls of a peer.
+fn troubles(out: &mut String, peer: &Value) {
+    for (name, side) in [("refused_here", "here"), ("refused_there", "there")] {
+        let listed = peer[name].as_object().map_or(0, serde_json::Map::len) as u64;
+        let further = peer[format!("{name}_unlisted")].as_u64().unwrap_or(0);
+        let codes: std::collections::BTreeSet<_> = values(&peer[name]).map(text).collect();
+        if listed + further > 0 {
+            put(
+                out,
+                format_args!(
+                    "    refused {side}: {} documents ({})\n",
+                    listed + further,
+                    codes.into_iter().collect::<Vec<_>>().join(", ")
+                ),
+            );
+        }
+    }
+    if let Some(since) = peer["stalled"].get("since") {
+        put(
+            out,
+            format_args!("    nothing moves since {}\n", moment(since)),
+        );
     }
 }
 
@@ -373,6 +435,14 @@ fn freshness(freshness: &Value) -> String {
     }
 }
 
+/// What `sync --watch` tells: where it listens, then events.
+pub(crate) fn watched(item: &Value) -> String {
+    if item.get("event").is_none() {
+        return listening(item);
+    }
+    event(item)
+}
+
 /// One event of `events` and `sync --watch`, on one line.
 pub(crate) fn event(event: &Value) -> String {
     let mut out = text(&event["event"]).replace('_', " ");
@@ -382,6 +452,7 @@ pub(crate) fn event(event: &Value) -> String {
             Value::Null => continue,
             _ if name == "event" => continue,
             _ if name == "as_of" => format!("as of {}", moment(value)),
+            _ if name == "since" => format!("since {}", moment(value)),
             value => format!("{name} {}", text(value)),
         };
         put(&mut out, format_args!(", {value}"));

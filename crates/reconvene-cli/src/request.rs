@@ -28,6 +28,22 @@ pub(crate) enum Request {
         /// Its id or name.
         workspace: String,
     },
+    /// Leave a workspace.
+    WorkspaceLeave {
+        /// Its id or name.
+        workspace: String,
+        /// Although there are edits that nobody else holds.
+        discard: bool,
+        /// And remove its documents.
+        remove: bool,
+    },
+    /// Carry out a request on another workspace than the current one.
+    In {
+        /// Its id or name.
+        workspace: String,
+        /// The request.
+        request: Box<Request>,
+    },
     /// Make a ticket for the current workspace.
     Invite {
         /// Whose device it is for; else a new member's.
@@ -39,6 +55,8 @@ pub(crate) enum Request {
     Join {
         /// The ticket.
         ticket: String,
+        /// Whether what was made before moves into the workspace.
+        adopt: bool,
     },
     /// Make a project.
     ProjectAdd {
@@ -94,9 +112,17 @@ pub(crate) enum Request {
     Sync {
         /// How long to go on while nothing moves.
         timeout_ms: u64,
+        /// Addresses of the devices to sync with; none: the servers.
+        with: Vec<String>,
     },
-    /// Keep links to the servers, and tell what happens: a stream.
-    SyncWatch,
+    /// Keep links to the servers and to other devices, let those in where it is asked to listen, and
+    /// tell what happens: a stream.
+    SyncWatch {
+        /// Addresses of other devices.
+        with: Vec<String>,
+        /// Where to listen.
+        listen: Vec<String>,
+    },
     /// What happens: a stream.
     Events,
     /// What the store holds.
@@ -120,10 +146,11 @@ impl Request {
 
     /// Whether it goes on until its caller has had enough, and tells items rather than an answer.
     pub(crate) fn is_stream(&self) -> bool {
-        matches!(
-            self,
-            Self::MeetingWatch { .. } | Self::SyncWatch | Self::Events
-        )
+        match self {
+            Self::MeetingWatch { .. } | Self::SyncWatch { .. } | Self::Events => true,
+            Self::In { request, .. } => request.is_stream(),
+            _ => false,
+        }
     }
 
     /// Whether it is only worth its while for a caller that waits; otherwise it is carried through
@@ -139,6 +166,7 @@ impl Request {
             Self::ImportQmsum { .. } => "importing",
             Self::Sync { .. } => "syncing",
             Self::Export { .. } => "exporting",
+            Self::In { request, .. } => request.doing(),
             _ => "working",
         }
     }

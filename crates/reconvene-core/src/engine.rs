@@ -8,14 +8,17 @@
 //! The parts: `links` greets peers and keeps them; `ingest` turns edits and received changes into
 //! batches; `follow` sends what a peer's cursor lacks and acknowledges what came; `reconcile` finds
 //! out what differs where no cursor can be trusted; `snapshots` takes whole versions in; `compact`
-//! lets changes go that a snapshot holds.
+//! lets changes go that a snapshot holds; `shares` knows what is shared with whom, and tells those who
+//! may know; `alive` closes links that no longer carry anything.
 
+mod alive;
 mod compact;
 mod follow;
 mod ingest;
 mod io;
 mod links;
 mod reconcile;
+mod shares;
 mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -37,13 +40,16 @@ pub use io::{
     WorkspaceStatus, Write,
 };
 
+pub use alive::Stall;
 pub use compact::needs_singly;
 pub use follow::{StoredBodies, stored_frames};
+pub use links::Trouble;
 pub use reconcile::progress_of;
 pub use snapshots::snapshot_hash;
 
 use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
+use shares::Roster;
 
 /// What an engine is, fixed for its life.
 #[derive(Clone, Debug)]
@@ -74,6 +80,8 @@ pub enum WakeReason {
     Heartbeat(LinkId),
     /// A peer is to be dialled again.
     Redial(PeerId),
+    /// A link has not answered a probe.
+    Proof(LinkId),
     /// Edits that are in the journal and that the store refused are to be tried again.
     Replay,
 }
@@ -136,6 +144,7 @@ enum Reading {
     Shares(LinkId),
     Peers(LinkId, Vec<WorkspaceId>),
     Invite(LinkId),
+    Roster,
     Slots(WorkspaceId, Vec<crate::ids::DocumentId>),
     Lookups(WorkspaceId, Vec<(crate::ids::DocumentId, ChangeHash)>),
     FeedPage(LinkId, WorkspaceId),
@@ -182,6 +191,11 @@ pub struct Engine {
     replay_at: Option<Tick>,
     /// Workspaces in which the journal numbers entries that the feed does not have.
     forked: BTreeSet<WorkspaceId>,
+    roster: Roster,
+    /// Workspaces that the host leaves: nothing of them is taken until that is done.
+    /// With whether their records are going to be removed.
+    leaving: BTreeMap<WorkspaceId, bool>,
+    stalls: BTreeMap<(PeerId, WorkspaceId), Stall>,
 }
 
 impl Engine {
@@ -209,6 +223,9 @@ impl Engine {
             owed: Vec::new(),
             replay_at: None,
             forked: BTreeSet::new(),
+            roster: Roster::default(),
+            leaving: BTreeMap::new(),
+            stalls: BTreeMap::new(),
         }
     }
 
@@ -246,6 +263,12 @@ impl Engine {
             Input::Connect { peer, addresses } => self.on_connect(peer, addresses),
             Input::Disconnect { peer } => self.on_disconnect(peer),
             Input::Join(request) => self.on_join_request(request),
+            Input::Reached { peer, address } => self.on_reached(peer, &address),
+            Input::NetworkChanged | Input::Resumed => self.on_disturbed(),
+            Input::Leave {
+                workspace,
+                removing,
+            } => self.on_leave(workspace, removing),
             Input::Close => self.on_close(),
             Input::Wake => self.on_wake(),
         }
@@ -265,7 +288,12 @@ impl Engine {
             Some((at, WakeReason::Redial(*peer)))
         });
         let replay = self.replay_at.map(|at| (at, WakeReason::Replay));
-        let (at, why) = heartbeats.chain(redials).chain(replay).min()?;
+        let proofs = self.proofs_due();
+        let (at, why) = heartbeats
+            .chain(redials)
+            .chain(replay)
+            .chain(proofs)
+            .min()?;
         Some(Wake { at, why })
     }
 
@@ -321,6 +349,29 @@ impl Engine {
         up.map(|(id, link)| (*id, link.peer, link.stats()))
     }
 
+    /// Where nothing moved on a link although one side lacks something, and was not seen to since.
+    pub fn stalls(&self) -> impl Iterator<Item = (PeerId, WorkspaceId, Stall)> + '_ {
+        let stalls = self.stalls.iter();
+        stalls.map(|((peer, workspace), stall)| (*peer, *workspace, *stall))
+    }
+
+    /// What the last attempt to reach each wanted peer came to, where it came to nothing.
+    pub fn troubles(&self) -> impl Iterator<Item = (PeerId, &Trouble)> {
+        let dialers = self.dialers.iter();
+        dialers.filter_map(|(peer, dialer)| Some((*peer, dialer.trouble()?)))
+    }
+
+    /// The addresses of each wanted peer, those that worked last first.
+    pub fn addresses(&self) -> impl Iterator<Item = (PeerId, &[String])> {
+        let dialers = self.dialers.iter();
+        dialers.map(|(peer, dialer)| (*peer, dialer.addresses()))
+    }
+
+    /// Whether there is a link, or one is wanted.
+    pub fn is_networked(&self) -> bool {
+        !self.links.is_empty() || !self.dialers.is_empty()
+    }
+
     fn emit(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
     }
@@ -360,6 +411,7 @@ impl Engine {
                 self.on_peer_rows(link, &workspaces, &values)
             }
             (Reading::Invite(link), ReadResult::Values(values)) => self.on_invite(link, &values),
+            (Reading::Roster, ReadResult::Rows(rows)) => self.on_roster(read, &rows),
             (Reading::FeedPage(link, workspace), ReadResult::Rows(rows)) => {
                 self.on_feed_page(read, link, workspace, rows)
             }
@@ -428,6 +480,7 @@ impl Engine {
                 self.emit(Event::StoreFailed { error });
             }
             Reading::Workspace(_)
+            | Reading::Roster
             | Reading::Slots(..)
             | Reading::Lookups(..)
             | Reading::Holds(..)

@@ -21,7 +21,7 @@ impl Digest {
         &self.0
     }
 
-    fn finish(hasher: Sha256) -> Self {
+    pub(crate) fn finish(hasher: Sha256) -> Self {
         let full: [u8; 32] = hasher.finalize().into();
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&full[..16]);

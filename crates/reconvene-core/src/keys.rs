@@ -183,11 +183,20 @@ impl Key {
         Some(FeedSeq(u64::from_be_bytes(bytes)))
     }
 
-    /// The workspace at the end of a share or workspace key.
+    /// The peer and the workspace of a share key.
+    pub fn share_parts(&self) -> Option<(PeerId, WorkspaceId)> {
+        if self.kind()? != KeyKind::Share || self.0.len() != 49 {
+            return None;
+        }
+        let peer = self.0[1..33].try_into().ok().map(PeerId::from_bytes)?;
+        Some((peer, self.workspace_id()?))
+    }
+
+    /// The workspace at the end of a share, workspace or feed head key.
     pub fn workspace_id(&self) -> Option<WorkspaceId> {
         let start = match (self.kind()?, self.0.len()) {
             (KeyKind::Share, 49) => 33,
-            (KeyKind::Workspace, 17) => 1,
+            (KeyKind::Workspace | KeyKind::FeedHead, 17) => 1,
             _ => return None,
         };
         self.0[start..start + 16]
@@ -299,6 +308,26 @@ impl KeyRange {
     /// Every share, by peer and workspace.
     pub fn shares() -> Self {
         Self::prefix(Key::new(KeyKind::Share, &[]))
+    }
+
+    /// All that is stored of one workspace's documents, and of what peers hold of them: everything
+    /// under the workspace but its own record and its shares.
+    pub fn contents_of(workspace: &WorkspaceId) -> Vec<Self> {
+        const KINDS: [KeyKind; 8] = [
+            KeyKind::Index,
+            KeyKind::IndexState,
+            KeyKind::Peer,
+            KeyKind::Change,
+            KeyKind::Snapshot,
+            KeyKind::Head,
+            KeyKind::Feed,
+            // Last: while it is there, the rest is known to be unfinished business.
+            KeyKind::FeedHead,
+        ];
+        KINDS
+            .into_iter()
+            .map(|kind| Self::prefix(Key::new(kind, &[workspace.as_bytes()])))
+            .collect()
     }
 
     /// Every workspace held here.

@@ -170,7 +170,8 @@ pub const LINK_INGEST_BYTES_MAX: usize = 4 * WINDOW_BYTES;
 /// Workspaces in one hello, so that it fits in a first frame.
 pub const HELLO_WORKSPACES_MAX: usize = 8;
 
-/// Workspaces shared over one link. Further ones are not offered and reported as an event.
+/// Workspaces shared over one link. A ticket for a further one is refused (`TooManyWorkspaces`); if
+/// there are more all the same, they are not offered and `Event::TooManyWorkspaces` says so.
 pub const LINK_WORKSPACES_MAX: usize = 256;
 
 /// Frames of a peer that are kept while we are not ready to greet it: as many hellos as all shared
@@ -192,7 +193,8 @@ pub const RECONCILE_ROUNDS_MAX: u32 = 64;
 /// Largest reconciliation message.
 pub const RECONCILE_MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX - FRAME_HEADROOM_BYTES;
 
-/// Documents refused per peer and workspace that are remembered. Beyond it the link is closed.
+/// Documents refused per peer and workspace that are listed. Beyond it they are only counted, and
+/// the next greeting compares the whole workspace again.
 pub const REFUSALS_MAX: usize = 256;
 
 /// Documents whose head row is kept in memory after their last change.
@@ -220,6 +222,34 @@ pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// See [`BACKOFF_FIRST`].
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
+/// Devices of one workspace that are told to another. Further ones, by peer id, are not told; more
+/// from a server are a fault.
+pub const SHARES_MAX: usize = 1024;
+
+/// Devices in one frame of shares. More is a fault.
+pub const SHARES_PER_FRAME: usize = 128;
+
+/// Shares of all workspaces with all peers that are kept in memory. Further ones are not told.
+pub const ROSTER_MAX: usize = 65_536;
+
+/// Addresses kept of one peer, in the order in which they are tried. Further ones are dropped.
+pub const PEER_ADDRESSES_MAX: usize = 16;
+
+/// Age up to which a link is taken for one of two that crossed on their way: then both sides keep the
+/// one that the peer with the smaller id dialled. An older link gives way to a new one.
+pub const CROSSING_WINDOW: Duration = Duration::from_secs(5);
+
+/// Time a link has to answer a probe after the network changed or the machine slept. Past it the link
+/// is closed and its peer dialled at once.
+pub const PROOF_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Time in which something has to move on a link on which one side lacks something of the other's.
+/// Past it the host is told with `Event::Stalled`, and the peers greet anew. It doubles with each
+/// time in a row, up to [`STALL_DOUBLINGS_MAX`] times. Looked at with each heartbeat.
+pub const STALL_AFTER: Duration = Duration::from_secs(120);
+/// See [`STALL_AFTER`].
+pub const STALL_DOUBLINGS_MAX: u32 = 3;
+
 /// Time until edits that are in the journal and that the store refused are tried again.
 pub const REPLAY_AFTER: Duration = Duration::from_secs(5);
 
@@ -237,4 +267,6 @@ const _: () = assert!(SNAPSHOT_BYTES_MAX + FRAME_HEADROOM_BYTES <= ASSEMBLED_FRA
 const _: () = assert!(SNAPSHOT_BYTES_MAX < VALUE_BYTES_MAX);
 const _: () = assert!(WINDOW_BYTES * 2 + CHANGE_BYTES_MAX <= LINK_INGEST_BYTES_MAX);
 const _: () = assert!(WINDOW_BYTES * 2 + SNAPSHOT_BYTES_MAX <= LINK_INGEST_BYTES_MAX);
+const _: () = assert!(SHARES_PER_FRAME * (NAME_BYTES_MAX + 64) < FRAME_BYTES_MAX);
+const _: () = assert!(STALL_AFTER.as_millis() > STALENESS_BOUND.as_millis());
 const _: () = assert!(HEARTBEAT_EVERY.as_millis() * 3 <= STALENESS_BOUND.as_millis());

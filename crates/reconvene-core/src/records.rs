@@ -505,13 +505,50 @@ pub struct PeerRow {
     pub verified_at: Option<WallTime>,
     /// Whether the peer, when it last greeted, took snapshots from us.
     pub takes_snapshots: bool,
+    /// Documents of theirs refused here that the list has no room for.
+    pub refused_here_unlisted: u64,
+    /// Documents of ours refused there that the list has no room for.
+    pub refused_there_unlisted: u64,
 }
 
 impl PeerRow {
+    /// Notes that a document of theirs was refused here; whether that is new.
+    pub fn refuse_here(&mut self, document: DocumentId, code: RefusalCode) -> bool {
+        refuse(
+            &mut self.refused_here,
+            &mut self.refused_here_unlisted,
+            document,
+            code,
+        )
+    }
+
+    /// Notes that a document of ours was refused there; whether that is new.
+    pub fn refuse_there(&mut self, document: DocumentId, code: RefusalCode) -> bool {
+        refuse(
+            &mut self.refused_there,
+            &mut self.refused_there_unlisted,
+            document,
+            code,
+        )
+    }
+
     /// Whether changes of a document were refused here because they depend on others.
     pub fn lacks_dependencies_of(&self, document: &DocumentId) -> bool {
         self.refused_here.get(document) == Some(&RefusalCode::MissingDependencies)
     }
+}
+
+fn refuse(
+    listed: &mut BTreeMap<DocumentId, RefusalCode>,
+    unlisted: &mut u64,
+    document: DocumentId,
+    code: RefusalCode,
+) -> bool {
+    if listed.len() >= limits::REFUSALS_MAX && !listed.contains_key(&document) {
+        *unlisted = unlisted.saturating_add(1);
+        return true;
+    }
+    listed.insert(document, code) != Some(code)
 }
 
 impl Record for PeerRow {
@@ -533,6 +570,8 @@ impl Record for PeerRow {
             refused_there: refusals(&self.refused_there),
             verified_at_ms: self.verified_at.map_or(0, WallTime::as_millis),
             takes_snapshots: self.takes_snapshots,
+            refused_here_unlisted: self.refused_here_unlisted,
+            refused_there_unlisted: self.refused_there_unlisted,
         };
         row.encode_to_vec().into()
     }
@@ -562,6 +601,8 @@ impl Record for PeerRow {
             verified_at: (row.verified_at_ms != 0)
                 .then(|| WallTime::from_millis(row.verified_at_ms)),
             takes_snapshots: row.takes_snapshots,
+            refused_here_unlisted: row.refused_here_unlisted,
+            refused_there_unlisted: row.refused_there_unlisted,
         })
     }
 }
@@ -610,15 +651,29 @@ impl Record for WorkspaceRow {
     }
 }
 
+/// What a peer is to this store in a workspace that both share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// A device that was enrolled here.
+    #[default]
+    Device,
+    /// The server this store joined; it alone may tell of others.
+    Server,
+    /// A device that this server told of.
+    Learned(PeerId),
+}
+
 /// That a workspace is shared with a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShareRow {
-    /// On a server, whose device the peer is; on a device, its own member.
+    /// Whose device the peer is; for a server, the member of this store.
     pub member: MemberId,
-    /// What the peer called itself when it joined.
+    /// What the peer called itself when it joined; for a server, what this store calls itself.
     pub device_name: String,
     /// Since when.
     pub since: WallTime,
+    /// What the peer is here.
+    pub standing: Standing,
 }
 
 impl Record for ShareRow {
@@ -629,6 +684,15 @@ impl Record for ShareRow {
             member: copy(self.member.as_bytes()),
             device_name: self.device_name.clone(),
             since_ms: self.since.as_millis(),
+            standing: match self.standing {
+                Standing::Device => 0,
+                Standing::Server => 1,
+                Standing::Learned(_) => 2,
+            },
+            learned_from: match &self.standing {
+                Standing::Learned(server) => copy(server.as_bytes()),
+                Standing::Device | Standing::Server => Bytes::new(),
+            },
         };
         row.encode_to_vec().into()
     }
@@ -639,6 +703,20 @@ impl Record for ShareRow {
             member: MemberId::from_bytes(fixed(Self::NAME, "member", &row.member)?),
             device_name: row.device_name,
             since: WallTime::from_millis(row.since_ms),
+            standing: match row.standing {
+                0 => Standing::Device,
+                1 => Standing::Server,
+                2 => {
+                    let server = fixed(Self::NAME, "a server", &row.learned_from)?;
+                    Standing::Learned(PeerId::from_bytes(server))
+                }
+                other => {
+                    return Err(RecordError {
+                        record: Self::NAME,
+                        what: format!("standing {other} is none"),
+                    });
+                }
+            },
         })
     }
 }

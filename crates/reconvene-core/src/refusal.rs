@@ -21,6 +21,8 @@ pub enum RefusalCode {
     TicketUsed,
     /// This side cannot serve now (its store refuses writes).
     Unavailable,
+    /// More workspaces would be shared with the device than one link carries.
+    TooManyWorkspaces,
     /// A change is malformed or does not match its hash.
     Damaged,
     /// A change or a document is larger than the limits allow.
@@ -34,7 +36,7 @@ pub enum RefusalCode {
 }
 
 impl RefusalCode {
-    const NUMBERS: [(Self, u32); 11] = [
+    const NUMBERS: [(Self, u32); 12] = [
         (Self::NotEnrolled, 1),
         (Self::IncompatibleProtocol, 2),
         (Self::TicketUnknown, 3),
@@ -46,6 +48,7 @@ impl RefusalCode {
         (Self::NotPermitted, 22),
         (Self::MissingDependencies, 23),
         (Self::Equivocation, 24),
+        (Self::TooManyWorkspaces, 40),
     ];
 
     /// The stable number.
@@ -71,6 +74,7 @@ impl std::fmt::Display for RefusalCode {
             Self::TicketExpired => "the ticket has expired",
             Self::TicketUsed => "the ticket was already used by another device",
             Self::Unavailable => "the other side cannot store anything now",
+            Self::TooManyWorkspaces => "too many workspaces are shared with this device",
             Self::Damaged => "a change is damaged",
             Self::TooLarge => "a change or document is too large",
             Self::NotPermitted => "not permitted",

@@ -9,7 +9,7 @@ use prost::Message as _;
 
 use crate::feed::{Digest, FeedPoint};
 use crate::guard::ActorId;
-use crate::ids::{DocumentId, DocumentKind, FeedSeq, MemberId, StoreEpoch, WorkspaceId};
+use crate::ids::{DocumentId, DocumentKind, FeedSeq, MemberId, PeerId, StoreEpoch, WorkspaceId};
 use crate::limits;
 use crate::refusal::RefusalCode;
 use crate::schema::wire as proto;
@@ -67,6 +67,12 @@ pub enum Frame {
     Heartbeat(Vec<(WorkspaceId, FeedPoint)>),
     /// A piece of an oversized frame.
     Part(Part),
+    /// The devices a workspace is shared with.
+    Shares(Shares),
+    /// A question whether the link is alive, or the answer.
+    Probe(Probe),
+    /// The sender takes no part in a workspace any more.
+    Leave(WorkspaceId),
     /// A frame of a later minor version; to be ignored.
     Unknown,
 }
@@ -86,6 +92,8 @@ pub struct Hello {
     pub workspaces: Vec<WorkspaceHello>,
     /// Whether another hello follows.
     pub more: bool,
+    /// Digest of the shares the sender learned from the receiver.
+    pub shares: Option<Digest>,
 }
 
 /// Where the sender of a hello is in one workspace.
@@ -189,6 +197,8 @@ pub struct Ack {
     pub refused: Vec<(DocumentId, RefusalCode)>,
     /// Where the receiver's cursor may move, and from where.
     pub head: Option<(FeedSeq, FeedPoint)>,
+    /// Documents refused before and accepted since.
+    pub accepted: Vec<DocumentId>,
 }
 
 /// See `Reconcile` in the schema.
@@ -257,6 +267,37 @@ pub struct Part {
     pub count: u32,
     /// The bytes.
     pub piece: Bytes,
+}
+
+/// See `Shares` in the schema.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shares {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The devices, or the next of them.
+    pub devices: Vec<SharedDevice>,
+    /// Whether further devices follow.
+    pub more: bool,
+}
+
+/// A device that a workspace is shared with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharedDevice {
+    /// The device.
+    pub peer: PeerId,
+    /// Whose it is.
+    pub member: MemberId,
+    /// What it is called.
+    pub device_name: String,
+}
+
+/// See `Probe` in the schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Which question this is, or is the answer to.
+    pub number: u64,
+    /// Whether it is the answer.
+    pub answer: bool,
 }
 
 impl Frame {
@@ -338,6 +379,14 @@ impl Frame {
                 count: part.count,
                 piece: part.piece.clone(),
             }),
+            Self::Shares(shares) => Body::Shares(shares.to_proto()),
+            Self::Probe(probe) => Body::Probe(proto::Probe {
+                number: probe.number,
+                answer: probe.answer,
+            }),
+            Self::Leave(workspace) => Body::Leave(proto::Leave {
+                workspace: copy(workspace.as_bytes()),
+            }),
             Self::Unknown => return Bytes::new(),
         };
         proto::Frame { body: Some(body) }.encode_to_vec().into()
@@ -404,6 +453,15 @@ impl Frame {
                 count: part.count,
                 piece: part.piece,
             }),
+            Body::Shares(shares) => Self::Shares(Shares::from_proto(shares)?),
+            Body::Probe(probe) => Self::Probe(Probe {
+                number: probe.number,
+                answer: probe.answer,
+            }),
+            Body::Leave(leave) => Self::Leave(WorkspaceId::from_bytes(fixed(
+                "a workspace",
+                &leave.workspace,
+            )?)),
         })
     }
 }
@@ -423,6 +481,9 @@ impl Frame {
             Self::Done(_) => "done",
             Self::Heartbeat(_) => "heartbeat",
             Self::Part(_) => "part",
+            Self::Shares(_) => "shares",
+            Self::Probe(_) => "probe",
+            Self::Leave(_) => "leave",
             Self::Unknown => "unknown frame",
         }
     }
@@ -449,6 +510,9 @@ impl Hello {
                 })
                 .collect(),
             more: self.more,
+            shares: self
+                .shares
+                .map_or_else(Bytes::new, |digest| copy(digest.as_bytes())),
         }
     }
 
@@ -479,6 +543,10 @@ impl Hello {
                 })
                 .collect::<Result<_, FrameError>>()?,
             more: hello.more,
+            shares: match hello.shares.is_empty() {
+                true => None,
+                false => Some(Digest::from_bytes(fixed("a digest", &hello.shares)?)),
+            },
         })
     }
 }
@@ -562,6 +630,11 @@ impl Ack {
                 .collect(),
             head: self.head.as_ref().map(|(_, head)| point_to(head)),
             from_seq: self.head.as_ref().map_or(0, |(from, _)| from.0),
+            accepted: self
+                .accepted
+                .iter()
+                .map(|document| copy(document.as_bytes()))
+                .collect(),
         }
     }
 
@@ -569,6 +642,11 @@ impl Ack {
         bounded(
             "refusals of an ack",
             ack.refused.len(),
+            limits::FRAME_DOCUMENTS_MAX,
+        )?;
+        bounded(
+            "acceptances of an ack",
+            ack.accepted.len(),
             limits::FRAME_DOCUMENTS_MAX,
         )?;
         let head = ack.head.as_ref().map(point_from).transpose()?;
@@ -585,6 +663,11 @@ impl Ack {
                 })
                 .collect::<Result<_, FrameError>>()?,
             head: head.map(|head| (FeedSeq(ack.from_seq), head)),
+            accepted: ack
+                .accepted
+                .iter()
+                .map(|document| Ok(DocumentId::from_bytes(fixed("a document", document)?)))
+                .collect::<Result<_, FrameError>>()?,
         })
     }
 }
@@ -648,6 +731,47 @@ impl Want {
                 })
                 .collect::<Result<_, FrameError>>()?,
             last: want.last,
+        })
+    }
+}
+
+impl Shares {
+    fn to_proto(&self) -> proto::Shares {
+        proto::Shares {
+            workspace: copy(self.workspace.as_bytes()),
+            devices: self
+                .devices
+                .iter()
+                .map(|device| proto::SharedDevice {
+                    peer: copy(device.peer.as_bytes()),
+                    member: copy(device.member.as_bytes()),
+                    device_name: device.device_name.clone(),
+                })
+                .collect(),
+            more: self.more,
+        }
+    }
+
+    fn from_proto(shares: proto::Shares) -> Result<Self, FrameError> {
+        bounded(
+            "devices of a frame",
+            shares.devices.len(),
+            limits::SHARES_PER_FRAME,
+        )?;
+        Ok(Self {
+            workspace: WorkspaceId::from_bytes(fixed("a workspace", &shares.workspace)?),
+            devices: shares
+                .devices
+                .into_iter()
+                .map(|device| {
+                    Ok(SharedDevice {
+                        peer: PeerId::from_bytes(fixed("a peer", &device.peer)?),
+                        member: MemberId::from_bytes(fixed("a member", &device.member)?),
+                        device_name: name(device.device_name)?,
+                    })
+                })
+                .collect::<Result<_, FrameError>>()?,
+            more: shares.more,
         })
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::Ipv6Addr;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ const BACKLOG_MAX: usize = 64;
 
 /// Most ends of links waiting to be taken note of. Beyond it the link tasks wait.
 const LINKS_ENDED_MAX: usize = 64;
+
+/// Addresses of one peer that are tried at the same time: in their order, without one that leads
+/// nowhere holding up all that follow.
+const ADDRESSES_AT_ONCE: NonZeroU8 = NonZeroU8::new(2).expect("two is not zero");
 
 /// Connections without a use for longer than this are closed, should a stream end unnoticed.
 const IDLE_CONNECTION_DEADLINE: Duration = Duration::from_secs(60);
@@ -228,6 +233,7 @@ impl Driver {
             .condition(PeerCondition::NotDialing)
             .allocate_new_port()
             .addresses(addresses)
+            .override_dial_concurrency_factor(ADDRESSES_AT_ONCE)
             .build();
         let connection = options.connection_id();
         match self.swarm.dial(options) {

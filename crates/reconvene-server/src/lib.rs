@@ -126,6 +126,15 @@ fn log_event(event: &ReplicaEvent) {
         ReplicaEvent::RolledBack { workspace, peer } => {
             tracing::warn!(%workspace, %peer, "this store was rolled back; comparing anew");
         }
+        ReplicaEvent::FalseClaim { workspace, peer } => {
+            tracing::warn!(%workspace, %peer, "a peer claims more of this store than there ever was");
+        }
+        ReplicaEvent::Stalled {
+            workspace, peer, ..
+        } => tracing::warn!(%workspace, %peer, "nothing moves; greeting anew"),
+        ReplicaEvent::DeviceLeft { peer, workspace } => {
+            tracing::info!(%peer, %workspace, "device left");
+        }
         ReplicaEvent::StoreFailed { message } => tracing::error!(message, "the store failed"),
         ReplicaEvent::Verified {
             workspace, peer, ..

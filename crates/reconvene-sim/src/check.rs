@@ -141,6 +141,10 @@ impl World {
                             self.fail(format_args!("node {node} sent a change that is none"));
                         };
                         let fact = (changes.workspace, document.document, header.hash);
+                        if let Some(crossings) = self.crossings.as_mut().filter(|_| !changes.early)
+                        {
+                            *crossings.entry((id, side, fact)).or_default() += 1;
+                        }
                         if !self.disk(node).durable.contains(&fact) {
                             self.fail(format_args!("node {node} sent {fact:?} before its barrier"));
                         }

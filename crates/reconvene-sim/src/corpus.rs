@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use reconvene_core::engine::Input;
+use reconvene_core::ids::WorkspaceId;
 use reconvene_core::memory::{Fault, Faults};
 use reconvene_core::storage::StoreError;
 use reconvene_core::wire::Role;
@@ -97,6 +99,9 @@ pub fn run_seed(seed: u64) -> Outcome {
             world.advance(Duration::from_millis(pause));
         }
     }
+    if mishaps.direct_links && !mishaps.wipes && !mishaps.rollbacks {
+        go_on_alone(&mut world, shared);
+    }
     recover(&mut world);
     world.run_until_quiet();
     // Longer than the longest backoff, so that whoever waits to dial has done so.
@@ -142,6 +147,18 @@ fn act(
         20 if mishaps.store_faults && world.is_up(node) => fault(world, node),
         21 if mishaps.direct_links && node != 0 && other != 0 && world.is_up(node) => {
             world.connect(node, other);
+            if on_both_sides(world) && world.is_up(other) {
+                world.connect(other, node);
+            }
+        }
+        23 if world.is_up(node) => {
+            let asleep = world.pick(2) == 0;
+            let input = if asleep {
+                Input::Resumed
+            } else {
+                Input::NetworkChanged
+            };
+            world.give(node, input);
         }
         22 if world.is_up(node) && !world.shared(node, other).is_empty() && node != 0 => {
             world.disconnect(node, other);
@@ -154,6 +171,60 @@ fn act(
             world.compact(node, workspace(1), document(which));
         }
         _ => edit(world, node),
+    }
+}
+
+fn on_both_sides(world: &mut World) -> bool {
+    world.pick(2) == 0
+}
+
+/// The server is gone; the devices find each other and agree. When it comes back, it meets only one of
+/// them, which is enough.
+fn go_on_alone(world: &mut World, shared: WorkspaceId) {
+    const DEVICES: [NodeId; 3] = [1, 2, 3];
+    if world.is_up(0) {
+        world.crash(0, 0);
+    }
+    for node in DEVICES {
+        repair(world, node);
+    }
+    // Both sides dial, at about the same time.
+    for (one, other) in [(1, 2), (2, 1), (2, 3), (3, 2), (1, 3), (3, 1)] {
+        world.connect(one, other);
+    }
+    world.advance(Duration::from_secs(70));
+    world.run_until_quiet();
+    let held = world.held(1, shared);
+    for node in DEVICES {
+        world.check_rows(node, shared);
+        assert_eq!(
+            world.held(node, shared),
+            held,
+            "node {node} has what node 1 has"
+        );
+    }
+    for node in [2, 3] {
+        world.part(node, 0);
+    }
+    repair(world, 0);
+    world.connect(1, 0);
+    world.run_until_quiet();
+    let kept = world.held(0, shared);
+    let lacking = held.difference(&kept).next();
+    assert_eq!(lacking, None, "the server lacks it");
+}
+
+/// Ends every mishap that has befallen a node.
+fn repair(world: &mut World, node: NodeId) {
+    world.set_faults(node, Faults::default());
+    for other in (0..4).filter(|other| *other != node) {
+        world.heal(node, other);
+    }
+    if world.is_up(node) && world.refuses_writes(node) {
+        world.crash(node, 0);
+    }
+    if !world.is_up(node) {
+        world.restart(node);
     }
 }
 

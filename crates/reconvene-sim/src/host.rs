@@ -7,13 +7,14 @@ use bytes::Bytes;
 use rand_chacha::rand_core::RngCore as _;
 use reconvene_core::engine::{Edit, EditedDocument, Event, Input};
 use reconvene_core::guard::{ChangeHeader, parse_change};
-use reconvene_core::ids::{ChangeHash, DocumentId, MemberId, RequestId, WorkspaceId};
+use reconvene_core::ids::{ChangeHash, DocumentId, MemberId, PeerId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::memory::MemoryReader;
-use reconvene_core::records::{ChangeRow, InviteRow, Record as _, ShareRow};
+use reconvene_core::records::{ChangeRow, InviteRow, Record as _, ShareRow, Standing};
 use reconvene_core::storage::StoreRead as _;
 use reconvene_core::stored::chunks;
 use reconvene_core::time::WallTime;
+use reconvene_core::wire::Role;
 use sha2::{Digest as _, Sha256};
 
 use crate::changes::{KIND, Recipe, genesis, make};
@@ -329,15 +330,22 @@ impl World {
             .body
     }
 
-    /// Shares workspaces between two nodes, as a redeemed ticket would.
+    /// Shares workspaces between two nodes: between a server and a device as a redeemed ticket would,
+    /// between two devices as if a server that is not there had told them.
     pub fn share(&mut self, one: NodeId, other: NodeId, workspaces: &[WorkspaceId]) {
-        let row = ShareRow {
-            member: MemberId::from_bytes([7; 16]),
-            device_name: "a device".to_owned(),
-            since: WallTime::from_millis(0),
-        }
-        .encode();
         for (node, peer) in [(one, other), (other, one)] {
+            let standing = match (self.nodes[node].role, self.nodes[peer].role) {
+                (Role::Server, _) => Standing::Device,
+                (Role::Device, Role::Server) => Standing::Server,
+                (Role::Device, Role::Device) => Standing::Learned(PeerId::from_bytes([0; 32])),
+            };
+            let row = ShareRow {
+                member: MemberId::from_bytes([7; 16]),
+                device_name: format!("node {peer}"),
+                since: WallTime::from_millis(0),
+                standing,
+            }
+            .encode();
             let peer = self.peer(peer);
             let puts: Vec<_> = workspaces
                 .iter()
@@ -346,6 +354,34 @@ impl World {
             self.nodes[node].shares.extend(puts.iter().cloned());
             self.write(node, puts);
         }
+    }
+
+    /// Makes a node believe that another is the server it has a workspace from.
+    #[cfg(test)]
+    pub(crate) fn believe_in(&mut self, node: NodeId, server: NodeId, workspace: WorkspaceId) {
+        let row = ShareRow {
+            member: MemberId::from_bytes([1; 16]),
+            device_name: format!("node {node}"),
+            since: WallTime::from_millis(0),
+            standing: Standing::Server,
+        };
+        let key = Key::share(&self.peer(server), &workspace);
+        self.write(node, vec![(key, row.encode())]);
+        self.run_until_quiet();
+    }
+
+    /// What a node has stored of sharing a workspace with another.
+    #[cfg(test)]
+    pub(crate) fn share_row(
+        &self,
+        node: NodeId,
+        workspace: &WorkspaceId,
+        with: NodeId,
+    ) -> Option<ShareRow> {
+        let key = Key::share(&self.peer(with), workspace);
+        let row = self.disk(node).reader.read(&key);
+        let row = row.expect("an open store reads")?;
+        Some(ShareRow::decode(&row).expect("a stored share decodes"))
     }
 
     /// Issues a ticket at a node: its secret.

@@ -10,9 +10,11 @@ use reconvene_core::wire::Role;
 
 use crate::world::{NodeId, World, document, workspace};
 
+mod devices;
 mod failures;
 mod histories;
 mod links;
+mod roaming;
 mod snapshots;
 mod strangers;
 mod sync;

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use reconvene_core::engine::{Input, stored_frames};
 use reconvene_core::ids::{LinkId, WorkspaceId};
 use reconvene_core::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
-use reconvene_core::wire::Assembler;
+use reconvene_core::wire::{Assembler, Frame};
 
-use crate::world::{Arrival, Happening, NodeId, Sending, World};
+use crate::world::{Arrival, Happening, NodeId, Sending, Swallow, World};
 
 /// A wire, numbered in the order of laying.
 pub(crate) type WireId = u64;
@@ -93,6 +93,11 @@ impl World {
         wires.map(|(id, _)| *id).collect()
     }
 
+    /// How many wires were laid so far.
+    pub fn wires_laid(&self) -> usize {
+        self.wires.len()
+    }
+
     pub(crate) fn wires_between(&self, one: NodeId, other: NodeId) -> Vec<WireId> {
         let wires = self.wires_of(one).into_iter().filter(|id| {
             let wire = &self.wires[id];
@@ -141,6 +146,16 @@ impl World {
             let delay = self.draw(self.settings.latency);
             let down = Arrival::Down(why.to_owned());
             self.schedule(self.now + delay, Happening::Arrive(id, side, down));
+        }
+    }
+
+    /// Closes a node's own end of a wire, and tells nobody.
+    #[cfg(test)]
+    pub(crate) fn close_end(&mut self, id: WireId, node: NodeId) {
+        if let Some(wire) = self.wires.get_mut(&id) {
+            for end in wire.ends.iter_mut().filter(|end| end.node == node) {
+                end.closed = true;
+            }
         }
     }
 
@@ -220,7 +235,25 @@ impl World {
         if let Some(recorded) = &mut self.recorded {
             recorded.push(frame.clone());
         }
+        if self.is_swallowed(id, side, &frame) {
+            return;
+        }
         self.arrive_later(id, 1 - side, Arrival::Frame(frame, composed));
+    }
+
+    fn is_swallowed(&self, id: WireId, side: Side, frame: &Bytes) -> bool {
+        let ends = &self.wires[&id].ends;
+        let (from, to) = (ends[side].node, ends[1 - side].node);
+        match self.swallowed {
+            Some((one, other, Swallow::Everything)) => {
+                (one, other) == (from, to) || (one, other) == (to, from)
+            }
+            Some((one, other, Swallow::Changes)) => {
+                let is_changes = matches!(Frame::decode(frame), Ok(Frame::Changes(_)));
+                (one, other) == (from, to) && is_changes
+            }
+            None => false,
+        }
     }
 
     fn arrive_later(&mut self, id: WireId, side: Side, arrival: Arrival) {

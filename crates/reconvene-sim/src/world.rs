@@ -63,7 +63,7 @@ impl Default for Settings {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) me: PeerId,
-    role: Role,
+    pub(crate) role: Role,
     /// How far its wall clock is from the world's, in milliseconds.
     pub(crate) skew: i64,
     /// `None` while it is down.
@@ -138,6 +138,22 @@ pub struct World {
     pub liars: bool,
     /// Frames sent from now on, if they are to be kept.
     pub recorded: Option<Vec<Bytes>>,
+    /// Every change that crosses a wire from now on, if that is to be counted: early copies aside.
+    pub(crate) crossings: Option<Crossings>,
+    /// What is lost on the way from one node to another although the wire is whole.
+    pub swallowed: Option<(NodeId, NodeId, Swallow)>,
+}
+
+/// How often a change crossed a wire, by wire and by the side that sent it.
+pub(crate) type Crossings = BTreeMap<(WireId, Side, Fact), usize>;
+
+/// Which frames are lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swallow {
+    /// Those of changes.
+    Changes,
+    /// All, both ways.
+    Everything,
 }
 
 impl World {
@@ -161,6 +177,8 @@ impl World {
             settings: Settings::default(),
             liars: false,
             recorded: None,
+            crossings: None,
+            swallowed: None,
         }
     }
 
@@ -360,6 +378,18 @@ impl World {
         }
         self.with_store(node, |store| store.crash_keeping(kept));
         self.check_what_left(node);
+    }
+
+    /// The same, and nobody notices: the other ends of its wires stay up.
+    #[cfg(test)]
+    pub(crate) fn crash_quietly(&mut self, node: NodeId) {
+        let wires = self.wires_of(node);
+        let ends = std::mem::take(&mut self.wires);
+        self.crash(node, 0);
+        self.wires = ends;
+        for wire in wires {
+            self.close_end(wire, node);
+        }
     }
 
     /// Replaces a node's store while the node is down.

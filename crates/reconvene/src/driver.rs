@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use reconvene_core::engine::{
     CloseReason, Compact, CompactHold, Edit, EditError, Engine, Enrolment, Event, Input,
-    JoinRequest, LinkStats, Output, ReadQuery, ReadResult, SendStored, Write, stored_frames,
+    JoinRequest, LinkStats, Moment, Output, ReadQuery, ReadResult, SendStored, Stall, Trouble,
+    Write, stored_frames,
 };
 use reconvene_core::ids::{
     BatchId, DocumentId, DocumentKind, FeedSeq, LinkId, PeerId, ReadId, RequestId, WorkspaceId,
@@ -19,7 +20,7 @@ use reconvene_core::ids::{
 use reconvene_core::keys::Key;
 use reconvene_core::records::PeerRow;
 use reconvene_core::refusal::RefusalCode;
-use reconvene_core::storage::{Batch, JournalEntry, StoreError, StoreRead as _};
+use reconvene_core::storage::{Batch, JournalEntry, JournalReleases, StoreError, StoreRead as _};
 use reconvene_core::stored;
 use reconvene_libp2p::{Direction, Identity, Network, NetworkConfig, NetworkEvent, SendError};
 use reconvene_model::{MEETING, MaterialiseCounter, snapshot};
@@ -39,6 +40,9 @@ const LOADS_MAX: usize = 2;
 /// Inputs taken from one source before the next source gets its turn.
 const TURN_INPUTS_MAX: usize = 64;
 
+/// How often a driver with links looks whether the machine slept.
+const SLEEP_CHECK_EVERY: Duration = Duration::from_secs(2);
+
 /// Something the driver is asked to do.
 pub(crate) enum Command {
     Edit(Edit, oneshot::Sender<Result<(), Error>>),
@@ -47,6 +51,13 @@ pub(crate) enum Command {
     Replay(Vec<JournalEntry>),
     Connect(PeerId, Vec<String>),
     Disconnect(PeerId),
+    NetworkChanged,
+    Resumed,
+    Leave {
+        workspace: WorkspaceId,
+        removing: bool,
+    },
+    Release(JournalReleases),
     Join(JoinRequest, oneshot::Sender<Result<Enrolment, Error>>),
     Listen(String, oneshot::Sender<Result<String, Error>>),
     Live(Option<WorkspaceId>, oneshot::Sender<Live>),
@@ -67,6 +78,12 @@ pub(crate) struct Live {
     pub(crate) links: Vec<LinkInfo>,
     /// What each peer holds, of the workspaces in use that were asked for.
     pub(crate) peers: BTreeMap<WorkspaceId, BTreeMap<PeerId, PeerRow>>,
+    /// Where nothing moves although one side lacks something.
+    pub(crate) stalls: BTreeMap<(PeerId, WorkspaceId), Stall>,
+    /// Wanted peers that are not linked, and why.
+    pub(crate) troubles: BTreeMap<PeerId, Trouble>,
+    /// The addresses of wanted peers, those that worked last first.
+    pub(crate) addresses: BTreeMap<PeerId, Vec<String>>,
 }
 
 impl Live {
@@ -221,6 +238,7 @@ pub(crate) fn start(
     let driver = Driver {
         engine,
         clock,
+        slept: false,
         writer: Some(writer),
         reader,
         counter,
@@ -249,6 +267,8 @@ pub(crate) fn start(
 struct Driver {
     engine: Engine,
     clock: Clock,
+    /// The machine slept, and the engine does not know yet.
+    slept: bool,
     writer: Option<Writer<SledStore>>,
     reader: SledReader,
     counter: Arc<MaterialiseCounter>,
@@ -299,7 +319,7 @@ impl Driver {
                         self.on_done(done);
                     }
                 }
-                Turn::Wake => self.input(Input::Wake),
+                Turn::Wake => self.on_timer(),
                 Turn::Command(Command::Shutdown(answer)) => {
                     let outcome = self.shut_down().await;
                     if answer.send(outcome).is_err() {
@@ -322,8 +342,15 @@ impl Driver {
 
     /// Finished local work first, timers next, new work last.
     async fn next_turn(&mut self) -> Turn {
-        let now = self.clock.now().tick;
+        let now = self.now().tick;
         let wait = self.engine.wake_at().map(|wake| wake.at - now);
+        // Timers stand still while the machine sleeps: only looking tells that it did.
+        let wait = match wait {
+            _ if self.slept => Some(Duration::ZERO),
+            Some(wait) if self.engine.is_networked() => Some(wait.min(SLEEP_CHECK_EVERY)),
+            None if self.engine.is_networked() => Some(SLEEP_CHECK_EVERY),
+            wait => wait,
+        };
         let network = async {
             match &mut self.network {
                 Some((_, events)) => match events.recv().await {
@@ -348,13 +375,31 @@ impl Driver {
         }
     }
 
+    fn on_timer(&mut self) {
+        let now = self.now().tick;
+        if std::mem::take(&mut self.slept) {
+            tracing::info!("the machine slept; links are looked at");
+            self.input(Input::Resumed);
+        }
+        if self.engine.wake_at().is_some_and(|wake| wake.at <= now) {
+            self.input(Input::Wake);
+        }
+    }
+
+    /// The moment; takes note if the machine slept since the last one.
+    fn now(&mut self) -> Moment {
+        let reading = self.clock.now();
+        self.slept |= reading.slept;
+        reading.moment
+    }
+
     fn input(&mut self, input: Input) {
-        let now = self.clock.now();
+        let now = self.now();
         self.engine.handle(now, input);
         self.drain();
         // What could not even be begun is told to the engine as what happened.
         while !self.failed_batches.is_empty() || !self.failed_dials.is_empty() {
-            let now = self.clock.now();
+            let now = self.now();
             if let Some((batch, error)) = self.failed_batches.pop() {
                 self.rows.remove(&batch);
                 self.engine.handle(now, Input::BatchFailed { batch, error });
@@ -518,6 +563,20 @@ impl Driver {
             Command::Replay(entries) => self.input(Input::Replay(entries)),
             Command::Connect(peer, addresses) => self.input(Input::Connect { peer, addresses }),
             Command::Disconnect(peer) => self.input(Input::Disconnect { peer }),
+            Command::NetworkChanged => self.input(Input::NetworkChanged),
+            Command::Resumed => self.input(Input::Resumed),
+            Command::Leave {
+                workspace,
+                removing,
+            } => self.input(Input::Leave {
+                workspace,
+                removing,
+            }),
+            Command::Release(releases) => {
+                if let Some(writer) = self.writer.as_ref().filter(|_| !releases.is_empty()) {
+                    writer.release(releases);
+                }
+            }
             Command::Join(request, answer) => {
                 self.joins.insert(request.request, answer);
                 self.input(Input::Join(request));
@@ -543,6 +602,21 @@ impl Driver {
         Live {
             links: links.collect(),
             peers: peers.collect(),
+            stalls: self
+                .engine
+                .stalls()
+                .map(|(peer, workspace, stall)| ((peer, workspace), stall))
+                .collect(),
+            troubles: self
+                .engine
+                .troubles()
+                .map(|(peer, trouble)| (peer, trouble.clone()))
+                .collect(),
+            addresses: self
+                .engine
+                .addresses()
+                .map(|(peer, addresses)| (peer, addresses.to_vec()))
+                .collect(),
         }
     }
 
@@ -589,7 +663,7 @@ impl Driver {
                 link,
                 peer,
                 direction,
-                ..
+                address,
             } => {
                 tracing::debug!(%link, %peer, ?direction, "link up");
                 if let Some((network, _)) = &self.network {
@@ -607,6 +681,9 @@ impl Driver {
                 }
                 let dialed = direction == Direction::Dialed;
                 self.input(Input::LinkUp { link, peer, dialed });
+                if dialed {
+                    self.input(Input::Reached { peer, address });
+                }
             }
             NetworkEvent::FrameArrived { link, frame } => {
                 self.input(Input::FrameArrived { link, frame });

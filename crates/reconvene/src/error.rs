@@ -85,6 +85,24 @@ pub enum Error {
     /// The server no longer shares workspaces this device has from it.
     #[error("the server does not share {} workspace(s) with this device any more", .0.len())]
     NotShared(Vec<reconvene_core::ids::WorkspaceId>),
+    /// Another device was named that shares no workspace with this one, as far as this one was told.
+    #[error("{0} shares no workspace with this device, as far as this device was told")]
+    Stranger(reconvene_core::ids::PeerId),
+    /// More workspaces are shared with one peer than a link carries.
+    #[error(
+        "more than {} workspaces are shared with {peer}",
+        reconvene_core::limits::LINK_WORKSPACES_MAX
+    )]
+    TooManyWorkspaces {
+        /// The peer.
+        peer: reconvene_core::ids::PeerId,
+    },
+    /// A workspace has edits that no other peer holds.
+    #[error("{changes} change(s) of this device in that workspace are held by nobody else")]
+    NotHeldElsewhere {
+        /// How many changes.
+        changes: u64,
+    },
     /// A project was named that does not exist or is ambiguous.
     #[error(transparent)]
     Project(#[from] ResolveError),
@@ -169,12 +187,16 @@ impl Error {
                 RefusalCode::TicketExpired => "ticket_expired",
                 RefusalCode::TicketUsed => "ticket_used",
                 RefusalCode::Unavailable => "unavailable",
+                RefusalCode::TooManyWorkspaces => "too_many_workspaces",
                 _ => "refused",
             },
             Self::Unreachable(_) => "unreachable",
             Self::Timeout { .. } => "timeout",
             Self::NoServer => "no_server",
             Self::NotShared(_) => "not_shared",
+            Self::Stranger(_) => "not_enrolled",
+            Self::TooManyWorkspaces { .. } => "too_many_workspaces",
+            Self::NotHeldElsewhere { .. } => "not_held_elsewhere",
             Self::Project(ResolveError::AmbiguousName { .. }) => "ambiguous_project",
             Self::Project(_) => "unknown_project",
             Self::Model(_) | Self::EditPanicked(_) => "edit_refused",
@@ -197,6 +219,11 @@ impl Error {
 
     /// What to do next, where something can be done.
     pub fn hint(&self) -> Option<&'static str> {
+        if let Self::Stranger(_) = self {
+            return Some(
+                "sync once with the server that both devices joined, so that it tells them of each other",
+            );
+        }
         Some(match self.code() {
             "not_initialised" => {
                 "run `reconvene init`, or `reconvene join TICKET` with a ticket from a server"
@@ -224,6 +251,8 @@ impl Error {
             }
             "no_server" => "run `reconvene join TICKET` with a ticket from a server",
             "not_shared" => "ask whoever runs the server to invite this device again",
+            "too_many_workspaces" => "leave a workspace first (`reconvene workspace leave`)",
+            "not_held_elsewhere" => "sync first, or say --discard to leave all the same",
             "unknown_project" => {
                 "see `reconvene project list`, or add it with `reconvene project add`"
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use reconvene_core::engine::{Event, Write};
 use reconvene_core::ids::{ChangeHash, DocumentId, FeedSeq, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
-use reconvene_core::records::{FeedRow, IndexStateRow, Record as _};
+use reconvene_core::records::{FeedHeadRow, FeedRow, IndexStateRow, Record as _};
 use reconvene_core::storage::{Scan, StoreRead as _};
 use reconvene_model::index::{index_row, is_indexed};
 use reconvene_model::{MEETING, Purpose, TRANSCRIPT, WORKSPACE_DOCUMENT};
@@ -424,6 +424,14 @@ fn plan(
     let current = state.filter(|state| state.state_version == STATE_VERSION);
     let rebuild = current.is_none();
     let saved = current.map_or(FeedSeq(0), |state| state.seq);
+    // A workspace that was removed and came back has a feed of its own.
+    let end = reader
+        .read(&Key::feed_head(&workspace))?
+        .map(|value| decode::<FeedHeadRow>(&Key::feed_head(&workspace), &value))
+        .transpose()?
+        .map_or(FeedSeq(0), |head| head.point.seq);
+    let known = known.filter(|known| *known <= end);
+    let saved = saved.min(end);
     let from = match known {
         Some(known) if !rebuild => known.max(saved),
         _ => rebuilt_to.unwrap_or(saved),
@@ -519,6 +527,27 @@ fn outward(event: &Event) -> Option<ReplicaEvent> {
             workspace: *workspace,
             peer: *peer,
         },
+        Event::FalseClaim { workspace, peer } => ReplicaEvent::FalseClaim {
+            workspace: *workspace,
+            peer: *peer,
+        },
+        Event::Stalled {
+            peer,
+            workspace,
+            since,
+        } => ReplicaEvent::Stalled {
+            workspace: *workspace,
+            peer: *peer,
+            since: *since,
+        },
+        Event::SharesLearned { workspace } => ReplicaEvent::DevicesChanged {
+            workspace: *workspace,
+        },
+        Event::DeviceLeft { peer, workspace } => ReplicaEvent::DeviceLeft {
+            peer: *peer,
+            workspace: *workspace,
+        },
+        Event::TooManyWorkspaces { peer } => ReplicaEvent::TooManyWorkspaces { peer: *peer },
         _ => return None,
     })
 }

@@ -32,6 +32,8 @@ mod error;
 mod replica;
 
 mod filter;
+mod joining;
+mod leaving;
 mod meetings;
 mod projects;
 mod query;
@@ -59,6 +61,8 @@ pub use documents::ApplyStats;
 pub use error::Error;
 pub use events::Events;
 pub use filter::MeetingFilter;
+pub use joining::{JoinOptions, JoinReport};
+pub use leaving::{LeaveOptions, LeaveReport};
 pub use meetings::{
     AddedMeeting, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, ListOptions, MeetingPage, MeetingView,
     Meetings, NewMeeting, PageView,
@@ -69,11 +73,11 @@ pub use query::{MeetingQuery, MeetingSubscription, QueryBatch};
 pub use records::{RecordUse, RecordUses};
 pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
 pub use status::{
-    DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus, PeerStatus,
-    Status, WorkspaceStatus,
+    DialStatus, DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus,
+    PeerStatus, StallStatus, Status, WorkspaceStatus,
 };
 pub use sync::{OnProgress, SyncOptions, SyncProgress, SyncReport};
-pub use workspaces::{Invitation, InviteOptions, JoinReport, TICKET_LIFE_MAX, WorkspaceInfo};
+pub use workspaces::{Invitation, InviteOptions, TICKET_LIFE_MAX, WorkspaceInfo};
 
 pub use reconvene_core::ids::{ChangeHash, DocumentId, MemberId, PeerId, WorkspaceId};
 pub use reconvene_core::refusal::RefusalCode;

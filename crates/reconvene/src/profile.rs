@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use reconvene_core::ids::{MemberId, PeerId, WorkspaceId};
+use reconvene_core::ids::{MemberId, PeerId, StoreEpoch, WorkspaceId};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -43,6 +43,13 @@ pub(crate) struct ProfileServer {
     pub(crate) addresses: Vec<String>,
 }
 
+/// A workspace whose documents are on their way into another. It goes on with the next open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProfileMove {
+    pub(crate) from: WorkspaceId,
+    pub(crate) to: WorkspaceId,
+}
+
 /// See the module's documentation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Profile {
@@ -61,6 +68,17 @@ pub(crate) struct Profile {
     /// Addresses that tickets carry instead of those bound.
     #[serde(default)]
     pub(crate) announce: Vec<String>,
+    /// What was begun and is to be finished, whatever ends the process.
+    #[serde(default)]
+    pub(crate) moves: Vec<ProfileMove>,
+    /// Workspaces whose records are removed here: what is left of them, in the store or the journal,
+    /// counts for nothing.
+    #[serde(default)]
+    pub(crate) removed: Vec<WorkspaceId>,
+    /// Histories of feeds that were removed: what the journal still has of them counts for nothing,
+    /// also where the workspace came back.
+    #[serde(default)]
+    pub(crate) past: Vec<StoreEpoch>,
 }
 
 impl Profile {
@@ -83,7 +101,62 @@ impl Profile {
             servers: Vec::new(),
             listen: Vec::new(),
             announce: Vec::new(),
+            moves: Vec::new(),
+            removed: Vec::new(),
+            past: Vec::new(),
         }
+    }
+
+    /// Enters or replaces a workspace.
+    pub(crate) fn put_workspace(&mut self, workspace: ProfileWorkspace) {
+        self.workspaces.retain(|known| known.id != workspace.id);
+        self.removed.retain(|removed| *removed != workspace.id);
+        self.workspaces.push(workspace);
+    }
+
+    /// Takes a workspace out; the home is used where it was the current one.
+    pub(crate) fn drop_workspace(&mut self, workspace: WorkspaceId) {
+        self.workspaces.retain(|known| known.id != workspace);
+        if self.current == Some(workspace) {
+            self.current = (self.role == Role::Device).then_some(self.home);
+        }
+    }
+
+    /// Enters a server, or adds to its addresses: new ones are tried before those known.
+    pub(crate) fn put_server(&mut self, server: ProfileServer) {
+        let known = self
+            .servers
+            .iter()
+            .position(|known| known.peer == server.peer);
+        let mut addresses = server.addresses;
+        if let Some(place) = known {
+            for address in self.servers.remove(place).addresses {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+        }
+        addresses.truncate(reconvene_core::limits::PEER_ADDRESSES_MAX);
+        let peer = server.peer;
+        self.servers.push(ProfileServer { peer, addresses });
+    }
+
+    /// Takes out the servers with which nothing is synced any more, and yields them.
+    pub(crate) fn drop_idle_servers(&mut self) -> Vec<PeerId> {
+        let used: Vec<_> = self
+            .workspaces
+            .iter()
+            .filter_map(|known| known.server)
+            .collect();
+        let idle = |server: &&ProfileServer| !used.contains(&server.peer);
+        let dropped = self
+            .servers
+            .iter()
+            .filter(idle)
+            .map(|server| server.peer)
+            .collect();
+        self.servers.retain(|server| used.contains(&server.peer));
+        dropped
     }
 
     pub(crate) fn workspace(&self, id: &WorkspaceId) -> Option<&ProfileWorkspace> {

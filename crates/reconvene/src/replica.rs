@@ -10,7 +10,7 @@ use bytes::Bytes;
 use reconvene_core::engine::{Config, Edit, EditedDocument, Engine, Event, Root, Write};
 use reconvene_core::ids::{DocumentId, DocumentKind, MemberId, PeerId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
-use reconvene_core::records::{IndexStateRow, Record as _, ShareRow, WorkspaceRow};
+use reconvene_core::records::{IndexStateRow, Record as _, ShareRow, Standing, WorkspaceRow};
 use reconvene_core::storage::{StoreRead as _, StoreWrite as _};
 use reconvene_core::wire;
 use reconvene_libp2p::{Identity, load_or_create_identity};
@@ -28,7 +28,7 @@ use crate::documents::{Documents, Lease};
 use crate::driver::{self, Command, DriverHandle, Notice};
 use crate::indexer::{self, IndexProgress};
 use crate::limits::EVENTS_MAX;
-use crate::profile::{Profile, ProfileFile, ProfileServer, ProfileWorkspace};
+use crate::profile::{Profile, ProfileFile};
 use crate::subscriptions::Subscriptions;
 use crate::{Error, Events, Meetings, Projects, Role};
 
@@ -164,6 +164,8 @@ struct Files {
 #[derive(Clone)]
 pub struct Replica {
     pub(crate) shared: Arc<Shared>,
+    /// The workspace that handles of this value use instead of the current one.
+    scope: Option<WorkspaceId>,
 }
 
 impl std::fmt::Debug for Replica {
@@ -301,6 +303,39 @@ pub enum ReplicaEvent {
         /// The peer.
         peer: PeerId,
     },
+    /// A peer claims more of this store than there ever was; only that peer is compared anew.
+    FalseClaim {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The peer.
+        peer: PeerId,
+    },
+    /// Something is missing here or there, and nothing moves on the link; the two greet anew.
+    Stalled {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The peer.
+        peer: PeerId,
+        /// Since when nothing moves.
+        since: reconvene_core::time::WallTime,
+    },
+    /// The server told of other devices of the workspace than before.
+    DevicesChanged {
+        /// The workspace.
+        workspace: WorkspaceId,
+    },
+    /// A device took itself out of a workspace of this server.
+    DeviceLeft {
+        /// The device.
+        peer: PeerId,
+        /// The workspace.
+        workspace: WorkspaceId,
+    },
+    /// More workspaces are shared with a peer than a link carries; the others are not synced.
+    TooManyWorkspaces {
+        /// The peer.
+        peer: PeerId,
+    },
     /// The store failed; edits fail until it is opened again.
     StoreFailed {
         /// Why.
@@ -352,8 +387,11 @@ impl Replica {
                 })
                 .collect::<BTreeMap<_, _>>(),
         };
-        let engine = Engine::new(config, random()?, clock.now());
-        let journal = opened.journal;
+        let engine = Engine::new(config, random()?, clock.now().moment);
+        let (forgotten, journal): (Vec<_>, Vec<_>) =
+            opened.journal.into_iter().partition(|entry| {
+                profile.removed.contains(&entry.workspace) || profile.past.contains(&entry.epoch)
+            });
         let documents = Arc::new(Documents::new(reader.clone()));
         let counter = documents.counter_handle();
         let subscriptions = Arc::<Subscriptions>::default();
@@ -368,6 +406,10 @@ impl Replica {
         )?;
         let mut replayed = driver.notices();
         driver.send(Command::Replay(journal)).await?;
+        let releases = forgotten
+            .into_iter()
+            .map(|entry| (entry.workspace, (entry.epoch, entry.through)));
+        driver.send(Command::Release(releases.collect())).await?;
         let restored = restore_rows(&reader, &driver, &profile).await?;
         if restored && !is_new {
             tracing::warn!("the store had lost workspaces; they were entered from the profile");
@@ -401,7 +443,10 @@ impl Replica {
         };
         let replica = Self {
             shared: Arc::new(shared),
+            scope: None,
         };
+        replica.finish_removals().await?;
+        replica.finish_moves().await?;
         let compactor = crate::compaction::run(
             Arc::downgrade(&replica.shared),
             replica.shared.driver.notices(),
@@ -441,6 +486,41 @@ impl Replica {
     /// The projects of the current workspace.
     pub fn projects(&self) -> Projects {
         Projects::new(self.clone())
+    }
+
+    /// The same replica, used on another workspace than the current one: what its handles do, they do
+    /// there.
+    ///
+    /// # Errors
+    /// If no workspace has this id or exact name, or several have the name.
+    pub async fn in_workspace(&self, id_or_name: &str) -> Result<Self, Error> {
+        let workspace = self.find_workspace(id_or_name).await?;
+        Ok(Self {
+            shared: Arc::clone(&self.shared),
+            scope: Some(workspace.id),
+        })
+    }
+
+    /// The workspace that this value is used on instead of the current one.
+    pub(crate) fn scope(&self) -> Option<WorkspaceId> {
+        self.scope
+    }
+
+    /// Tells that the network is another one now, as far as the app knows: links prove themselves
+    /// alive or are made anew, and whoever waits to be dialled is dialled at once.
+    ///
+    /// # Errors
+    /// If the replica is closed.
+    pub async fn network_changed(&self) -> Result<(), Error> {
+        self.shared.driver.send(Command::NetworkChanged).await
+    }
+
+    /// Tells that the machine slept. The replica also finds out by itself, within about two seconds.
+    ///
+    /// # Errors
+    /// If the replica is closed.
+    pub async fn resumed(&self) -> Result<(), Error> {
+        self.shared.driver.send(Command::Resumed).await
     }
 
     /// What happens from now on, until the replica is closed. A reader that is too far behind is told
@@ -508,6 +588,9 @@ impl Replica {
     }
 
     pub(crate) fn current_workspace(&self) -> Result<WorkspaceId, Error> {
+        if let Some(scope) = self.scope {
+            return Ok(scope);
+        }
         self.profile().current.ok_or_else(|| Error::NotFound {
             what: "current workspace",
             id: "(none is chosen; see `workspace use`)".to_owned(),
@@ -833,6 +916,7 @@ pub(crate) fn share_rows(
         member: profile.member,
         device_name: profile.name.clone(),
         since: wall_now(),
+        standing: Standing::Server,
     };
     (Key::share(peer, workspace), row.encode())
 }
@@ -845,14 +929,21 @@ async fn restore_rows(
 ) -> Result<bool, Error> {
     let mut puts = Vec::new();
     for workspace in &profile.workspaces {
+        if let Some(server) = &workspace.server {
+            // Also where it was written before shares said what a peer is.
+            let key = Key::share(server, &workspace.id);
+            let known = reader.read(&key)?;
+            let known = known.map(|value| crate::documents::decode::<ShareRow>(&key, &value));
+            let standing = known.transpose()?.map(|row| row.standing);
+            if standing != Some(Standing::Server) {
+                puts.push(share_rows(server, &workspace.id, profile));
+            }
+        }
         if reader.contains(&Key::workspace(&workspace.id))? {
             continue;
         }
         let home_of = workspace.home.then_some(profile.member);
         puts.extend(workspace_rows(workspace.id, &workspace.name, home_of));
-        if let Some(server) = &workspace.server {
-            puts.push(share_rows(server, &workspace.id, profile));
-        }
     }
     if puts.is_empty() {
         return Ok(false);
@@ -918,24 +1009,5 @@ impl Replica {
             }
         })
         .await
-    }
-
-    pub(crate) fn add_to_profile(
-        &self,
-        workspace: ProfileWorkspace,
-        server: Option<ProfileServer>,
-        make_current: bool,
-    ) -> Result<(), Error> {
-        self.update_profile(|profile| {
-            if make_current {
-                profile.current = Some(workspace.id);
-            }
-            profile.workspaces.retain(|known| known.id != workspace.id);
-            profile.workspaces.push(workspace);
-            if let Some(server) = server {
-                profile.servers.retain(|known| known.peer != server.peer);
-                profile.servers.push(server);
-            }
-        })
     }
 }

@@ -7,7 +7,9 @@ use reconvene_core::feed::FeedPoint;
 use reconvene_core::ids::{DocumentId, PeerId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::limits;
-use reconvene_core::records::{FeedHeadRow, IndexStateRow, PeerRow, WorkspaceRow};
+use reconvene_core::records::{
+    FeedHeadRow, IndexStateRow, PeerRow, ShareRow, Standing, WorkspaceRow,
+};
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{Scan, StoreRead as _};
 use reconvene_core::time::WallTime;
@@ -77,6 +79,8 @@ pub struct Status {
     pub workspaces: Vec<WorkspaceStatus>,
     /// Every link that is up.
     pub links: Vec<LinkStatus>,
+    /// Every peer that is wanted and whose last link or dial led to nothing.
+    pub unreached: Vec<DialStatus>,
     /// Bytes on disk.
     pub disk: DiskUse,
 }
@@ -153,6 +157,36 @@ pub struct PeerStatus {
     pub refused_here: BTreeMap<DocumentId, RefusalCode>,
     /// Documents of ours refused there.
     pub refused_there: BTreeMap<DocumentId, RefusalCode>,
+    /// Further documents refused here that are only counted.
+    pub refused_here_unlisted: u64,
+    /// Further documents refused there that are only counted.
+    pub refused_there_unlisted: u64,
+    /// Whether something is missing on either side and nothing moves.
+    pub stalled: Option<StallStatus>,
+    /// What the peer is called, if it is a device.
+    pub device_name: Option<String>,
+}
+
+/// Nothing moves although something is missing.
+#[derive(Clone, Debug, Serialize)]
+pub struct StallStatus {
+    /// Since when.
+    pub since: WallTime,
+    /// How often in a row the peers greeted anew for it.
+    pub times: u32,
+}
+
+/// A peer that is wanted and not linked, or has led to nothing yet.
+#[derive(Clone, Debug, Serialize)]
+pub struct DialStatus {
+    /// The peer.
+    pub peer: PeerId,
+    /// When it was last tried.
+    pub at: WallTime,
+    /// The peer's refusal, if that was it.
+    pub refused: Option<RefusalCode>,
+    /// Why, for people.
+    pub why: String,
 }
 
 /// A link that is up.
@@ -230,6 +264,16 @@ fn collect(shared: &Shared, device: DeviceInfo, live: &Live) -> Result<Status, E
                 socket_bytes_received: link.wire.socket_bytes_received,
             })
             .collect(),
+        unreached: live
+            .troubles
+            .iter()
+            .map(|(peer, trouble)| DialStatus {
+                peer: *peer,
+                at: trouble.at,
+                refused: trouble.code,
+                why: trouble.why.clone(),
+            })
+            .collect(),
         disk: DiskUse {
             store_bytes: disk.sled,
             journal_bytes: disk.journal,
@@ -249,6 +293,7 @@ fn workspace_status(
     let head = feed_head(shared, id)?;
     let indexed = indexed_to(shared, id)?;
     let end = head.as_ref().map_or(0, |head| head.point.seq.0);
+    let names = device_names(shared, id)?;
     let peers = peer_rows(shared, id, live)?
         .into_iter()
         .map(|(peer, row)| {
@@ -268,6 +313,13 @@ fn workspace_status(
                 verified_at: row.verified_at,
                 refused_here: row.refused_here,
                 refused_there: row.refused_there,
+                refused_here_unlisted: row.refused_here_unlisted,
+                refused_there_unlisted: row.refused_there_unlisted,
+                stalled: live.stalls.get(&(peer, id)).map(|stall| StallStatus {
+                    since: stall.since,
+                    times: stall.times,
+                }),
+                device_name: names.get(&peer).cloned(),
             }
         })
         .collect();
@@ -285,6 +337,24 @@ fn workspace_status(
         freshness: freshness(shared, id, live, true)?,
         peers,
     })
+}
+
+/// What the devices are called that a workspace is shared with.
+fn device_names(
+    shared: &Shared,
+    workspace: WorkspaceId,
+) -> Result<BTreeMap<PeerId, String>, Error> {
+    let scan = Scan::ascending(KeyRange::shares(), limits::ROSTER_MAX);
+    let mut names = BTreeMap::new();
+    for (key, value) in shared.reader.scan(&scan)?.rows {
+        if let Some((peer, of)) = key.share_parts().filter(|(_, of)| *of == workspace) {
+            let row: ShareRow = decode(&key, &value)?;
+            if row.standing != Standing::Server && of == workspace {
+                names.insert(peer, row.device_name);
+            }
+        }
+    }
+    Ok(names)
 }
 
 pub(crate) fn feed_head(

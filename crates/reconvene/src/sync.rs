@@ -1,4 +1,4 @@
-//! Syncing with servers: one pass, or staying in touch.
+//! Syncing with servers and with other devices: one pass, or staying in touch.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use reconvene_core::engine::{Event, LinkStats};
 use reconvene_core::ids::{FeedSeq, LinkId, PeerId};
-use reconvene_core::keys::Key;
+use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::records::FeedHeadRow;
 use reconvene_core::refusal::RefusalCode;
-use reconvene_core::storage::StoreRead as _;
+use reconvene_core::storage::{Scan, StoreRead as _};
+use reconvene_libp2p::split_peer;
 use serde::Serialize;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -101,16 +102,51 @@ impl Replica {
             return Err(Error::NoServer);
         }
         let began = Instant::now();
+        self.pass_with_each(servers, true, &options, began).await
+    }
+
+    /// The same with other devices of a common workspace instead, at addresses that end in their ids:
+    /// several of one device are tried in their order. No server is needed.
+    ///
+    /// # Errors
+    /// If an address names no device, or one that shares no workspace with this one as far as this one
+    /// was told; otherwise as for [`Self::sync`].
+    pub async fn sync_with(
+        &self,
+        addresses: &[String],
+        options: SyncOptions,
+    ) -> Result<SyncReport, Error> {
+        let peers = self.find_devices(addresses).await?;
+        let began = Instant::now();
+        self.pass_with_each(peers, false, &options, began).await
+    }
+
+    async fn pass_with_each(
+        &self,
+        peers: Vec<ProfileServer>,
+        are_servers: bool,
+        options: &SyncOptions,
+        began: Instant,
+    ) -> Result<SyncReport, Error> {
         let materialised_before = self.materialised();
         let mut report = SyncReport {
             verified: true,
             ..SyncReport::default()
         };
-        for server in servers {
+        for server in peers {
             let peer = server.peer;
+            // A device that was to be kept in touch with before stays so.
+            let live = self.shared.driver.live(None).await?;
+            let is_kept = match are_servers {
+                true => self.keeps_links(),
+                false => live.addresses.contains_key(&peer),
+            };
             let mut notices = self.shared.driver.notices();
-            let passed = self.pass(server, &options, &mut notices).await;
-            let ends = !self.shared.keeps_links.load(Ordering::SeqCst);
+            let passed = self.pass(server, are_servers, options, &mut notices).await;
+            if are_servers {
+                self.remember_addresses().await?;
+            }
+            let ends = !is_kept;
             if ends {
                 // The link is not needed any more, however the pass ended.
                 self.shared.driver.send(Command::Disconnect(peer)).await?;
@@ -145,6 +181,7 @@ impl Replica {
     async fn pass(
         &self,
         server: ProfileServer,
+        is_server: bool,
         options: &SyncOptions,
         notices: &mut Receiver<Notice>,
     ) -> Result<Passed, Error> {
@@ -177,6 +214,12 @@ impl Replica {
                 Notice::Engine(event) => {
                     if is_progress(&event, peer) {
                         deadline = tokio::time::Instant::now() + options.timeout;
+                    }
+                    // Devices may each be told of the other for only some workspaces yet.
+                    let is_news =
+                        |event: &Event| !is_server && matches!(event, Event::LinkReady { .. });
+                    if is_news(&event) {
+                        continue;
                     }
                     if let Some(outcome) = self.judge(&event, peer, options, &mut why) {
                         return Err(outcome);
@@ -230,6 +273,9 @@ impl Replica {
                     });
                 }
                 None
+            }
+            Event::TooManyWorkspaces { peer } if *peer == server => {
+                Some(Error::TooManyWorkspaces { peer: *peer })
             }
             Event::StoreFailed { error } => Some(Error::Store(error.clone())),
             _ => None,
@@ -290,12 +336,74 @@ impl Replica {
         Ok(())
     }
 
+    /// Keeps a link also to other devices of a common workspace, at addresses that end in their ids,
+    /// from now on until [`Self::close`]. Resolves at once.
+    ///
+    /// # Errors
+    /// As for [`Self::sync_with`].
+    pub async fn connect_to(&self, addresses: &[String]) -> Result<(), Error> {
+        for device in self.find_devices(addresses).await? {
+            let connect = Command::Connect(device.peer, device.addresses);
+            self.shared.driver.send(connect).await?;
+        }
+        Ok(())
+    }
+
+    /// Whom the addresses name, each with all of theirs; all of them share a workspace with us.
+    async fn find_devices(&self, addresses: &[String]) -> Result<Vec<ProfileServer>, Error> {
+        let mut devices: Vec<ProfileServer> = Vec::new();
+        for text in addresses {
+            let (address, peer) = split_peer(text)?;
+            let Some(peer) = peer else {
+                return Err(Error::BadInput(format!(
+                    "`{text}` does not say which device is meant: it has to end in /p2p/ and the device's id"
+                )));
+            };
+            match devices.iter_mut().find(|device| device.peer == peer) {
+                Some(device) => device.addresses.push(address),
+                None => devices.push(ProfileServer {
+                    peer,
+                    addresses: vec![address],
+                }),
+            }
+        }
+        let peers: Vec<_> = devices.iter().map(|device| device.peer).collect();
+        self.blocking(move |shared| {
+            for peer in peers {
+                let scan = Scan::ascending(KeyRange::shares_of(&peer), 1);
+                if shared.reader.scan(&scan)?.rows.is_empty() {
+                    return Err(Error::Stranger(peer));
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(devices)
+    }
+
+    pub(crate) fn keeps_links(&self) -> bool {
+        self.shared.keeps_links.load(Ordering::SeqCst)
+    }
+
+    /// Writes down in which order the servers' addresses are tried: those that worked last first.
+    pub(crate) async fn remember_addresses(&self) -> Result<(), Error> {
+        let live = self.shared.driver.live(None).await?;
+        self.update_profile(|profile| {
+            for server in &mut profile.servers {
+                if let Some(tried) = live.addresses.get(&server.peer) {
+                    server.addresses.clone_from(tried);
+                }
+            }
+        })
+    }
+
     /// Closes the links to the servers; local work goes on.
     ///
     /// # Errors
     /// If the replica is closed.
     pub async fn disconnect(&self) -> Result<(), Error> {
         self.shared.keeps_links.store(false, Ordering::SeqCst);
+        self.remember_addresses().await?;
         let servers = self.profile().servers.clone();
         for server in servers {
             self.shared

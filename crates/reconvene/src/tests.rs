@@ -636,3 +636,69 @@ fn remote_typing_comes_into_an_open_document_in_batches_and_loads_it_once() {
         );
     });
 }
+
+#[tokio::test]
+async fn a_live_link_outlasts_what_the_app_tells_of_sleep_and_network() {
+    let server = Peer::server().await;
+    let device = Peer::device_of(&server, "Ada").await;
+    let mut events = device.replica.events();
+    device.replica.connect().await.unwrap();
+    let verified = |event: &ReplicaEvent| matches!(event, ReplicaEvent::Verified { .. });
+    next_where(&mut events, verified).await;
+    device.replica.resumed().await.unwrap();
+    device.replica.network_changed().await.unwrap();
+    // Past the deadline for the proof, the same link still says where the feed ends.
+    let until = tokio::time::Instant::now() + reconvene_core::limits::PROOF_DEADLINE;
+    while tokio::time::Instant::now() < until {
+        next_where(&mut events, |event| {
+            assert!(!matches!(event, ReplicaEvent::LinkDown { .. }), "{event:?}");
+            verified(event)
+        })
+        .await;
+    }
+    assert_eq!(device.replica.status().await.unwrap().links.len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_left_and_removed_workspace_had_in_the_journal_stays_gone() {
+    let server = Peer::server().await;
+    let device = Peer::device_of(&server, "Ada").await;
+    let joined = device.replica.device().current.unwrap().to_string();
+    let meetings = device.replica.meetings();
+    meetings
+        .add(NewMeeting::titled("never synced"))
+        .await
+        .unwrap();
+    let leave = |discard| crate::LeaveOptions {
+        discard,
+        remove: true,
+    };
+    let refused = device.replica.leave_workspace(&joined, leave(false)).await;
+    assert!(
+        matches!(refused, Err(Error::NotHeldElsewhere { changes: 1 })),
+        "{refused:?}"
+    );
+    let left = device
+        .replica
+        .leave_workspace(&joined, leave(true))
+        .await
+        .unwrap();
+    assert!(left.removed && left.told_server);
+    drop(meetings);
+    let device = device.reopen(Role::Device).await;
+    let status = device.replica.status().await.unwrap();
+    assert_eq!(status.documents, 0);
+    assert_eq!(status.workspaces.len(), 1, "only the home is left");
+    // Back again, it starts from what the server has, which never saw the meeting.
+    let ticket = server.ticket("Ada").await;
+    device.replica.join(&ticket).await.unwrap();
+    device.replica.sync(SyncOptions::default()).await.unwrap();
+    let device = device.reopen(Role::Device).await;
+    let page = device
+        .replica
+        .meetings()
+        .list(ListOptions::default())
+        .await
+        .unwrap();
+    assert!(page.meetings.is_empty(), "{page:?}");
+}

@@ -1,37 +1,30 @@
-//! Workspaces: which there are, which is used, who is let in, and joining those of others. Also what
-//! a server needs of it all: listening, and tickets.
+//! Workspaces: which there are, which is used, and who is let in. Also what a server needs of it all:
+//! listening, and tickets.
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use reconvene_core::engine::{EditedDocument, JoinRequest};
-use reconvene_core::ids::{MemberId, PeerId, WorkspaceId};
+use reconvene_core::ids::{MemberId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::records::{HeadRow, InviteRow, MemberRow, Record as _, WorkspaceRow};
 use reconvene_core::storage::{Scan, StoreRead as _};
-use reconvene_core::stored;
 use reconvene_core::ticket::Ticket;
 use reconvene_core::time::WallTime;
 use reconvene_libp2p::{parse_address, split_peer, with_peer};
 use reconvene_model::export::{canonical_json, export_workspace};
-use reconvene_model::{Purpose, WORKSPACE, WORKSPACE_DOCUMENT, snapshot};
+use reconvene_model::{Purpose, WORKSPACE, WORKSPACE_DOCUMENT};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::wall_now;
 use crate::documents::{decode, read_document_of_kind};
-use crate::profile::{ProfileServer, ProfileWorkspace};
-use crate::replica::{
-    Shared, check_name, new_workspace_id, random, request_id, share_rows, workspace_rows,
-};
+use crate::profile::ProfileWorkspace;
+use crate::replica::{Shared, check_name, new_workspace_id, random, workspace_rows};
 use crate::{Error, Replica};
 
 /// Longest life of a ticket.
 pub const TICKET_LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What the first shared workspace of a server is called.
 const FIRST_WORKSPACE_NAME: &str = "shared";
-/// Documents copied at a time when a home merges into another.
-const MERGE_DOCUMENTS: usize = 32;
 
 /// A workspace of this store.
 #[derive(Clone, Debug, Serialize)]
@@ -69,25 +62,6 @@ pub struct Invitation {
     pub member: MemberId,
     /// What they are called.
     pub member_name: String,
-}
-
-/// What joining led to.
-#[derive(Clone, Debug, Serialize)]
-pub struct JoinReport {
-    /// The workspace that was joined, and is current now.
-    pub workspace: WorkspaceId,
-    /// Its name.
-    pub workspace_name: String,
-    /// Whose device this is.
-    pub member: MemberId,
-    /// What they are called.
-    pub member_name: String,
-    /// Their home workspace.
-    pub home: WorkspaceId,
-    /// The server.
-    pub server: PeerId,
-    /// Documents of an earlier home that were merged into it.
-    pub merged_documents: usize,
 }
 
 impl Replica {
@@ -141,7 +115,12 @@ impl Replica {
             server: None,
         };
         let current = self.profile().current.is_none();
-        self.add_to_profile(workspace, None, current)?;
+        self.update_profile(|profile| {
+            profile.put_workspace(workspace);
+            if current {
+                profile.current = Some(id);
+            }
+        })?;
         Ok(WorkspaceInfo {
             id,
             name: name.to_owned(),
@@ -170,6 +149,13 @@ impl Replica {
     /// If the store fails.
     pub async fn ensure_shared_workspace(&self) -> Result<WorkspaceInfo, Error> {
         let mut shared: Vec<_> = self.workspaces().await?;
+        if let Some(scope) = self.scope() {
+            let chosen = shared.into_iter().find(|workspace| workspace.id == scope);
+            return match chosen.filter(|workspace| !workspace.home) {
+                Some(chosen) => Ok(chosen),
+                None => Err(Error::BadInput("a home is for its member alone".to_owned())),
+            };
+        }
         shared.retain(|workspace| !workspace.home);
         if let Some(current) = shared.iter().find(|workspace| workspace.current) {
             return Ok(current.clone());
@@ -282,146 +268,6 @@ impl Replica {
         Ok((row, puts))
     }
 
-    /// Redeems a ticket: enrols this device with the server, makes the ticket's workspace current,
-    /// and merges what an earlier home of this device held into the member's home.
-    ///
-    /// Dropping this midway may leave the device enrolled there and not here; the same device may
-    /// redeem the same ticket again.
-    ///
-    /// # Errors
-    /// If the text is no ticket, the server cannot be reached, or it refuses.
-    pub async fn join(&self, ticket: &str) -> Result<JoinReport, Error> {
-        let ticket = Ticket::decode(ticket)?;
-        if ticket.peer == self.shared.peer {
-            return Err(Error::BadInput(
-                "this store issued the ticket itself".to_owned(),
-            ));
-        }
-        let request = JoinRequest {
-            request: request_id(),
-            peer: ticket.peer,
-            addresses: ticket.addresses.clone(),
-            secret: ticket.secret,
-            device_name: self.profile().name.clone(),
-        };
-        let enrolment = self.shared.driver.join(request).await?;
-        if (enrolment.workspace, enrolment.home) != (ticket.workspace, ticket.home) {
-            return Err(Error::BadInput(
-                "the server answered with another workspace than the ticket names; ask for a new ticket"
-                    .to_owned(),
-            ));
-        }
-        // A home that a server has is that member's; only one of this device alone is merged away.
-        let (old_home, keeps_home) = {
-            let profile = self.profile();
-            for workspace in [enrolment.workspace, enrolment.home] {
-                let known = profile.workspace(&workspace);
-                if known.is_some_and(|known| known.server != Some(ticket.peer)) {
-                    return Err(Error::BadInput(format!(
-                        "workspace {workspace} is on this device already, and not from this server"
-                    )));
-                }
-            }
-            let home = profile.workspace(&profile.home);
-            let synced = home.is_some_and(|home| home.server.is_some());
-            let differs = profile.home != enrolment.home;
-            (
-                (differs && !synced).then_some(profile.home),
-                differs && synced,
-            )
-        };
-        let server = ProfileServer {
-            peer: ticket.peer,
-            addresses: ticket.addresses,
-        };
-        let mut opened = vec![(
-            enrolment.workspace,
-            enrolment.workspace_name.as_str(),
-            false,
-        )];
-        if !keeps_home {
-            opened.push((enrolment.home, "home", true));
-            self.update_profile(|profile| {
-                profile.member = enrolment.member;
-                profile.member_name.clone_from(&enrolment.member_name);
-            })?;
-        }
-        let mut puts = Vec::new();
-        {
-            let profile = self.profile();
-            for (workspace, name, home) in opened {
-                if profile.workspace(&workspace).is_none() {
-                    puts.extend(workspace_rows(
-                        workspace,
-                        name,
-                        home.then_some(enrolment.member),
-                    ));
-                }
-                puts.push(share_rows(&ticket.peer, &workspace, &profile));
-            }
-        }
-        self.write(puts).await?;
-        let joined = |id, name: &str, home| ProfileWorkspace {
-            id,
-            name: name.to_owned(),
-            home,
-            server: Some(enrolment.peer),
-        };
-        if !keeps_home {
-            self.add_to_profile(joined(enrolment.home, "home", true), None, false)?;
-        }
-        let workspace = joined(enrolment.workspace, &enrolment.workspace_name, false);
-        self.add_to_profile(workspace, Some(server), true)?;
-        let merged_documents = match old_home {
-            Some(old_home) => self.merge_home(old_home, enrolment.home).await?,
-            None => 0,
-        };
-        Ok(JoinReport {
-            workspace: enrolment.workspace,
-            workspace_name: enrolment.workspace_name,
-            member: enrolment.member,
-            member_name: enrolment.member_name,
-            home: self.profile().home,
-            server: enrolment.peer,
-            merged_documents,
-        })
-    }
-
-    /// Copies every document of an earlier home, content and history whole, into the member's home.
-    /// Ids and bytes do not name their workspace, so the copies are the same documents.
-    async fn merge_home(&self, from: WorkspaceId, to: WorkspaceId) -> Result<usize, Error> {
-        let mut merged = 0;
-        let mut range = KeyRange::heads(&from);
-        loop {
-            let scan = Scan::ascending(range.clone(), MERGE_DOCUMENTS);
-            let (documents, last) = self
-                .blocking(move |shared| read_for_merge(shared, from, &scan))
-                .await?;
-            for document in documents {
-                self.add_documents(to, vec![document], Vec::new()).await?;
-                merged += 1;
-            }
-            match last {
-                Some(last) => range = range.after(&last),
-                None => break,
-            }
-        }
-        let delete = reconvene_core::engine::Write {
-            request: request_id(),
-            puts: Vec::new(),
-            deletes: vec![Key::workspace(&from), Key::index_state(&to)],
-        };
-        // The copies' rows are built by the indexer, from the start of the home's feed.
-        self.shared.driver.write(delete).await?;
-        // Last, so that joining again after a crash merges again.
-        self.update_profile(|profile| {
-            profile.home = to;
-            profile.workspaces.retain(|workspace| workspace.id != from);
-        })?;
-        self.shared.driver.look_again(to);
-        Ok(merged)
-    }
-
     /// Accepts links at these addresses, and remembers them; without any, at those last bound, and
     /// the first time at a free port of 127.0.0.1. Yields the bound addresses with this peer's id.
     ///
@@ -509,38 +355,6 @@ fn list(shared: &Shared, current: Option<WorkspaceId>) -> Result<Vec<WorkspaceIn
         .into_iter()
         .map(|(_, workspace)| workspace)
         .collect())
-}
-
-/// The next documents of a workspace with all their changes in causal order, and where they end.
-fn read_for_merge(
-    shared: &Shared,
-    workspace: WorkspaceId,
-    scan: &Scan,
-) -> Result<(Vec<EditedDocument>, Option<Key>), Error> {
-    let heads = shared.reader.scan(scan)?;
-    let mut documents = Vec::with_capacity(heads.rows.len());
-    for (key, value) in &heads.rows {
-        let Some(document) = key.document() else {
-            continue;
-        };
-        let row: HeadRow = decode(key, value)?;
-        let chunks = stored::chunks(&shared.reader, &workspace, &document)?;
-        let chunks = chunks.iter().map(|chunk| &chunk[..]);
-        let changes = snapshot::beyond(row.kind, chunks, &[], shared.documents.counter())
-            .map_err(|error| Error::BadInput(format!("a stored change is damaged: {error}")))?;
-        let changes = changes.into_iter().map(Bytes::from).collect();
-        documents.push(EditedDocument {
-            document,
-            kind: row.kind,
-            changes,
-        });
-    }
-    let last = heads
-        .rows
-        .last()
-        .map(|(key, _)| key.clone())
-        .filter(|_| heads.more);
-    Ok((documents, last))
 }
 
 fn export(shared: &Shared, workspace: WorkspaceId) -> Result<String, Error> {

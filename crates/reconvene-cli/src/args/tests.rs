@@ -102,7 +102,7 @@ fn durations_are_written_with_units() {
         panic!("another command");
     };
     assert_eq!((expires, member), (Duration::from_secs(3_600), None));
-    let Command::Sync { timeout, watch } = parse("reconvene sync").command else {
+    let Command::Sync { timeout, watch, .. } = parse("reconvene sync").command else {
         panic!("another command");
     };
     assert_eq!((timeout, watch), (Duration::from_secs(30), false));

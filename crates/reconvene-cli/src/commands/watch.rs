@@ -98,7 +98,7 @@ impl Teller {
         told: &mut Receiver<Value>,
         signals: &mut Signals,
     ) -> Result<(), Failure> {
-        let mut connected = matches!(request, Request::SyncWatch);
+        let mut connected = matches!(request, Request::SyncWatch { .. });
         let mut stream = pin!(execute(replica, request, sinks));
         loop {
             let item = tokio::select! {

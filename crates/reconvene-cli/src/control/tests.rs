@@ -144,6 +144,7 @@ async fn a_call_that_is_too_long_is_refused_on_both_sides() {
     let host = place.host(answering(Ok(Value::Null)));
     let long = Request::Join {
         ticket: "x".repeat(CALL_BYTES_MAX),
+        adopt: false,
     };
     let failure = call(&place.endpoint, &long, &no_progress())
         .await

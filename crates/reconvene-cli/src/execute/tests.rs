@@ -205,10 +205,17 @@ async fn what_is_not_there_is_a_typed_failure() {
         (
             Request::Join {
                 ticket: "x".to_owned(),
+                adopt: false,
             },
             "bad_ticket",
         ),
-        (Request::Sync { timeout_ms: 10 }, "no_server"),
+        (
+            Request::Sync {
+                timeout_ms: 10,
+                with: Vec::new(),
+            },
+            "no_server",
+        ),
         (
             Request::WorkspaceUse {
                 workspace: unknown.to_owned(),
@@ -314,5 +321,6 @@ async fn lists_and_streams_take_the_same_filter_with_the_project_by_name() {
 fn a_request_is_named_without_what_it_holds() {
     assert_eq!(Request::Status.name(), "status");
     let ticket = "secret".to_owned();
-    assert_eq!(Request::Join { ticket }.name(), "join");
+    let adopt = false;
+    assert_eq!(Request::Join { ticket, adopt }.name(), "join");
 }

@@ -1,7 +1,7 @@
 //! Following feeds: sending what a peer's cursor lacks, pushing what is new, acknowledging what
 //! came, and knowing from that who holds what.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -11,10 +11,11 @@ use super::{
     Engine, Event, Output, Peer, ReadQuery, Reading, SendStored, StoredDocument, WorkspaceState,
 };
 use crate::feed::FeedPoint;
-use crate::ids::{ChangeHash, FeedSeq, LinkId, ReadId, WorkspaceId};
+use crate::ids::{ChangeHash, DocumentId, FeedSeq, LinkId, PeerId, ReadId, WorkspaceId};
 use crate::keys::KeyRange;
 use crate::limits;
 use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
+use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan, StoreError};
 use crate::time::WallTime;
 use crate::wire::{self, Ack, Changes, DocumentChanges, Frame};
@@ -58,6 +59,8 @@ pub(super) struct Flow {
     /// Up to here the peer gets its own changes back, too: it may have lost what it sent us before
     /// this link, and its cursor with it.
     echo_through: FeedSeq,
+    /// What the peer refused of ours before it greeted; it tells again what it still refuses.
+    pub(super) refused_before: BTreeMap<DocumentId, RefusalCode>,
 }
 
 impl Flow {
@@ -125,15 +128,30 @@ impl Flow {
         self.following && self.confirm.is_none()
     }
 
+    /// Whether the peer's cursor may still turn out to be of a history that was lost.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        self.confirm.is_some()
+    }
+
+    /// Whether one side is known to lack something of the other's feed.
+    pub(super) fn is_behind(&self, peer: &Peer, released: FeedPoint) -> bool {
+        let theirs = self.their_head.map(|(head, _)| head);
+        self.reconciling.is_some()
+            || !self.following
+            || theirs.is_some_and(|head| !reached(peer.held_stored, head))
+            || !reached(peer.row.acknowledged, released)
+    }
+
     pub(super) fn pass_complete(&self, peer: &Peer) -> bool {
-        let reached = |cursor: Option<FeedPoint>, target: FeedPoint| {
-            cursor.is_some_and(|cursor| cursor.epoch == target.epoch && cursor.seq >= target.seq)
-        };
         self.is_sound()
             && self.pass.is_some_and(|(theirs, ours)| {
                 reached(peer.held_stored, theirs) && reached(peer.row.acknowledged, ours)
             })
     }
+}
+
+fn reached(cursor: Option<FeedPoint>, target: FeedPoint) -> bool {
+    cursor.is_some_and(|cursor| cursor.epoch == target.epoch && cursor.seq >= target.seq)
 }
 
 impl Engine {
@@ -206,6 +224,7 @@ impl Engine {
                 page.push_back((seq, FeedRow::decode(&value)?));
             }
         }
+        let confirmed_at = flow.confirm;
         if let Some(point) = flow.confirm.take() {
             // The entry may be journalled and not applied yet; the next barrier comes back here.
             if page.is_empty() && waiting {
@@ -223,11 +242,17 @@ impl Engine {
                 .pop_front()
                 .is_some_and(|(seq, row)| seq == point.seq && row.digest == point.digest);
             if !confirmed {
-                self.on_rolled_back(workspace, peer);
+                if !self.begins_history_for(workspace, peer) {
+                    self.compare_anew(link, workspace);
+                }
                 return Ok(());
             }
         }
         flow.page = page;
+        if let Some(point) = confirmed_at {
+            self.set_acknowledged(workspace, peer, Some(point));
+            self.release_journal(workspace);
+        }
         self.note_held(link, workspace);
         let Some(flow) = self.flow(link, &workspace) else {
             return Ok(());
@@ -237,6 +262,21 @@ impl Engine {
             self.walk(link, workspace);
         }
         Ok(())
+    }
+
+    pub(super) fn set_acknowledged(
+        &mut self,
+        workspace: WorkspaceId,
+        peer: PeerId,
+        point: Option<FeedPoint>,
+    ) {
+        let known = self.ready(&workspace);
+        if let Some(record) = known.and_then(|known| known.peers.get_mut(&peer))
+            && record.row.acknowledged != point
+        {
+            record.row.acknowledged = point;
+            record.dirty = true;
+        }
     }
 
     /// Sends one frame's worth of the page; false if nothing could be sent.
@@ -585,6 +625,7 @@ impl Engine {
             state.stats.changes_received += changes;
             let (peer, stats) = (state.peer, state.stats());
             self.emit(Event::Progress { link, peer, stats });
+            self.note_progress(peer);
         }
     }
 
@@ -603,6 +644,12 @@ impl Engine {
                     other.refused.extend(ack.refused);
                     other.refused.sort_unstable();
                     other.refused.dedup();
+                    other.accepted.extend(ack.accepted);
+                    // What was refused again after that stays refused.
+                    let refused = &other.refused;
+                    other
+                        .accepted
+                        .retain(|of| refused.iter().all(|(known, _)| known != of));
                 }
                 None => merged.push(ack),
             }
@@ -621,6 +668,8 @@ impl Engine {
             bytes,
             held,
             refused,
+            accepted,
+            healing: _,
         } = due;
         if let Some(state) = self.ready(&workspace)
             && let Some(known) = state.peers.get_mut(&peer)
@@ -657,6 +706,7 @@ impl Engine {
                 number,
                 refused,
                 head,
+                accepted,
             }),
         );
         self.note_held(link, workspace);
@@ -718,6 +768,9 @@ impl Engine {
         }
         let workspace = ack.workspace;
         let stats = state.stats();
+        let mut moved = false;
+        let flow = state.flows.get(&workspace);
+        let is_unconfirmed = flow.is_some_and(|flow| flow.is_unconfirmed());
         if let Some(known) = self.ready(&workspace) {
             let released = known.released;
             let record = known.peers.entry(peer).or_default();
@@ -725,24 +778,33 @@ impl Engine {
             if let Some(through) = ack
                 .through
                 .filter(|through| through.epoch == released.epoch && through.seq <= released.seq)
+                .filter(|_| !is_unconfirmed)
                 && record.row.acknowledged != Some(through)
             {
                 record.row.acknowledged = Some(through);
                 record.dirty = true;
+                moved = true;
+            }
+            for document in &ack.accepted {
+                record.dirty |= record.row.refused_there.remove(document).is_some();
             }
             for (document, code) in &ack.refused {
-                record.dirty |= record.row.refused_there.insert(*document, *code) != Some(*code);
-            }
-            if record.row.refused_there.len() > limits::REFUSALS_MAX {
-                return self.fault(link, "the peer refused too many documents".to_owned());
+                record.dirty |= record.row.refuse_there(*document, *code);
             }
         }
-        if !ack.refused.is_empty() {
+        if moved {
+            self.note_progress(peer);
+        }
+        let mut refused = ack.refused;
+        if let Some(flow) = self.flow(link, &workspace) {
+            refused.retain(|(document, code)| flow.refused_before.get(document) != Some(code));
+        }
+        if !refused.is_empty() {
             self.emit(Event::DocumentsRefused {
                 peer,
                 workspace,
                 here: false,
-                documents: ack.refused,
+                documents: refused,
             });
         }
         self.emit(Event::Progress { link, peer, stats });

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::compact::Compaction;
+use super::reconcile::Healing;
+use super::shares::Roster;
 use super::{
     CompactHold, Edit, EditError, Engine, Event, Output, ReadQuery, Reading, Root, Workspace,
     WorkspaceState, Write,
@@ -20,7 +22,7 @@ use crate::ids::{
     BatchId, ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, PeerId, RequestId, StoreEpoch,
     WorkspaceId,
 };
-use crate::keys::Key;
+use crate::keys::{Key, KeyKind};
 use crate::limits;
 use crate::records::{
     ChangeRow, FeedRow, HeadRow, InviteRow, JournalDocument, JournalFrame, Record, RecordError,
@@ -79,6 +81,8 @@ pub(super) enum Author {
         number: u64,
         bytes: usize,
         early: bool,
+        /// Documents of which an answer ends with this frame.
+        answered: Vec<DocumentId>,
     },
 }
 
@@ -112,6 +116,13 @@ pub(super) enum Work {
         workspace: WorkspaceId,
         peer: PeerId,
     },
+    /// Writes the shares a server told of.
+    Learn(Learned),
+    /// Removes the share of a device that left.
+    Left {
+        workspace: WorkspaceId,
+        peer: PeerId,
+    },
     /// Writes the end of the feed, when its epoch changed.
     FeedHead {
         workspace: WorkspaceId,
@@ -135,11 +146,22 @@ impl Work {
                 let compact = &compaction.compact;
                 Some((compact.workspace, vec![compact.document]))
             }
-            Self::Write(_) | Self::Redeem { .. } | Self::PeerRow { .. } | Self::FeedHead { .. } => {
-                None
-            }
+            Self::Write(_)
+            | Self::Redeem { .. }
+            | Self::PeerRow { .. }
+            | Self::FeedHead { .. }
+            | Self::Learn(_)
+            | Self::Left { .. } => None,
         }
     }
+}
+
+/// What a server told of the shares of a workspace: all of it.
+#[derive(Debug)]
+pub(super) struct Learned {
+    pub(super) workspace: WorkspaceId,
+    pub(super) server: PeerId,
+    pub(super) devices: Vec<wire::SharedDevice>,
 }
 
 /// One unit of ordered work.
@@ -252,6 +274,10 @@ pub(super) struct AckDue {
     pub(super) bytes: usize,
     pub(super) held: Option<FeedPoint>,
     pub(super) refused: Vec<(DocumentId, RefusalCode)>,
+    /// Documents refused before and accepted with this.
+    pub(super) accepted: Vec<DocumentId>,
+    /// Documents of which an answer ends with this, and what that means.
+    pub(super) healing: Vec<(DocumentId, Healing)>,
 }
 
 /// A batch on its way.
@@ -272,6 +298,12 @@ pub(super) struct PendingBatch {
     compact: Option<RequestId>,
     replayed: Option<u64>,
     redeemed: Option<Redeemed>,
+    /// Shares it writes or removes.
+    shares: BTreeSet<(WorkspaceId, PeerId)>,
+    /// The workspace of which it learns.
+    learned: Option<WorkspaceId>,
+    /// Workspaces that it removes.
+    removed: Vec<WorkspaceId>,
     pinned: Vec<(WorkspaceId, DocumentId)>,
 }
 
@@ -304,6 +336,7 @@ impl Engine {
         } = edit;
         let checked = match &self.failed {
             Some(error) => Err(EditError::Store(error.clone())),
+            None if self.leaving.contains_key(&workspace) => Err(EditError::Left),
             None => check_edit(&documents, &rows, self.jobs.len()),
         };
         match checked {
@@ -404,6 +437,8 @@ impl Engine {
         let mut snapshots = snapshots.into_iter();
         let mut documents: Vec<JobDocument> = Vec::with_capacity(changes.documents.len());
         let mut places: BTreeMap<DocumentId, usize> = BTreeMap::new();
+        let ends = changes.documents.iter().filter(|of| of.body_bytes() == 0);
+        let answered = ends.map(|of| of.document).collect();
         for received in changes.documents {
             let snapshot = received.snapshot.as_ref().and_then(|_| snapshots.next());
             let (snapshot, unloadable) = match snapshot.transpose() {
@@ -437,6 +472,7 @@ impl Engine {
             number: changes.number,
             bytes,
             early: changes.early,
+            answered,
         };
         let cursor = changes
             .feed
@@ -463,6 +499,7 @@ impl Engine {
             number: 0,
             bytes: 0,
             early: false,
+            answered: Vec::new(),
         };
         self.enqueue(Work::Changes {
             workspace,
@@ -493,6 +530,14 @@ impl Engine {
 
     pub(super) fn enqueue_peer_row(&mut self, workspace: WorkspaceId, peer: PeerId) {
         self.enqueue(Work::PeerRow { workspace, peer });
+    }
+
+    pub(super) fn enqueue_learned(&mut self, learned: Learned) {
+        self.enqueue(Work::Learn(learned));
+    }
+
+    pub(super) fn enqueue_left(&mut self, workspace: WorkspaceId, peer: PeerId) {
+        self.enqueue(Work::Left { workspace, peer });
     }
 
     pub(super) fn enqueue_feed_head(&mut self, workspace: WorkspaceId) {
@@ -657,7 +702,9 @@ impl Engine {
                 documents,
                 ..
             } => (*workspace, documents),
-            Work::Write(_) | Work::Redeem { .. } => return true,
+            Work::Write(_) | Work::Redeem { .. } | Work::Learn(_) | Work::Left { .. } => {
+                return true;
+            }
             Work::PeerRow { workspace, .. } | Work::FeedHead { workspace } => {
                 return self.ensure_workspace(*workspace);
             }
@@ -748,6 +795,7 @@ impl Engine {
                     member: invite.member,
                     device_name: device_name.clone(),
                     since: self.now.wall,
+                    standing: crate::records::Standing::Device,
                 }
                 .encode();
                 let puts = vec![
@@ -764,6 +812,22 @@ impl Engine {
                     device_name,
                 });
                 self.submit(pending, puts, Vec::new(), None);
+            }
+            Work::Learn(learned) => {
+                if !self.roster.is_known() {
+                    return; // The store failed meanwhile; the server tells again.
+                }
+                let (puts, deletes) = self.differing_shares(&learned);
+                if puts.is_empty() && deletes.is_empty() {
+                    return;
+                }
+                let mut pending = PendingBatch::new();
+                pending.learned = Some(learned.workspace);
+                self.submit(pending, puts, deletes, None);
+            }
+            Work::Left { workspace, peer } => {
+                let deletes = vec![Key::share(&peer, &workspace), Key::peer(&workspace, &peer)];
+                self.submit(PendingBatch::new(), Vec::new(), deletes, None);
             }
             Work::FeedHead { workspace } => {
                 let Some(state) = self.ready(&workspace) else {
@@ -830,7 +894,14 @@ impl Engine {
                 number,
                 bytes,
                 early,
+                answered,
             } => {
+                let follows = cursor.is_some();
+                let healing = if early {
+                    Vec::new()
+                } else {
+                    self.note_answers(workspace, link, &placed, &answered, follows)
+                };
                 let due = AckDue {
                     link,
                     peer,
@@ -843,6 +914,8 @@ impl Engine {
                     } else {
                         placed.refused.clone()
                     },
+                    accepted: Vec::new(),
+                    healing,
                 };
                 self.commit_received(workspace, placed, ids, due, cursor, early);
             }
@@ -918,6 +991,30 @@ impl Engine {
         self.submit(pending, puts, Vec::new(), journal);
     }
 
+    /// Takes note of refusals and of answers that end, of what is being healed.
+    fn note_answers(
+        &mut self,
+        workspace: WorkspaceId,
+        link: LinkId,
+        placed: &Placed,
+        answered: &[DocumentId],
+        follows: bool,
+    ) -> Vec<(DocumentId, Healing)> {
+        let Some(flow) = self.flow(link, &workspace) else {
+            return Vec::new();
+        };
+        let lacking = |code: &RefusalCode| *code == RefusalCode::MissingDependencies;
+        let mut healing = Vec::new();
+        for (document, _) in placed.refused.iter().filter(|(_, code)| lacking(code)) {
+            let refused = flow.exchange.note_refused(document, follows);
+            healing.push((*document, refused));
+        }
+        for document in answered {
+            healing.push((*document, flow.exchange.note_answered(document)));
+        }
+        healing
+    }
+
     fn commit_received(
         &mut self,
         workspace: WorkspaceId,
@@ -982,7 +1079,7 @@ impl Engine {
             .filter(|document| !known.row.refused_here.contains_key(document))
             .collect();
         for (document, code) in &refused {
-            known.dirty |= known.row.refused_here.insert(*document, *code) != Some(*code);
+            known.dirty |= known.row.refuse_here(*document, *code);
         }
         for document in &healed {
             if refused.iter().any(|(other, _)| other == document) {
@@ -992,10 +1089,29 @@ impl Engine {
                 // This may not be all that was refused: ask once more.
                 fresh_wants.push(*document);
             }
-            known.dirty |= known.row.refused_here.remove(document).is_some();
+            if known.row.refused_here.remove(document).is_some() {
+                known.dirty = true;
+                due.accepted.push(*document);
+            }
         }
-        let too_many = known.row.refused_here.len() > limits::REFUSALS_MAX;
-        if moved == Ok(true) || (known.dirty && !pending.entries.is_empty()) || !refused.is_empty()
+        for (document, healing) in std::mem::take(&mut due.healing) {
+            if !known.row.lacks_dependencies_of(&document) {
+                continue;
+            }
+            match healing {
+                Healing::Done => {
+                    known.row.refused_here.remove(&document);
+                    known.dirty = true;
+                    due.accepted.push(document);
+                }
+                Healing::AskAgain => fresh_wants.push(document),
+                Healing::Open => {}
+            }
+        }
+        if moved == Ok(true)
+            || (known.dirty && !pending.entries.is_empty())
+            || !refused.is_empty()
+            || !due.accepted.is_empty()
         {
             known.dirty = false;
             puts.push((Key::peer(&workspace, &peer), known.row.encode()));
@@ -1004,8 +1120,6 @@ impl Engine {
         if let Err(why) = moved {
             // What came is stored all the same; the cursor is not moved and the link starts anew.
             self.fault(due.link, why);
-        } else if too_many {
-            self.fault(due.link, "too many documents were refused".to_owned());
         }
         let link = due.link;
         self.count_received(link, received.0, received.1);
@@ -1030,6 +1144,8 @@ impl Engine {
         } else {
             self.submit(pending, puts, Vec::new(), None);
         }
+        fresh_wants.sort_unstable();
+        fresh_wants.dedup();
         if !fresh_wants.is_empty() {
             self.want_documents(link, workspace, fresh_wants);
         }
@@ -1065,6 +1181,17 @@ impl Engine {
             .last()
             .map(|entry| (entry.workspace, entry.point));
         pending.journal.clone_from(&journal);
+        for (key, value) in &puts {
+            self.roster.note_write(key, Some(value));
+            pending.shares.extend(share_of(key));
+        }
+        for key in &deletes {
+            self.roster.note_write(key, None);
+            pending.shares.extend(share_of(key));
+            if key.kind() == Some(KeyKind::FeedHead) {
+                pending.removed.extend(key.workspace_id());
+            }
+        }
         let batch = Batch {
             id,
             after: self.last_batch.replace(id),
@@ -1112,9 +1239,31 @@ impl Engine {
             for (workspace, document) in batch.pinned {
                 self.unpin(&workspace, &[document]);
             }
+            for workspace in batch.removed {
+                self.forget_workspace(workspace);
+            }
         }
         self.walk_all();
         self.finish_recovery();
+    }
+
+    /// A workspace's records are gone: so is what was known of it, and what the journal has of it.
+    fn forget_workspace(&mut self, workspace: WorkspaceId) {
+        if let Some(state) = self.ready(&workspace) {
+            let end = (state.point.epoch, FeedSeq(u64::MAX));
+            let releases = JournalReleases::from([(workspace, end)]);
+            self.outputs.push_back(Output::ReleaseJournal(releases));
+        }
+        self.workspaces.remove(&workspace);
+        self.replays.remove(&workspace);
+        self.leaving.remove(&workspace);
+        self.stalls.retain(|(_, of), _| *of != workspace);
+        for job in &mut self.jobs {
+            if job.work.documents().is_some_and(|(of, _)| of == workspace) {
+                job.pinned = false;
+                job.looking_up = 0;
+            }
+        }
     }
 
     /// Lets out, in order, whatever is behind its barrier.
@@ -1124,6 +1273,7 @@ impl Engine {
         let mut events = Vec::new();
         let mut redeemed = Vec::new();
         let mut replayed = Vec::new();
+        let mut shares = BTreeSet::new();
         for batch in &mut self.pending {
             if batch.released {
                 continue;
@@ -1147,6 +1297,10 @@ impl Engine {
                 ));
             }
             redeemed.extend(batch.redeemed.take());
+            shares.append(&mut batch.shares);
+            if let Some(workspace) = batch.learned.take() {
+                events.push(Event::SharesLearned { workspace });
+            }
         }
         for event in events {
             self.emit(event);
@@ -1185,6 +1339,9 @@ impl Engine {
                 device_name,
             });
             self.answer_join(link, &invite);
+        }
+        if !shares.is_empty() {
+            self.on_shares_stored(&shares);
         }
     }
 
@@ -1265,11 +1422,16 @@ impl Engine {
                     let why = CompactHold::Store(error.clone());
                     self.emit(Event::CompactRefused { request, why });
                 }
-                Work::Changes { .. } | Work::PeerRow { .. } | Work::FeedHead { .. } => {}
+                Work::Changes { .. }
+                | Work::PeerRow { .. }
+                | Work::FeedHead { .. }
+                | Work::Learn(_)
+                | Work::Left { .. } => {}
             }
         }
         self.close_all_links(error);
         self.workspaces.clear();
+        self.roster = Roster::default();
         self.reads.clear();
         for batch in &mut self.pending {
             // Their slots are gone, and the feed is read anew.
@@ -1367,6 +1529,11 @@ impl Engine {
     }
 }
 
+fn share_of(key: &Key) -> Option<(WorkspaceId, PeerId)> {
+    let (peer, workspace) = key.share_parts()?;
+    Some((workspace, peer))
+}
+
 impl PendingBatch {
     pub(super) fn of_compaction(request: RequestId, place: (WorkspaceId, DocumentId)) -> Self {
         let mut pending = Self::new();
@@ -1390,6 +1557,9 @@ impl PendingBatch {
             compact: None,
             replayed: None,
             redeemed: None,
+            shares: BTreeSet::new(),
+            learned: None,
+            removed: Vec::new(),
             pinned: Vec::new(),
         }
     }

@@ -117,6 +117,27 @@ pub enum Input {
     },
     /// Redeem a ticket at this peer.
     Join(JoinRequest),
+    /// The peer was dialled with success at this address: it is tried first from now on.
+    Reached {
+        /// The peer.
+        peer: PeerId,
+        /// The address, one of those it may be reached at.
+        address: String,
+    },
+    /// The network is another one now: links prove themselves within `limits::PROOF_DEADLINE` or are
+    /// closed, and whoever waits to be dialled is dialled now.
+    NetworkChanged,
+    /// The machine slept: the same.
+    Resumed,
+    /// The host leaves a workspace: its server is told, now or when it next greets, and nothing of it
+    /// is sent or taken any more. The host then removes its shares.
+    Leave {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// Whether its records will be removed. Edits of it are refused until the record of its feed's
+        /// end is gone, or else until its shares are.
+        removing: bool,
+    },
     /// The host is closing: keep no link, and write down what is known of the peers.
     Close,
     /// The moment asked for by `wake_at` came.
@@ -367,6 +388,12 @@ pub enum CloseReason {
     StoreFailed,
     /// The peer showed that this store was rolled back; cursors start anew.
     RolledBack,
+    /// Another set of workspaces is shared with the peer; the two greet anew.
+    SharesChanged,
+    /// It did not answer a probe in time.
+    Unproven,
+    /// One side lacks something, and nothing moved; the two greet anew.
+    Stalled,
 }
 
 /// Why a local edit was refused; nothing of it was stored.
@@ -393,6 +420,9 @@ pub enum EditError {
         /// The limit.
         max: usize,
     },
+    /// The workspace is being left.
+    #[error("the workspace is being left")]
+    Left,
     /// Too many edits wait for the store.
     #[error("too many edits are waiting for the disk; try again later")]
     Busy,
@@ -563,6 +593,42 @@ pub enum Event {
         workspace: WorkspaceId,
         /// The peer that remembers.
         peer: PeerId,
+    },
+    /// A peer claims to remember more of our feed than was ever told to anyone since its history
+    /// began, which was in this engine's life. Only that peer is compared anew.
+    FalseClaim {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The peer.
+        peer: PeerId,
+    },
+    /// One side of a link lacks something of the other's, and nothing moved for
+    /// `limits::STALL_AFTER`. The two greet anew.
+    Stalled {
+        /// The peer.
+        peer: PeerId,
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// Since when nothing moves.
+        since: WallTime,
+    },
+    /// More workspaces are shared with a peer than `limits::LINK_WORKSPACES_MAX`: the others are not
+    /// synced with it.
+    TooManyWorkspaces {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The server told which devices share a workspace, and they are others than before.
+    SharesLearned {
+        /// The workspace.
+        workspace: WorkspaceId,
+    },
+    /// A device ended its own share of a workspace.
+    DeviceLeft {
+        /// The device.
+        peer: PeerId,
+        /// The workspace.
+        workspace: WorkspaceId,
     },
     /// The other side refused the link, for good until something changes; or a peer that was dialed
     /// speaks no protocol version that is spoken here.

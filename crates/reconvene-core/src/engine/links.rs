@@ -6,13 +6,14 @@ use bytes::Bytes;
 use rand_chacha::rand_core::RngCore as _;
 use sha2::{Digest as _, Sha256};
 
+use super::alive::Proof;
 use super::follow::Flow;
 use super::reconcile::Reconciliation;
 use super::{
     CloseReason, Engine, Enrolment, Event, JoinRequest, LinkStats, Moment, Output, ReadQuery,
     Reading, WakeReason, WorkspaceState,
 };
-use crate::feed::FeedPoint;
+use crate::feed::{Digest, FeedPoint};
 use crate::ids::{LinkId, PeerId, RequestId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
@@ -20,7 +21,9 @@ use crate::records::{InviteRow, PeerRow, Record as _, RecordError};
 use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan, StoreError};
 use crate::time::{Tick, WallTime};
-use crate::wire::{self, Assembler, Frame, Hello, Join, Joined, Refused, Role, WorkspaceHello};
+use crate::wire::{
+    self, Ack, Assembler, Frame, Hello, Join, Joined, Refused, SharedDevice, WorkspaceHello,
+};
 
 /// Where a link is in its life.
 #[derive(Debug, PartialEq)]
@@ -71,6 +74,15 @@ pub(super) struct Link {
     awaiting_answer: bool,
     pub(super) sent_documents: BTreeSet<crate::ids::DocumentId>,
     pass_reported: bool,
+    /// When it came up.
+    since: Tick,
+    pub(super) proof: Proof,
+    /// When something of a workspace last moved, or nothing had to.
+    pub(super) moved: BTreeMap<WorkspaceId, Moment>,
+    /// Digest of the shares the peer knows from us.
+    pub(super) shares_known: Option<Digest>,
+    /// Shares of workspaces that are not told to their end yet.
+    pub(super) learning: BTreeMap<WorkspaceId, Vec<SharedDevice>>,
 }
 
 impl Link {
@@ -95,6 +107,11 @@ impl Link {
             awaiting_answer: false,
             sent_documents: BTreeSet::new(),
             pass_reported: false,
+            since: now.tick,
+            proof: Proof::default(),
+            moved: BTreeMap::new(),
+            shares_known: None,
+            learning: BTreeMap::new(),
         }
     }
 
@@ -124,12 +141,24 @@ pub(super) struct Dialer {
     attempts: u32,
     pub(super) redial_at: Option<Tick>,
     join: Option<JoinRequest>,
+    trouble: Option<Trouble>,
+}
+
+/// Why a wanted peer is not linked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// When that was found.
+    pub at: WallTime,
+    /// The peer's refusal, if that was it.
+    pub code: Option<RefusalCode>,
+    /// The same for people.
+    pub why: String,
 }
 
 impl Engine {
     pub(super) fn on_connect(&mut self, peer: PeerId, addresses: Vec<String>) {
         let dialer = self.dialers.entry(peer).or_insert_with(Dialer::idle);
-        dialer.addresses = addresses;
+        dialer.set_addresses(addresses);
         dialer.keep = true;
         self.dial_if_needed(peer);
     }
@@ -155,7 +184,7 @@ impl Engine {
             self.close_link(link, CloseReason::Replaced);
         }
         let dialer = self.dialers.entry(peer).or_insert_with(Dialer::idle);
-        dialer.addresses.clone_from(&request.addresses);
+        dialer.set_addresses(request.addresses.clone());
         if let Some(superseded) = dialer.join.replace(request) {
             self.emit(Event::JoinFailed {
                 request: superseded.request,
@@ -166,12 +195,18 @@ impl Engine {
         self.dial_if_needed(peer);
     }
 
-    fn links_to(&self, peer: PeerId) -> Vec<LinkId> {
+    pub(super) fn links_to(&self, peer: PeerId) -> Vec<LinkId> {
         let links = self.links.iter().filter(|(_, link)| link.peer == peer);
         links.map(|(id, _)| *id).collect()
     }
 
-    fn dial_if_needed(&mut self, peer: PeerId) {
+    pub(super) fn on_reached(&mut self, peer: PeerId, address: &str) {
+        if let Some(dialer) = self.dialers.get_mut(&peer) {
+            dialer.prefer(address);
+        }
+    }
+
+    pub(super) fn dial_if_needed(&mut self, peer: PeerId) {
         let linked = self.links.values().any(|link| link.peer == peer);
         let Some(dialer) = self.dialers.get_mut(&peer) else {
             return;
@@ -200,14 +235,19 @@ impl Engine {
         }
         // The peer may have dialled us meanwhile.
         if self.links_to(peer).is_empty() {
-            self.schedule_redial(peer, why);
+            self.schedule_redial(peer, None, why);
         }
     }
 
     /// Backoff with full jitter: a uniform delay up to a bound that doubles with each attempt.
-    fn schedule_redial(&mut self, peer: PeerId, why: &str) {
+    fn schedule_redial(&mut self, peer: PeerId, code: Option<RefusalCode>, why: &str) {
         let mut retry_at = None;
         if let Some(dialer) = self.dialers.get_mut(&peer) {
+            dialer.trouble = Some(Trouble {
+                at: self.now.wall,
+                code,
+                why: why.to_owned(),
+            });
             if dialer.keep {
                 let bound = limits::BACKOFF_FIRST
                     .saturating_mul(1 << dialer.attempts.min(16))
@@ -234,7 +274,15 @@ impl Engine {
             dialer.dialing &= !dialed;
             dialer.redial_at = None;
         }
-        for other in self.links_to(peer) {
+        let others = self.links_to(peer);
+        if others
+            .iter()
+            .any(|other| self.outlives(*other, peer, dialed))
+        {
+            let why = CloseReason::Replaced;
+            return self.outputs.push_back(Output::CloseLink { link, why });
+        }
+        for other in others {
             self.close_link(other, CloseReason::Replaced);
         }
         self.links.insert(link, Link::new(peer, dialed, self.now));
@@ -259,8 +307,27 @@ impl Engine {
             );
             return;
         }
+        self.ensure_roster();
         let scan = Scan::ascending(KeyRange::shares_of(&peer), limits::LINK_WORKSPACES_MAX);
         self.read(ReadQuery::Scan(scan), Reading::Shares(link));
+    }
+
+    /// Whether a link stays although a new one to the same peer came up: two that crossed on their
+    /// way, each dialled by one side, are told apart the same way on both.
+    fn outlives(&self, old: LinkId, peer: PeerId, new_is_dialed: bool) -> bool {
+        let Some(old) = self.links.get(&old) else {
+            return false;
+        };
+        let joins = self
+            .dialers
+            .get(&peer)
+            .is_some_and(|dialer| new_is_dialed && dialer.join.is_some());
+        // Whoever dials has no link, so a second one by the same side takes the place of a dead one.
+        let crossed = old.dialed != new_is_dialed
+            && self.now.tick - old.since < limits::CROSSING_WINDOW
+            && !joins;
+        let mine_stays = self.config.me < peer;
+        crossed && old.dialed == mine_stays
     }
 
     fn set_phase(&mut self, link: LinkId, phase: Phase) {
@@ -283,7 +350,9 @@ impl Engine {
             });
         }
         self.forget_link(link);
-        self.schedule_redial(peer, why);
+        if self.links_to(peer).is_empty() {
+            self.schedule_redial(peer, None, why);
+        }
     }
 
     /// Drops a link's state; what is known of the peer and not stored yet goes to the store.
@@ -319,9 +388,13 @@ impl Engine {
         self.forget_link(link);
         let text = format!("closed here: {why:?}");
         let replaced = why == CloseReason::Replaced;
+        let code = match &why {
+            CloseReason::RefusedByPeer(code) => Some(*code),
+            _ => None,
+        };
         self.outputs.push_back(Output::CloseLink { link, why });
         if !replaced {
-            self.schedule_redial(peer, &text);
+            self.schedule_redial(peer, code, &text);
         }
     }
 
@@ -372,6 +445,11 @@ impl Engine {
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
+        let peer = state.peer;
+        if rows.more {
+            self.outputs
+                .push_back(Output::Event(Event::TooManyWorkspaces { peer }));
+        }
         let workspaces: Vec<_> = rows
             .rows
             .iter()
@@ -389,7 +467,6 @@ impl Engine {
         for workspace in &workspaces {
             state.flows.insert(*workspace, Flow::default());
         }
-        let peer = state.peer;
         self.outputs.push_back(Output::AdmitLink { link });
         let keys = workspaces
             .iter()
@@ -448,11 +525,10 @@ impl Engine {
                     Some(WorkspaceState::Ready(_))
                 )
         });
-        if !loaded {
+        if !loaded || !self.roster.is_known() {
             return;
         }
-        // A device takes its server's word for a whole version; a server takes nobody's.
-        let takes_snapshots = self.config.role == Role::Device;
+        let shares = self.roster.digest_learned_from(peer);
         for (workspace, flow) in &mut state.flows {
             let Some(WorkspaceState::Ready(known)) = self.workspaces.get_mut(workspace) else {
                 continue;
@@ -464,8 +540,16 @@ impl Engine {
                 row,
                 dirty: false,
             });
+            if record.row.refused_here_unlisted > 0 {
+                // Some of what was refused is not listed: only comparing everything finds it again.
+                record.row.refused_here_unlisted = 0;
+                record.row.held = None;
+                record.held_stored = None;
+                record.dirty = true;
+            }
             flow.greeted = Some((known.released, record.held_stored));
-            flow.we_take_snapshots = takes_snapshots;
+            flow.we_take_snapshots = self.roster.takes_snapshots_of(workspace, &peer);
+            let takes_snapshots = flow.we_take_snapshots;
             hellos.push(WorkspaceHello {
                 workspace: *workspace,
                 head: known.released,
@@ -491,6 +575,7 @@ impl Engine {
                     state_version,
                     workspaces,
                     more: place < last,
+                    shares: shares.filter(|_| place == last),
                 }),
             );
         }
@@ -539,7 +624,12 @@ impl Engine {
         }
         match state.assembler.accept(frame) {
             Ok(Some(frame)) => self.on_whole_frame(link, frame),
-            Ok(None) => {}
+            Ok(None) => {
+                // Part of a large change: whichever workspace it is of, something moves.
+                for moved in state.moved.values_mut() {
+                    *moved = self.now;
+                }
+            }
             Err(error) => self.fault(link, error.to_string()),
         }
     }
@@ -550,6 +640,14 @@ impl Engine {
         };
         let Some(state) = self.links.get(&link) else {
             return;
+        };
+        let moving = match &frame {
+            Frame::Changes(changes) => Some(changes.workspace),
+            Frame::Ack(ack) => Some(ack.workspace),
+            Frame::Reconcile(message) => Some(message.workspace),
+            Frame::Want(want) => Some(want.workspace),
+            Frame::Done(done) => Some(done.workspace),
+            _ => None,
         };
         match (&state.phase, frame) {
             (_, Frame::Unknown) => {}
@@ -576,10 +674,16 @@ impl Engine {
             (Phase::Up, Frame::Want(want)) => self.on_want(link, want),
             (Phase::Up, Frame::Done(done)) => self.on_done(link, &done),
             (Phase::Up, Frame::Heartbeat(points)) => self.on_heartbeat(link, &points),
+            (Phase::Up, Frame::Shares(shares)) => self.on_shares_told(link, shares),
+            (Phase::Up, Frame::Probe(probe)) => self.on_probe(link, probe),
+            (Phase::Up, Frame::Leave(workspace)) => self.on_left(link, workspace),
             (phase, frame) => {
                 let what = format!("an unexpected {} while {phase:?}", frame.name());
                 self.fault(link, what);
             }
+        }
+        if let Some(workspace) = moving {
+            self.note_moved(link, workspace);
         }
     }
 
@@ -647,7 +751,12 @@ impl Engine {
         let redeemer = invite
             .redeemed_by
             .or(self.redeeming.get(&secret_hash).copied());
+        let opened = [invite.workspace, invite.home];
+        let others = self.roster.count_besides(&peer, &opened);
         match redeemer {
+            _ if others + opened.len() > limits::LINK_WORKSPACES_MAX => {
+                self.refuse(link, RefusalCode::TooManyWorkspaces);
+            }
             Some(other) if other != peer => self.refuse(link, RefusalCode::TicketUsed),
             // The same device may ask again, also later: it may not have heard the answer.
             None if invite.expires_at < self.now.wall => {
@@ -715,6 +824,7 @@ impl Engine {
             }
             return self.refuse(link, code);
         }
+        state.shares_known = hello.shares;
         for workspace in hello.workspaces {
             state.greeted.insert(workspace.workspace, workspace);
         }
@@ -725,6 +835,7 @@ impl Engine {
             return;
         }
         state.phase = Phase::Up;
+        state.proof.is_given();
         let peer = state.peer;
         let greeted = std::mem::take(&mut state.greeted);
         let ours: Vec<_> = state.flows.keys().copied().collect();
@@ -737,9 +848,6 @@ impl Engine {
         if shared.is_empty() {
             return self.refuse(link, RefusalCode::NotEnrolled);
         }
-        if let Some(dialer) = self.dialers.get_mut(&peer) {
-            dialer.attempts = 0;
-        }
         self.emit(Event::LinkReady {
             link,
             peer,
@@ -747,11 +855,46 @@ impl Engine {
             not_shared,
         });
         for workspace in shared {
-            if let Some(theirs) = greeted.get(&workspace) {
+            if self.leaving.contains_key(&workspace) {
+                if let Some(state) = self.links.get_mut(&link) {
+                    state.flows.remove(&workspace);
+                }
+                self.send(link, &Frame::Leave(workspace));
+            } else if let Some(theirs) = greeted.get(&workspace) {
+                self.note_moved(link, workspace);
                 self.begin_flow(link, workspace, theirs);
+                self.restate_refusals(link, workspace);
             }
         }
+        self.tell_shares(link);
         self.report_pass(link);
+    }
+
+    /// Says once more what of the peer's is still refused here, so that its list is no longer than ours.
+    fn restate_refusals(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let Some(peer) = self.links.get(&link).map(|state| state.peer) else {
+            return;
+        };
+        let known = self
+            .ready(&workspace)
+            .and_then(|known| known.peers.get(&peer));
+        let refused: Vec<_> = known.map_or_else(Vec::new, |known| {
+            let refused = known.row.refused_here.iter();
+            refused.map(|(document, code)| (*document, *code)).collect()
+        });
+        if !refused.is_empty() {
+            self.send(
+                link,
+                &Frame::Ack(Ack {
+                    workspace,
+                    through: None,
+                    number: 0,
+                    refused,
+                    head: None,
+                    accepted: Vec::new(),
+                }),
+            );
+        }
     }
 
     /// Decides, from both greetings, whether each side's cursor can be trusted.
@@ -786,8 +929,15 @@ impl Engine {
             record.row.acknowledged = acknowledged;
             record.dirty = true;
         }
-        if rolled_back {
-            return self.on_rolled_back(workspace, peer);
+        // It tells anew what it still refuses.
+        let refused_before = std::mem::take(&mut record.row.refused_there);
+        record.dirty |= !refused_before.is_empty();
+        record.row.refused_there_unlisted = 0;
+        if let Some(flow) = self.flow(link, &workspace) {
+            flow.refused_before = refused_before;
+        }
+        if rolled_back && self.begins_history_for(workspace, peer) {
+            return;
         }
         let following = match (our_cursor, their_cursor) {
             (Trust::At(_), Trust::At(point)) => Some(point),
@@ -796,6 +946,10 @@ impl Engine {
         if let Some(flow) = self.flow(link, &workspace) {
             flow.they_take_snapshots = theirs.takes_snapshots;
             flow.begin(theirs.head, greeted_head, heard_at, following);
+            if flow.is_unconfirmed() {
+                // Until then it may be of a history that was lost, and frees nothing.
+                self.set_acknowledged(workspace, peer, None);
+            }
         }
         if following.is_some() {
             self.release_journal(workspace);
@@ -812,10 +966,20 @@ impl Engine {
         }
     }
 
-    /// A peer remembers entries of our feed that we do not hold: a new history begins.
-    pub(super) fn on_rolled_back(&mut self, workspace: WorkspaceId, peer: PeerId) {
+    /// A peer claims entries of our feed that we do not hold. Whether a new history begins for it:
+    /// one that began in this engine's life holds what was released since, and nobody can have more,
+    /// so such a claim is false and concerns only who made it.
+    pub(super) fn begins_history_for(&mut self, workspace: WorkspaceId, peer: PeerId) -> bool {
+        let is_false = self
+            .ready(&workspace)
+            .is_some_and(|state| state.is_refounded);
+        if is_false {
+            self.emit(Event::FalseClaim { workspace, peer });
+            return false;
+        }
         self.emit(Event::RolledBack { workspace, peer });
         self.begin_history(workspace);
+        true
     }
 
     /// Begins a new history of a workspace's feed, and every cursor with it.
@@ -874,6 +1038,7 @@ impl Engine {
             state.pass_reported = true;
             let stats = state.stats();
             self.emit(Event::PassComplete { link, peer, stats });
+            self.note_progress(peer);
         }
     }
 
@@ -893,12 +1058,14 @@ impl Engine {
         let due: Vec<_> = due
             .filter_map(|(_, why)| match why {
                 WakeReason::Heartbeat(link) => Some(link),
-                WakeReason::Redial(_) | WakeReason::Replay => None,
+                WakeReason::Redial(_) | WakeReason::Proof(_) | WakeReason::Replay => None,
             })
             .collect();
         for link in due {
             self.send_heartbeat(link);
+            self.look_for_stalls(link);
         }
+        self.close_unproven();
         let redials = self
             .dialers
             .iter()
@@ -951,6 +1118,39 @@ impl Dialer {
             attempts: 0,
             redial_at: None,
             join: None,
+            trouble: None,
+        }
+    }
+
+    pub(super) fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
+    }
+
+    pub(super) fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// Backoff starts over: not with a link, which may lead to nothing, but with what it led to.
+    pub(super) fn note_progress(&mut self) {
+        self.attempts = 0;
+        self.trouble = None;
+    }
+
+    fn set_addresses(&mut self, addresses: Vec<String>) {
+        let mut known: Vec<String> = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            if known.len() < limits::PEER_ADDRESSES_MAX && !known.contains(&address) {
+                known.push(address);
+            }
+        }
+        self.addresses = known;
+    }
+
+    /// Tries an address first from now on.
+    fn prefer(&mut self, address: &str) {
+        let place = self.addresses.iter().position(|known| known == address);
+        if let Some(place) = place {
+            self.addresses[..=place].rotate_right(1);
         }
     }
 }

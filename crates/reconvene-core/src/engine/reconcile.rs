@@ -87,6 +87,8 @@ pub(super) struct Exchange {
     /// Bodies ready to be sent.
     ready: VecDeque<Ready>,
     ready_bytes: usize,
+    /// Documents asked for to be healed, until the answers end.
+    asked: BTreeMap<DocumentId, Asked>,
     /// The last batch that may have been visible when `ready` was read; nothing leaves before it.
     barrier: Option<BatchId>,
 }
@@ -109,7 +111,83 @@ struct Ready {
     body: Bytes,
 }
 
+/// What became of a document since it was asked for to be healed.
+#[derive(Debug, Default)]
+struct Asked {
+    /// Answers that have not ended yet.
+    unanswered: u32,
+    /// Changes of it in the feed were refused after the last time it was asked for.
+    refused_since: bool,
+    /// An answer was refused, too: the peer lacks the same.
+    is_hopeless: bool,
+}
+
+impl Asked {
+    fn note_want(&mut self) {
+        self.unanswered += 1;
+        self.refused_since = false;
+    }
+}
+
+/// What the end of an answer means for a document that was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Healing {
+    /// Nothing of it is lacking any more.
+    Done,
+    /// More of it was refused since: it has to be asked for again.
+    AskAgain,
+    /// It cannot be told yet, or the peer cannot help.
+    Open,
+}
+
+impl super::follow::Flow {
+    /// Says that an answer to whoever wants to heal a document is complete; runs have an end anyway.
+    fn end_answer(&mut self, document: DocumentId, kind: Option<DocumentKind>) {
+        if self.reconciling.is_none() {
+            let kind = kind.unwrap_or(DocumentKind(0));
+            let end = std::iter::once(Bytes::new());
+            self.exchange.add_ready((document, kind), false, end);
+        }
+    }
+}
+
 impl Exchange {
+    /// Changes of a document were refused for want of others.
+    pub(super) fn note_refused(&mut self, document: &DocumentId, by_feed: bool) -> Healing {
+        match self.asked.get_mut(document) {
+            Some(asked) => {
+                asked.refused_since |= by_feed;
+                asked.is_hopeless |= !by_feed;
+                Healing::Open
+            }
+            // What the peer could not help with before it may help with now that it has more of it.
+            None if by_feed => Healing::AskAgain,
+            None => Healing::Open,
+        }
+    }
+
+    /// An answer ended.
+    pub(super) fn note_answered(&mut self, document: &DocumentId) -> Healing {
+        let Some(asked) = self.asked.get_mut(document) else {
+            return Healing::Open;
+        };
+        asked.unanswered = asked.unanswered.saturating_sub(1);
+        if asked.unanswered > 0 {
+            return Healing::Open;
+        }
+        let asked = self.asked.remove(document).unwrap_or_default();
+        match asked {
+            Asked {
+                refused_since: true,
+                ..
+            } => Healing::AskAgain,
+            Asked {
+                is_hopeless: true, ..
+            } => Healing::Open,
+            _ => Healing::Done,
+        }
+    }
+
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
@@ -386,6 +464,30 @@ impl Engine {
         self.send_exchange(link, workspace);
     }
 
+    /// Compares a workspace with a peer whose cursor is found out to mean nothing while it is followed.
+    pub(super) fn compare_anew(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        let (peer, dialed) = (state.peer, state.dialed);
+        if let Some(flow) = state.flows.get_mut(&workspace) {
+            flow.stop_following();
+            flow.reconciling = Some(Reconciliation::awaiting());
+        }
+        if let Some(record) = self
+            .ready(&workspace)
+            .and_then(|known| known.peers.get_mut(&peer))
+        {
+            record.dirty |= record.row.acknowledged.take().is_some();
+        }
+        if dialed {
+            self.start_reconcile(link, workspace, 1);
+        } else {
+            // An empty message asks the dialling side to begin.
+            self.send_reconcile(link, workspace, 0, Vec::new());
+        }
+    }
+
     /// Asks again for what was refused for want of its dependencies: they may have come since.
     pub(super) fn want_refused(&mut self, link: LinkId, workspace: WorkspaceId) {
         let Some(peer) = self.links.get(&link).map(|state| state.peer) else {
@@ -415,6 +517,13 @@ impl Engine {
         documents: Vec<DocumentId>,
     ) {
         if let Some(flow) = self.flow(link, &workspace) {
+            for document in &documents {
+                flow.exchange
+                    .asked
+                    .entry(*document)
+                    .or_default()
+                    .note_want();
+            }
             let wants = documents.into_iter().map(|document| (document, false));
             flow.exchange.wants.extend(wants);
             self.send_wants(link, workspace);
@@ -610,7 +719,8 @@ impl Engine {
             return Ok(());
         };
         let Some(Some(value)) = values.first() else {
-            self.send_exchange(link, workspace); // We have nothing of it either.
+            flow.end_answer(answering.document, None); // We have nothing of it either.
+            self.send_exchange(link, workspace);
             return Ok(());
         };
         let row = HeadRow::decode(value)?;
@@ -687,6 +797,7 @@ impl Engine {
         if let Some(place) = flow.exchange.place() {
             flow.exchange.answering = None;
             flow.exchange.add_ready(place, false, bodies);
+            flow.end_answer(place.0, Some(place.1));
         }
         self.send_exchange(link, workspace);
     }
@@ -727,6 +838,7 @@ impl Engine {
         missing.sort_by_key(|(start_op, hash, _)| (*start_op, *hash));
         let bodies = missing.into_iter().map(|(_, _, body)| body);
         flow.exchange.add_ready(place, false, bodies);
+        flow.end_answer(place.0, Some(place.1));
         self.send_exchange(link, workspace);
         Ok(())
     }
@@ -771,7 +883,8 @@ impl Engine {
             if continues && next.is_snapshot {
                 break; // It goes ahead of a document's changes, and one per frame.
             }
-            if !continues {
+            // The end of an answer is an entry of its own.
+            if !continues || next.body.is_empty() {
                 if documents.len() >= limits::FRAME_DOCUMENTS_MAX {
                     break;
                 }
@@ -791,13 +904,13 @@ impl Engine {
                 if next.is_snapshot {
                     last.snapshot = Some(next.body);
                     snapshots += 1;
-                } else {
+                } else if !next.body.is_empty() {
                     last.changes.push(next.body);
                     count += 1;
                 }
             }
         }
-        for document in &documents {
+        for document in documents.iter().filter(|sent| sent.body_bytes() > 0) {
             state.sent_documents.insert(document.document);
         }
         state.stats.snapshots_sent += snapshots;

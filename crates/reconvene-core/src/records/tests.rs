@@ -198,7 +198,7 @@ fn cases() -> Vec<Case> {
                 ]),
                 refused_there: BTreeMap::from([(document(3), RefusalCode::Equivocation)]),
                 verified_at: Some(TIME),
-                takes_snapshots: false,
+                ..PeerRow::default()
             },
         ),
         case(
@@ -209,6 +209,14 @@ fn cases() -> Vec<Case> {
             },
         ),
         case("empty", PeerRow::default()),
+        case(
+            "with more refusals than are listed",
+            PeerRow {
+                refused_here_unlisted: 300,
+                refused_there_unlisted: 1,
+                ..PeerRow::default()
+            },
+        ),
         case(
             "a member's home",
             WorkspaceRow {
@@ -231,6 +239,25 @@ fn cases() -> Vec<Case> {
                 member: member(5),
                 device_name: "laptop".to_owned(),
                 since: TIME,
+                standing: Standing::Device,
+            },
+        ),
+        case(
+            "of a server",
+            ShareRow {
+                member: member(5),
+                device_name: "laptop".to_owned(),
+                since: TIME,
+                standing: Standing::Server,
+            },
+        ),
+        case(
+            "learned",
+            ShareRow {
+                member: member(5),
+                device_name: "laptop".to_owned(),
+                since: TIME,
+                standing: Standing::Learned(peer(9)),
             },
         ),
         case(

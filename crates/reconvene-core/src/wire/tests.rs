@@ -30,6 +30,7 @@ fn hello(role: Role, workspaces: Vec<WorkspaceHello>) -> Frame {
         role,
         state_version: 7,
         more: !workspaces.is_empty(),
+        shares: None,
         workspaces,
     })
 }
@@ -138,6 +139,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
                     (document(3), RefusalCode::Equivocation),
                 ],
                 head: Some((FeedSeq(8), point(9))),
+                accepted: Vec::new(),
             }),
         ),
         (
@@ -148,6 +150,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 number: 1,
                 refused: Vec::new(),
                 head: None,
+                accepted: Vec::new(),
             }),
         ),
         (
@@ -199,6 +202,49 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 piece: Bytes::from_static(b"piece"),
             }),
         ),
+        (
+            "hello of a device that knows others",
+            Frame::Hello(Hello {
+                protocol_min: 1,
+                protocol_max: 1,
+                role: Role::Device,
+                state_version: 1,
+                workspaces: Vec::new(),
+                more: false,
+                shares: Some(Digest::from_bytes([0xd1; 16])),
+            }),
+        ),
+        (
+            "ack of accepted documents",
+            Frame::Ack(Ack {
+                workspace: WORKSPACE,
+                through: None,
+                number: 2,
+                refused: Vec::new(),
+                head: None,
+                accepted: vec![document(4)],
+            }),
+        ),
+        (
+            "shares",
+            Frame::Shares(Shares {
+                workspace: WORKSPACE,
+                devices: vec![SharedDevice {
+                    peer: PeerId::from_bytes([0xb0; 32]),
+                    member: MemberId::from_bytes([6; 16]),
+                    device_name: "laptop".to_owned(),
+                }],
+                more: true,
+            }),
+        ),
+        (
+            "probe",
+            Frame::Probe(Probe {
+                number: 300,
+                answer: true,
+            }),
+        ),
+        ("leave", Frame::Leave(WORKSPACE)),
     ]
 }
 
@@ -230,7 +276,7 @@ fn frames_are_those_of_version_1() {
     // A new kind of frame needs a vector.
     let names: std::collections::BTreeSet<_> =
         frames.iter().map(|(_, frame)| frame.name()).collect();
-    assert_eq!(names.len(), 11);
+    assert_eq!(names.len(), 14);
 }
 
 #[test]
@@ -307,7 +353,8 @@ fn what_a_later_version_adds_is_ignored() {
     for (name, frame) in frames() {
         let bytes = frame.encode().remove(0);
         // A frame is one field: its tag, its length, its message.
-        let (tag, rest) = (bytes[0], bytes.slice(1..));
+        let tag_bytes = if bytes[0] < 0x80 { 1 } else { 2 };
+        let (tag, rest) = (bytes.slice(..tag_bytes), bytes.slice(tag_bytes..));
         let (length, prefix) = (0..rest.len())
             .map(|at| (rest.len() - at, at))
             .find(|(length, prefix)| {
@@ -316,7 +363,7 @@ fn what_a_later_version_adds_is_ignored() {
                 encoded == rest[..*prefix]
             })
             .unwrap();
-        let mut later = vec![tag];
+        let mut later = tag.to_vec();
         let added = length + LATER_FIELD.len();
         prost::encoding::encode_varint(added as u64, &mut later);
         later.extend_from_slice(&rest[prefix..]);
@@ -346,6 +393,7 @@ fn first_frames_fit_at_their_largest() {
             state_version: u32::MAX,
             workspaces: vec![greeting; limits::HELLO_WORKSPACES_MAX],
             more: true,
+            shares: Some(Digest::from_bytes([0xd1; 16])),
         }),
         Frame::Join(Join {
             protocol_min: u32::MAX,
@@ -502,6 +550,7 @@ fn lists_longer_than_their_limits_are_refused() {
                 number: 1,
                 refused: (0..documents + more).map(refusal).collect(),
                 head: None,
+                accepted: Vec::new(),
             }),
             Frame::Want(Want {
                 workspace: WORKSPACE,

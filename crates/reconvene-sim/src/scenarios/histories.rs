@@ -240,3 +240,35 @@ fn a_new_epoch_reconciles_instead_of_sending_everything_again() {
         .expect("the pass completes");
     assert_eq!((pass.round_trips, pass.changes_sent), (1, 0));
 }
+
+#[test]
+fn a_cursor_into_a_lost_history_frees_nothing_in_the_journal() {
+    for steps in 0..40 {
+        let (mut world, server, devices, of) = linked_team(34, 1);
+        let device = devices[0];
+        fill(&mut world, device, of, 0..5);
+        let copy = world.copy_durable(device);
+        fill(&mut world, device, of, 5..25);
+        world.crash(device, 0);
+        world.restore_all(device, &copy);
+        world.part(device, server);
+        world.restart(device);
+        // Its feed grows past what the server remembers of it.
+        for number in 0..60 {
+            world.edit(device, of, document(100 + number), 60);
+        }
+        world.run_until_quiet();
+        world.heal(device, server);
+        world.run_until(|world| world.is_greeted(device, server));
+        for _ in 0..steps {
+            world.step();
+        }
+        world.crash(device, 0);
+        world.wipe(device);
+        world.restart(device);
+        world.run_until_quiet();
+        world.advance(seconds(70));
+        world.run_until_quiet();
+        world.check_converged(&[server, device], of);
+    }
+}

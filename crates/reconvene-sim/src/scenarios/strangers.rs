@@ -3,11 +3,8 @@
 use bytes::Bytes;
 use reconvene_core::engine::Event;
 use reconvene_core::guard::parse_change;
-use reconvene_core::ids::{ChangeHash, MemberId, RequestId};
-use reconvene_core::keys::Key;
-use reconvene_core::records::{Record as _, ShareRow};
+use reconvene_core::ids::{ChangeHash, DocumentId, RequestId};
 use reconvene_core::refusal::RefusalCode;
-use reconvene_core::time::WallTime;
 use reconvene_core::wire::{Changes, DocumentChanges, Frame, Hello, Role};
 
 use super::{fill, linked_team, seconds, team, told};
@@ -16,17 +13,10 @@ use crate::world::{NodeId, World, document, workspace};
 
 /// Makes a node believe that it shares a workspace with another, which knows nothing of it.
 fn believe(world: &mut World, node: NodeId, other: NodeId) {
-    let row = ShareRow {
-        member: MemberId::from_bytes([1; 16]),
-        device_name: String::new(),
-        since: WallTime::from_millis(0),
-    };
-    let key = Key::share(&world.peer(other), &workspace(1));
-    world.write(node, vec![(key, row.encode())]);
-    world.run_until_quiet();
+    world.believe_in(node, other, workspace(1));
 }
 
-fn refusals(world: &World, node: NodeId) -> Vec<RefusalCode> {
+pub(super) fn refusals(world: &World, node: NodeId) -> Vec<RefusalCode> {
     told(world, node)
         .filter_map(|event| match event {
             Event::RefusedByPeer { code, .. } => Some(*code),
@@ -67,6 +57,7 @@ fn a_peer_of_another_protocol_is_refused_as_such_known_or_not() {
             state_version: 1,
             workspaces: Vec::new(),
             more: false,
+            shares: None,
         });
         world.inject(node, server, hello.encode()[0].clone());
         world.disconnect_quietly(node, server);
@@ -90,7 +81,7 @@ fn outcome(world: &World, node: NodeId, request: RequestId) -> Option<Result<(),
 }
 
 /// Has a device redeem a ticket and act on the answer as its host would.
-fn redeem(
+pub(super) fn redeem(
     world: &mut World,
     node: NodeId,
     server: NodeId,
@@ -162,6 +153,30 @@ fn of_two_devices_that_redeem_one_ticket_at_once_one_gets_in() {
             assert_eq!(outcomes, expected, "read {read:?}, write {write:?}");
         }
     }
+}
+
+#[test]
+fn a_ticket_for_more_workspaces_than_a_link_carries_is_refused_as_such() {
+    let (mut world, server, _, _) = team(73, 0);
+    let device = world.add(Role::Device);
+    let max = reconvene_core::limits::LINK_WORKSPACES_MAX;
+    let many: Vec<_> = (0..max - 1)
+        .map(|number| {
+            let mut id = [0xf0; 16];
+            id[..2].copy_from_slice(&u16::try_from(number).expect("it is small").to_be_bytes());
+            reconvene_core::ids::WorkspaceId::from_bytes(id)
+        })
+        .collect();
+    world.share(server, device, &many);
+    world.run_until_quiet();
+    let secret = world.issue_ticket(server, (workspace(1), workspace(2)), 60_000);
+    world.run_until_quiet();
+    let refused = redeem(&mut world, device, server, secret);
+    assert_eq!(refused, Err(RefusalCode::TooManyWorkspaces));
+    // One that opens no further workspace is as good as ever.
+    let secret = world.issue_ticket(server, (many[0], many[1]), 60_000);
+    world.run_until_quiet();
+    assert_eq!(redeem(&mut world, device, server, secret), Ok(()));
 }
 
 #[test]
@@ -349,6 +364,94 @@ fn changes_whose_dependencies_are_missing_are_wanted_and_healed() {
         refused_of(&world, server, 0),
         vec![RefusalCode::MissingDependencies]
     );
+    assert_eq!(listed(&world, server, devices[0]), (vec![], vec![]));
+    assert_eq!(listed(&world, devices[0], server), (vec![], vec![]));
+}
+
+/// Which documents a node has on its lists for a peer: refused here, and refused there.
+fn listed(world: &World, node: NodeId, peer: NodeId) -> (Vec<DocumentId>, Vec<DocumentId>) {
+    let status = world
+        .engine(node)
+        .and_then(|engine| engine.workspace_status(&workspace(1)));
+    let status = status.expect("the workspace is in use");
+    let row = &status.peers[&world.peer(peer)];
+    let here = row.refused_here.keys().copied().collect();
+    (here, row.refused_there.keys().copied().collect())
+}
+
+#[test]
+fn what_was_refused_for_want_of_others_leaves_the_lists_when_a_third_peer_brings_it() {
+    let (mut world, server, devices, of) = linked_team(71, 2);
+    let root = genesis(KIND).hash;
+    let first = forged(0xb1, 1, vec![root], 1);
+    let second = forged(0xb1, 2, vec![first.hash], 2);
+    world.liars = true;
+    let [one, other] = [devices[0], devices[1]];
+    send_forged(&mut world, one, server, vec![changes(1, KIND, &[&second])]);
+    assert_eq!(
+        refused_of(&world, server, 1),
+        vec![RefusalCode::MissingDependencies]
+    );
+    send_forged(
+        &mut world,
+        other,
+        server,
+        vec![changes(1, KIND, &[&first, &second])],
+    );
+    assert_eq!(world.held(server, of).len(), 2);
+    assert_eq!(listed(&world, server, one).0, vec![]);
+    assert_eq!(listed(&world, one, server).1, vec![]);
+}
+
+#[test]
+fn more_refusals_than_are_listed_end_no_link_and_are_found_again() {
+    let (mut world, server, devices, of) = linked_team(72, 1);
+    let device = devices[0];
+    world.liars = true;
+    let root = genesis(KIND).hash;
+    let bad: Vec<_> = (0..300_u64)
+        .map(|number| {
+            let body = forged(
+                0xb1,
+                1,
+                vec![root],
+                u8::try_from(number % 250).expect("small"),
+            );
+            let mut broken = body.body.to_vec();
+            let last = broken.len() - 1;
+            broken[last] ^= 1;
+            let body = Bytes::from(broken);
+            (
+                number,
+                Made {
+                    body,
+                    ..body_of(root)
+                },
+            )
+        })
+        .collect();
+    for part in bad.chunks(50) {
+        let documents = part
+            .iter()
+            .map(|(number, made)| changes(1_000 + number, KIND, &[made]))
+            .collect();
+        send_forged(&mut world, device, server, documents);
+    }
+    assert!(world.is_greeted(device, server), "the link stays");
+    let max = reconvene_core::limits::REFUSALS_MAX;
+    assert_eq!(listed(&world, server, device).0.len(), max);
+    assert_eq!(listed(&world, device, server).1.len(), max);
+    fill(&mut world, device, of, 0..3);
+    world.check_converged(&[server, device], of);
+    // Greeting anew, everything is compared; there is nothing of the kind on the device.
+    world.cut_between(device, server);
+    world.run_until_quiet();
+    fill(&mut world, device, of, 3..6);
+    world.check_converged(&[server, device], of);
+}
+
+fn body_of(root: ChangeHash) -> Made {
+    forged(0xb1, 1, vec![root], 0)
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::ids::{
 };
 use crate::keys::Key;
 use crate::memory::MemoryStore;
-use crate::records::{HeadRow, Record, ShareRow};
+use crate::records::{HeadRow, Record, ShareRow, Standing};
 use crate::refusal::RefusalCode;
 use crate::storage::{Batch, Durability, JournalReleases, StoreRead, StoreWrite};
 use crate::time::{Tick, WallTime};
@@ -103,6 +103,11 @@ impl Side {
             member: MemberId::from_bytes([3; 16]),
             device_name: String::new(),
             since: NOW.wall,
+            standing: if me == SERVER {
+                Standing::Device
+            } else {
+                Standing::Server
+            },
         };
         let shared = Batch {
             id: BatchId(0),
