@@ -35,6 +35,7 @@ fn every_command_runs_beside_a_serving_process() {
             | "export" | "meeting list" | "events" => &[],
             "workspace add" | "project add" => &["Apollo"],
             "workspace use" => &[workspace],
+            "workspace leave" => &["Apollo", "--remove"],
             "project activate" => &["Apollo"],
             "join" => &[&ticket],
             "meeting add" => &["another"],

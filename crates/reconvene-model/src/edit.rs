@@ -257,11 +257,11 @@ impl Editor {
     }
 
     /// Creates a map of registers under a key in one step.
-    pub(crate) fn put_record<const N: usize>(
+    pub(crate) fn put_record<'r>(
         &mut self,
         object: &ObjId,
         key: &str,
-        registers: [(&str, Option<ScalarValue>); N],
+        registers: impl IntoIterator<Item = (&'r str, Option<ScalarValue>)>,
     ) -> Result<(), ModelError> {
         let mut bytes = key.len();
         let mut map = hydrate::Map::default();

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 
+use reconvene_core::feed::heads_digest;
 use reconvene_core::ids::{DocumentId, DocumentKind};
 use reconvene_core::time::WallTime;
 use serde::{Deserialize, Serialize};
 
 use crate::document::{Document, ReadError};
 use crate::genesis::{MEETING, WORKSPACE};
-use crate::meeting::{State, headline};
+use crate::meeting::{Deletion, State, headline};
 use crate::workspace::{ActiveProject, Project, ProjectId, Workspace};
 
 /// The version byte that leads an encoded row.
@@ -40,8 +41,11 @@ pub struct MeetingRow {
     pub project: Option<ProjectId>,
     /// When it was created.
     pub created_at: Option<WallTime>,
-    /// When its latest change says it was made.
+    /// When its latest change says it was made, to the second.
     pub updated_at: Option<WallTime>,
+    /// Which version this is of: 32 hexadecimal digits that are others after every change.
+    #[serde(default)]
+    pub version: String,
     /// Its tags, sorted.
     pub tags: Vec<String>,
     /// How many took part.
@@ -52,6 +56,9 @@ pub struct MeetingRow {
     pub has_error: bool,
     /// Whether a register of its root holds several values.
     pub has_conflicts: bool,
+    /// That somebody deleted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<Deletion>,
 }
 
 /// What lists show of a workspace document.
@@ -78,6 +85,9 @@ pub struct ProjectRow {
     pub created_at: Option<WallTime>,
     /// Whether it is out of use.
     pub archived: bool,
+    /// When it was deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<WallTime>,
     /// Whether it is active, alone or among several.
     pub active: bool,
 }
@@ -134,6 +144,7 @@ impl WorkspaceRow {
                 name: row.name.clone(),
                 created_at: row.created_at,
                 archived: row.archived,
+                deleted_at: row.deleted_at,
             };
             (row.id, project)
         });
@@ -159,11 +170,13 @@ fn meeting_row(id: DocumentId, document: &Document) -> Result<MeetingRow, ReadEr
         project: headline.project,
         created_at: headline.created_at,
         updated_at: document.updated_at(),
+        version: heads_digest(&document.heads()).to_string(),
         tags: headline.tags,
         participants: headline.participants,
         segment_pages: headline.pages,
         has_error: headline.has_error,
         has_conflicts: headline.has_conflicts,
+        deletion: headline.deletion,
     })
 }
 
@@ -179,6 +192,7 @@ fn workspace_row(document: &Document) -> Result<WorkspaceRow, ReadError> {
         name: project.name.clone(),
         created_at: project.created_at,
         archived: project.archived,
+        deleted_at: project.deleted_at,
         active: is_active(id),
     });
     let settings = workspace.settings.iter();

@@ -89,10 +89,26 @@ pub struct Meeting {
     pub action_items: BTreeMap<String, ActionItem>,
     /// Its transcript pages, which are documents of their own.
     pub pages: BTreeMap<DocumentId, Page>,
+    /// That somebody deleted it, whether that took effect or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<Deletion>,
     /// Registers that hold several values.
     pub conflicts: Vec<Conflict>,
     /// Paths whose value has a type this version does not expect; read as absent.
     pub malformed: Vec<String>,
+}
+
+/// That a meeting was deleted. It takes effect only if whoever deleted it had seen all there is of
+/// it, its transcript pages included; otherwise the meeting stays, and this says that it was to go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deletion {
+    /// When; the latest of several.
+    pub at: Option<WallTime>,
+    /// Whether nothing of the meeting itself was unseen. Its pages are documents of their own: they,
+    /// too, have to be what `pages` says.
+    pub saw_all: bool,
+    /// The version of each transcript page that was seen, as `heads_digest` names it.
+    pub pages: BTreeMap<DocumentId, String>,
 }
 
 /// What went wrong with a meeting.
@@ -274,6 +290,29 @@ impl MeetingEditor<'_> {
         self.editor.remove(&PARTICIPANTS.id(), id)
     }
 
+    /// Deletes the meeting, as far as it is seen here: `pages` are the versions of its transcript pages
+    /// that are, each as `heads_digest` names it. What somebody writes meanwhile keeps the meeting.
+    pub fn delete<'p>(
+        &mut self,
+        pages: impl IntoIterator<Item = (&'p DocumentId, &'p String)>,
+    ) -> Result<(), ModelError> {
+        let now = self.editor.now().as_millis();
+        let pages = pages.into_iter();
+        let pages: Vec<_> = pages
+            .map(|(id, version)| (id.to_string(), version.as_str().into()))
+            .collect();
+        let pages = pages
+            .iter()
+            .map(|(id, version): &(String, ScalarValue)| (id.as_str(), Some(version.clone())));
+        let registers = std::iter::once(("at", Some(now.into()))).chain(pages);
+        self.editor.put_record(&ROOT, "deleted", registers)
+    }
+
+    /// Takes the deletions away that are known here.
+    pub fn restore(&mut self) -> Result<(), ModelError> {
+        self.editor.remove(&ROOT, "deleted")
+    }
+
     /// Lists a transcript page. Listing it again changes nothing.
     pub fn add_page(
         &mut self,
@@ -353,6 +392,7 @@ pub(crate) struct Headline {
     pub(crate) tags: Vec<String>,
     pub(crate) participants: usize,
     pub(crate) pages: usize,
+    pub(crate) deletion: Option<Deletion>,
     pub(crate) has_conflicts: bool,
 }
 
@@ -367,6 +407,7 @@ pub(crate) fn headline(view: &mut View<'_>) -> Headline {
         tags: view.keys(TAGS),
         participants: view.count(PARTICIPANTS),
         pages: view.count(PAGES),
+        deletion: deletion(view),
         has_conflicts: !view.conflicts.is_empty(),
     }
 }
@@ -384,6 +425,7 @@ fn read(view: &mut View<'_>) -> Meeting {
         state: reached.keys().next_back().copied(),
         reached,
         error: error(view, root.remove("error")),
+        deletion: deletion(view),
         tags: view.keys(TAGS).into_iter().collect(),
         ..Meeting::default()
     };
@@ -434,6 +476,29 @@ fn reached(view: &mut View<'_>) -> BTreeMap<State, WallTime> {
         }
     }
     reached
+}
+
+/// All deletions count together: it has effect if every head of the document is one of them.
+fn deletion(view: &mut View<'_>) -> Option<Deletion> {
+    let deletions = view.maps_at_root("deleted");
+    if deletions.is_empty() {
+        return None;
+    }
+    let mut found = Deletion {
+        at: None,
+        saw_all: view.heads_are_among(deletions.iter().map(|(change, _)| *change)),
+        pages: BTreeMap::new(),
+    };
+    for (_, mut fields) in deletions {
+        let at = view.time(&mut fields, "at", "deleted");
+        found.at = found.at.max(at);
+        for (key, field) in fields {
+            if let (Ok(page), Some(version)) = (key.parse(), field.as_str()) {
+                found.pages.insert(page, version.to_owned());
+            }
+        }
+    }
+    Some(found)
 }
 
 fn error(view: &mut View<'_>, field: Option<crate::view::Field>) -> Option<MeetingError> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::workspace::{ActiveProject, DEFAULT_PROJECT_SETTING, ProjectId, Workspace};
+use crate::workspace::{ActiveProject, DEFAULT_PROJECT_SETTING, Project, ProjectId, Workspace};
 
 /// The rule by which a project was chosen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,12 @@ pub enum ResolveError {
         /// What was asked for.
         name: String,
     },
+    /// The only project of that id or name was deleted.
+    #[error("project `{name}` was deleted; restore it first, or name another")]
+    Deleted {
+        /// What was asked for.
+        name: String,
+    },
     /// Several projects have that name; only an id says which.
     #[error("{} projects are called `{name}`", candidates.len())]
     AmbiguousName {
@@ -58,7 +64,7 @@ pub fn resolve_project(
     }
     let in_use = |id: &ProjectId| {
         let project = workspace.projects.get(id);
-        project.is_some_and(|project| !project.archived)
+        project.is_some_and(|project| !project.archived && project.deleted_at.is_none())
     };
     let mut active = match &workspace.active {
         ActiveProject::None => Vec::new(),
@@ -81,17 +87,40 @@ pub fn resolve_project(
     })
 }
 
-/// Finds a project by its id or its exact name.
+/// Finds a project by its id or its exact name, among those that were not deleted.
 pub fn find_project(name: &str, workspace: &Workspace) -> Result<ProjectId, ResolveError> {
+    let found = find(name, workspace, |project| project.deleted_at.is_none());
+    match found {
+        Err(ResolveError::Unknown { name })
+            if find(&name, workspace, |project| project.deleted_at.is_some()).is_ok() =>
+        {
+            Err(ResolveError::Deleted { name })
+        }
+        found => found,
+    }
+}
+
+/// Finds a deleted project by its id or its exact name.
+pub fn find_deleted_project(name: &str, workspace: &Workspace) -> Result<ProjectId, ResolveError> {
+    find(name, workspace, |project| project.deleted_at.is_some())
+}
+
+fn find(
+    name: &str,
+    workspace: &Workspace,
+    wanted: impl Fn(&Project) -> bool,
+) -> Result<ProjectId, ResolveError> {
     if let Ok(id) = name.parse::<ProjectId>()
-        && workspace.projects.contains_key(&id)
+        && workspace.projects.get(&id).is_some_and(&wanted)
     {
         return Ok(id);
     }
     let named = |archived: bool| {
         let projects = workspace.projects.iter();
         projects
-            .filter(|(_, project)| project.name == name && project.archived == archived)
+            .filter(|(_, project)| {
+                wanted(project) && project.name == name && project.archived == archived
+            })
             .map(|(id, _)| *id)
             .collect::<Vec<_>>()
     };

@@ -157,6 +157,35 @@ impl<'a> View<'a> {
         values.map(|(value, id)| Field::new(value, id)).collect()
     }
 
+    /// The maps at a key of the root, each with the change that made it.
+    pub(crate) fn maps_at_root(&mut self, key: &str) -> Vec<(Option<ChangeHash>, Fields)> {
+        let mut maps = Vec::new();
+        for field in self.all_root(key) {
+            match field {
+                Field::Object(ObjType::Map, id) => {
+                    let change = self.automerge.hash_for_opid(&id).map(core_hash);
+                    let fields = self.fields(&id, key);
+                    maps.push((change, fields));
+                }
+                Field::Scalar(ScalarValue::Null) => {}
+                _ => self.malformed.push(key.to_owned()),
+            }
+        }
+        maps
+    }
+
+    /// Whether every head of the document is one of these changes.
+    pub(crate) fn heads_are_among(
+        &self,
+        changes: impl Iterator<Item = Option<ChangeHash>>,
+    ) -> bool {
+        let changes: Vec<_> = changes.flatten().collect();
+        let heads = self.automerge.get_heads();
+        heads
+            .into_iter()
+            .all(|head| changes.contains(&core_hash(head)))
+    }
+
     pub(crate) fn fields_of(&mut self, field: Option<Field>, path: &str) -> Option<Fields> {
         match field? {
             Field::Object(ObjType::Map, id) => Some(self.fields(&id, path)),

@@ -102,6 +102,9 @@ pub struct Project {
     pub created_at: Option<WallTime>,
     /// Whether it is out of use.
     pub archived: bool,
+    /// When it was deleted; a deleted project is as good as none, until it is restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<WallTime>,
 }
 
 /// Which project is active in a workspace.
@@ -193,6 +196,20 @@ impl WorkspaceEditor<'_> {
         self.editor.put(&record, "archived", archived)
     }
 
+    /// Deletes a project, or restores it. Meetings filed under it stay as they are.
+    pub fn delete_project(&mut self, project: ProjectId, deleted: bool) -> Result<(), ModelError> {
+        let record = self
+            .editor
+            .record(PROJECTS, "project", &project.to_string())?;
+        let now = self.editor.now().as_millis();
+        let value = if deleted {
+            now.into()
+        } else {
+            ScalarValue::Null
+        };
+        self.editor.put(&record, "deleted_at", value)
+    }
+
     /// Chooses the active project, or none. Settles what was ambiguous.
     pub fn set_active_project(&mut self, project: Option<ProjectId>) -> Result<(), ModelError> {
         if let Some(project) = project {
@@ -235,6 +252,7 @@ fn read(view: &mut View<'_>) -> Workspace {
             archived: view
                 .boolean(&mut fields, "archived", &path)
                 .unwrap_or(false),
+            deleted_at: view.time(&mut fields, "deleted_at", &path),
         };
         workspace.projects.insert(id, project);
     }

@@ -46,6 +46,7 @@ impl Projects {
             name: name.to_owned(),
             created_at: Some(created_at),
             archived: false,
+            deleted_at: None,
             active: false,
         })
     }

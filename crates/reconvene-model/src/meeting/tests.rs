@@ -1,5 +1,7 @@
 //! Concurrent edits of a meeting merge into what people meant, and its frozen form stays readable.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use reconvene_core::ids::ChangeHash;
 use reconvene_core::time::WallTime;
@@ -477,4 +479,36 @@ fn times_in_exports_are_numbers() {
     let created: WallTime = serde_json::from_value(value["view"]["created_at"].clone()).unwrap();
     assert_eq!(created.as_millis(), NOW.as_millis() + 1_000);
     assert_eq!(value["view"]["state"], json!("created"));
+}
+
+#[test]
+fn a_deletion_takes_effect_only_over_what_was_seen() {
+    let mut one = Replica::new(MEETING, 1);
+    one.edit(|editor| editor.meeting()?.create("Planning", None));
+    let mut other = Replica::new(MEETING, 2);
+    other.pull(&one);
+    let deletion = |replica: &Replica| replica.document.meeting().unwrap().deletion;
+    let page = document_id(9);
+    let pages = BTreeMap::from([(page, "a version".to_owned())]);
+    one.edit(|editor| editor.meeting()?.delete(&pages));
+    let found = deletion(&one).unwrap();
+    assert!(found.saw_all && found.at.is_some());
+    assert_eq!(found.pages, pages);
+    // Written meanwhile, it keeps the meeting on both sides.
+    other.edit(|editor| editor.meeting()?.append_note("Not so fast."));
+    one.sync(&mut other);
+    assert!(!deletion(&one).unwrap().saw_all);
+    // Who has seen that may delete it all the same.
+    other.edit(|editor| editor.meeting()?.delete(&BTreeMap::new()));
+    one.sync(&mut other);
+    assert!(deletion(&one).unwrap().saw_all);
+    // Restoring takes all of it away; what is deleted twice apart is deleted.
+    one.edit(|editor| editor.meeting()?.restore());
+    one.sync(&mut other);
+    assert_eq!(deletion(&other), None);
+    one.edit(|editor| editor.meeting()?.delete(&BTreeMap::new()));
+    other.edit(|editor| editor.meeting()?.delete(&BTreeMap::new()));
+    one.sync(&mut other);
+    assert!(deletion(&one).unwrap().saw_all);
+    assert!(one.document.meeting().unwrap().conflicts.is_empty());
 }

@@ -24,6 +24,7 @@ fn workspace() -> Workspace {
                 name,
                 created_at,
                 archived,
+                deleted_at: None,
             },
         )
     });

@@ -21,11 +21,13 @@ fn row() -> MeetingRow {
         project: Some(PROJECT),
         created_at: Some(WallTime::from_millis(1_000)),
         updated_at: None,
+        version: "0".repeat(32),
         tags: vec!["a".to_owned(), "b".to_owned()],
         participants: 0,
         segment_pages: 0,
         has_error: false,
         has_conflicts: false,
+        deletion: None,
     }
 }
 
