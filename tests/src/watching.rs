@@ -32,14 +32,17 @@ fn every_command_runs_beside_a_serving_process() {
         // that need the store for themselves.
         let rest: &[&str] = match command.as_str() {
             "init" | "serve" | "workspace list" | "invite" | "project list" | "sync" | "status"
-            | "export" | "meeting list" | "events" => &[],
+            | "export" | "meeting list" | "events" | "compact" => &[],
             "workspace add" | "project add" => &["Apollo"],
             "workspace use" => &[workspace],
             "workspace leave" => &["Apollo", "--remove"],
-            "project activate" => &["Apollo"],
+            "project rename" => &["Apollo", "Apollo 11"],
+            "project activate" | "project archive" | "project delete" | "project restore" => {
+                &["Apollo 11"]
+            }
             "join" => &[&ticket],
             "meeting add" => &["another"],
-            "meeting show" => &[&meeting],
+            "meeting show" | "meeting delete" | "meeting restore" => &[&meeting],
             "meeting edit" => &[&meeting, "--title", "renamed"],
             "import qmsum" => &[file.to_str().unwrap()],
             "demo" => &["--meetings", "1"],
@@ -78,7 +81,7 @@ fn every_command_runs_beside_a_serving_process() {
     }
     // They did what they do, in the store that is being served.
     let added = peer.run(&["project", "list"])["projects"].clone();
-    assert_eq!(added[0]["name"], "Apollo", "{added}");
+    assert_eq!(added[0]["name"], "Apollo 11", "{added}");
 }
 
 #[test]

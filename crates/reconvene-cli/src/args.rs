@@ -104,8 +104,17 @@ pub(crate) enum Command {
         )]
         timeout: Duration,
     },
+    /// Replace the changes of documents by proven snapshots, where no peer needs them one by one.
+    Compact,
     /// Say what this store holds and how fresh it is.
-    Status,
+    Status {
+        /// Count its records by kind as well, which takes as long as the store is large.
+        #[arg(long)]
+        records: bool,
+        /// Count the records of this document of the current workspace.
+        #[arg(long, value_name = "ID")]
+        document: Option<String>,
+    },
     /// Print a workspace as canonical JSON: the same bytes wherever the same is held.
     Export,
     /// Print events as they happen, until told to stop; stays connected meanwhile.
@@ -173,7 +182,40 @@ pub(crate) enum ProjectCommand {
         name: String,
     },
     /// List the projects.
-    List,
+    List {
+        /// Also those that were deleted.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Rename a project.
+    Rename {
+        /// Its id or name.
+        #[arg(value_name = "ID_OR_NAME")]
+        project: String,
+        /// The new name.
+        name: String,
+    },
+    /// Take a project out of use; its meetings stay.
+    Archive {
+        /// Its id or name.
+        #[arg(value_name = "ID_OR_NAME")]
+        project: String,
+        /// Take it back into use instead.
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Delete a project that holds no meetings.
+    Delete {
+        /// Its id or name.
+        #[arg(value_name = "ID_OR_NAME")]
+        project: String,
+    },
+    /// Bring a deleted project back.
+    Restore {
+        /// Its id or name.
+        #[arg(value_name = "ID_OR_NAME")]
+        project: String,
+    },
     /// Make a project the one that new meetings go to.
     Activate {
         /// Its id or name.
@@ -202,6 +244,16 @@ pub(crate) enum MeetingCommand {
     },
     /// Change a meeting.
     Edit(EditArgs),
+    /// Delete a meeting, as far as it is seen here; what others write meanwhile keeps it.
+    Delete {
+        /// Its id.
+        id: String,
+    },
+    /// Bring a deleted meeting back.
+    Restore {
+        /// Its id.
+        id: String,
+    },
 }
 
 /// Which meetings to list, and how.
@@ -245,6 +297,9 @@ pub(crate) struct FilterArgs {
     /// With this tag; may be given several times, for all of them.
     #[arg(long)]
     pub tag: Vec<String>,
+    /// Deleted, instead of not deleted.
+    #[arg(long)]
+    pub deleted: bool,
 }
 
 /// Which meeting to change, and what of it.

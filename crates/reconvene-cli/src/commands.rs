@@ -59,6 +59,8 @@ async fn dispatch(
             | Command::Meeting(_)
             | Command::Import(_)
             | Command::Export
+            | Command::Compact
+            | Command::Status { .. }
             | Command::Invite { .. }
     );
     if within.is_some() && !is_within_one {
@@ -115,7 +117,11 @@ async fn dispatch(
             at.answer(Request::Sync { timeout_ms, with }, human::synced)
                 .await
         }
-        Command::Status => at.answer(Request::Status, human::status).await,
+        Command::Compact => at.answer(Request::Compact, human::compacted).await,
+        Command::Status { records, document } => {
+            let request = Request::Status { records, document };
+            at.answer(request, human::status).await
+        }
         Command::Export => at.export().await,
         Command::Events => at.watch(Request::Events, human::event).await,
         Command::Demo { .. } => unreachable!("it was run without a data directory"),
@@ -150,7 +156,21 @@ fn workspace(command: WorkspaceCommand) -> (Request, Human) {
 fn project(command: ProjectCommand) -> (Request, Human) {
     match command {
         ProjectCommand::Add { name } => (Request::ProjectAdd { name }, human::project),
-        ProjectCommand::List => (Request::ProjectList, human::projects),
+        ProjectCommand::List { all } => (Request::ProjectList { all }, human::projects),
+        ProjectCommand::Rename { project, name } => {
+            (Request::ProjectRename { project, name }, human::project)
+        }
+        ProjectCommand::Archive { project, undo } => {
+            let archived = !undo;
+            (
+                Request::ProjectArchive { project, archived },
+                human::project,
+            )
+        }
+        ProjectCommand::Delete { project } => (Request::ProjectDelete { project }, human::project),
+        ProjectCommand::Restore { project } => {
+            (Request::ProjectRestore { project }, human::project)
+        }
         ProjectCommand::Activate { project } => {
             (Request::ProjectActivate { project }, human::project)
         }
@@ -179,6 +199,8 @@ fn meeting(command: MeetingCommand) -> Result<(Request, Human), Failure> {
             (request, human::meetings)
         }
         MeetingCommand::Show { id } => (Request::MeetingShow { id }, human::meeting),
+        MeetingCommand::Delete { id } => (Request::MeetingDelete { id }, human::meeting_deleted),
+        MeetingCommand::Restore { id } => (Request::MeetingRestore { id }, human::meeting),
         MeetingCommand::Edit(EditArgs { id, changes }) => {
             let ChangeArgs {
                 title,
@@ -205,6 +227,7 @@ fn wanted(args: FilterArgs) -> Wanted {
         until,
         text,
         tag,
+        deleted,
     } = args;
     let filter = MeetingFilter {
         project: None,
@@ -213,6 +236,7 @@ fn wanted(args: FilterArgs) -> Wanted {
         until,
         text,
         tags: tag.into_iter().collect(),
+        deleted,
     };
     Wanted { project, filter }
 }

@@ -64,9 +64,29 @@ pub(crate) async fn execute(
             let project = replica.projects().add(&name).await?;
             Ok(json!({ "project": to_value(&project)? }))
         }
-        Request::ProjectList => {
-            let projects = replica.projects().list().await?;
+        Request::ProjectList { all } => {
+            let projects = replica.projects();
+            let projects = match all {
+                true => projects.list_all().await?,
+                false => projects.list().await?,
+            };
             Ok(json!({ "projects": to_value(&projects)? }))
+        }
+        Request::ProjectRename { project, name } => {
+            let project = replica.projects().rename(&project, &name).await?;
+            Ok(json!({ "project": to_value(&project)? }))
+        }
+        Request::ProjectArchive { project, archived } => {
+            let project = replica.projects().archive(&project, archived).await?;
+            Ok(json!({ "project": to_value(&project)? }))
+        }
+        Request::ProjectDelete { project } => {
+            let project = replica.projects().delete(&project).await?;
+            Ok(json!({ "project": to_value(&project)? }))
+        }
+        Request::ProjectRestore { project } => {
+            let project = replica.projects().restore(&project).await?;
+            Ok(json!({ "project": to_value(&project)? }))
         }
         Request::ProjectActivate { project } => {
             let project = replica.projects().activate(&project).await?;
@@ -80,7 +100,7 @@ pub(crate) async fn execute(
         } => {
             let options = ListOptions {
                 limit,
-                after: after.as_deref().map(meeting_id).transpose()?,
+                after: after.as_deref().map(document_id).transpose()?,
                 filter: filter(replica, wanted).await?,
             };
             to_value(&replica.meetings().list(options).await?)
@@ -89,11 +109,21 @@ pub(crate) async fn execute(
             let query = replica.meetings().query(filter(replica, wanted).await?);
             streams::meetings(query.subscribe()?, items).await
         }
-        Request::MeetingShow { id } => show(replica, meeting_id(&id)?).await,
+        Request::MeetingShow { id } => show(replica, document_id(&id)?).await,
         Request::MeetingEdit { id, changes } => {
-            let id = meeting_id(&id)?;
+            let id = document_id(&id)?;
             let edit = move |meeting: &mut MeetingEditor<'_>| apply(changes, meeting);
             replica.meetings().edit(id, edit).await?;
+            show(replica, id).await
+        }
+        Request::MeetingDelete { id } => {
+            let id = document_id(&id)?;
+            replica.meetings().delete(id).await?;
+            Ok(json!({ "id": id, "deleted": true }))
+        }
+        Request::MeetingRestore { id } => {
+            let id = document_id(&id)?;
+            replica.meetings().restore(id).await?;
             show(replica, id).await
         }
         Request::ImportQmsum { files } => import::qmsum(replica, files, progress).await,
@@ -127,7 +157,15 @@ pub(crate) async fn execute(
             streams::events(replica, events, items).await
         }
         Request::Events => streams::events(replica, replica.events(), items).await,
-        Request::Status => to_value(&replica.status().await?),
+        Request::Compact => to_value(&replica.compact(None).await?),
+        Request::Status { records, document } => {
+            let mut status = to_value(&replica.status().await?)?;
+            if records || document.is_some() {
+                let document = document.as_deref().map(document_id).transpose()?;
+                status["records"] = to_value(&replica.records(None, document).await?)?;
+            }
+            Ok(status)
+        }
         Request::Export { workspace } => {
             // As text: its bytes are the promise, and must not be written anew.
             Ok(Value::String(replica.export(workspace.as_deref()).await?))
@@ -212,7 +250,7 @@ fn apply(changes: MeetingChanges, meeting: &mut MeetingEditor<'_>) -> Result<(),
     Ok(())
 }
 
-fn meeting_id(text: &str) -> Result<DocumentId, Failure> {
+fn document_id(text: &str) -> Result<DocumentId, Failure> {
     Ok(text.parse::<DocumentId>().map_err(reconvene::Error::from)?)
 }
 

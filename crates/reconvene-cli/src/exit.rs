@@ -86,6 +86,9 @@ pub(crate) const TABLE: &[Exit] = &[
             "edit_refused",
             "too_large",
             "not_held_elsewhere",
+            "meeting_deleted",
+            "project_deleted",
+            "project_in_use",
         ],
     },
     Exit {

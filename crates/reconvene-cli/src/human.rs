@@ -118,11 +118,43 @@ pub(crate) fn projects(answer: &Value) -> String {
         vec![
             mark(&project["active"], "*"),
             text(&project["id"]),
-            mark(&project["archived"], "archived"),
+            state_of(project),
             text(&project["name"]),
         ]
     });
     table(rows.collect(), "No projects.")
+}
+
+fn state_of(project: &Value) -> String {
+    match &project["deleted_at"] {
+        Value::Null => mark(&project["archived"], "archived"),
+        _ => "deleted".to_owned(),
+    }
+}
+
+/// Answer of `meeting delete`.
+pub(crate) fn meeting_deleted(answer: &Value) -> String {
+    let id = text(&answer["id"]);
+    format!("Meeting {id} is deleted.\n  next: `reconvene meeting restore {id}` brings it back\n")
+}
+
+/// Answer of `compact`.
+pub(crate) fn compacted(answer: &Value) -> String {
+    let mut out = format!(
+        "Compacted {} of {} documents: {} changes in {} became {}.\n",
+        text(&answer["compacted"]),
+        text(&answer["considered"]),
+        text(&answer["changes"]),
+        bytes(&answer["bytes_before"]),
+        bytes(&answer["bytes_after"]),
+    );
+    for (kind, what) in [("held", "not now"), ("kept", "keeps its changes")] {
+        for document in items(&answer[kind]) {
+            let (id, why) = (text(&document["document"]), text(&document["why"]));
+            put(&mut out, format_args!("  {what}: {id}: {why}\n"));
+        }
+    }
+    out
 }
 
 /// Answer of `meeting add`: also which project was chosen, and by which rule.
@@ -352,6 +384,17 @@ pub(crate) fn status(answer: &Value) -> String {
         put(
             &mut out,
             format_args!("  not reached: {}: {why}\n", text(&peer["peer"])),
+        );
+    }
+    for (kind, used) in answer["records"]["by_kind"]
+        .as_object()
+        .into_iter()
+        .flatten()
+    {
+        let (records, bytes) = (text(&used["records"]), bytes(&used["bytes"]));
+        put(
+            &mut out,
+            format_args!("  {kind}: {records} records, {bytes}\n"),
         );
     }
     for workspace in items(&answer["workspaces"]) {

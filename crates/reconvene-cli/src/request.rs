@@ -64,7 +64,34 @@ pub(crate) enum Request {
         name: String,
     },
     /// List the projects.
-    ProjectList,
+    ProjectList {
+        /// Whether also those that were deleted.
+        all: bool,
+    },
+    /// Rename a project.
+    ProjectRename {
+        /// Its id or name.
+        project: String,
+        /// The new name.
+        name: String,
+    },
+    /// Take a project out of use, or back into it.
+    ProjectArchive {
+        /// Its id or name.
+        project: String,
+        /// Out of use.
+        archived: bool,
+    },
+    /// Delete a project that holds no meetings.
+    ProjectDelete {
+        /// Its id or name.
+        project: String,
+    },
+    /// Bring a deleted project back.
+    ProjectRestore {
+        /// Its id or name.
+        project: String,
+    },
     /// Make a project the active one.
     ProjectActivate {
         /// Its id or name.
@@ -103,6 +130,16 @@ pub(crate) enum Request {
         /// What to change.
         changes: MeetingChanges,
     },
+    /// Delete a meeting.
+    MeetingDelete {
+        /// Its id.
+        id: String,
+    },
+    /// Bring a deleted meeting back.
+    MeetingRestore {
+        /// Its id.
+        id: String,
+    },
     /// Import files of the QMSum corpus.
     ImportQmsum {
         /// The files.
@@ -125,8 +162,15 @@ pub(crate) enum Request {
     },
     /// What happens: a stream.
     Events,
+    /// Compact every document worth it.
+    Compact,
     /// What the store holds.
-    Status,
+    Status {
+        /// Whether to count its records.
+        records: bool,
+        /// Only those of this document.
+        document: Option<String>,
+    },
     /// A workspace as canonical JSON text.
     Export {
         /// Its id or name; else the current one.
@@ -135,6 +179,15 @@ pub(crate) enum Request {
 }
 
 impl Request {
+    /// What `status` asks without options.
+    #[cfg(test)]
+    pub(crate) fn status() -> Self {
+        Self::Status {
+            records: false,
+            document: None,
+        }
+    }
+
     /// The request's name, for logs. What it holds stays out of it.
     pub(crate) fn name(&self) -> String {
         match serde_json::to_value(self) {
@@ -166,6 +219,8 @@ impl Request {
             Self::ImportQmsum { .. } => "importing",
             Self::Sync { .. } => "syncing",
             Self::Export { .. } => "exporting",
+            Self::Compact => "compacting",
+            Self::Status { records: true, .. } => "counting",
             Self::In { request, .. } => request.doing(),
             _ => "working",
         }

@@ -162,6 +162,11 @@ impl Document {
         self.read(MEETING, read)
     }
 
+    /// Reads of a meeting document only whether somebody deleted it.
+    pub fn meeting_deletion(&self) -> Result<Option<Deletion>, ReadError> {
+        self.read(MEETING, deletion)
+    }
+
     /// The transcript pages a meeting document lists, without reading the rest of it.
     pub fn meeting_pages(&self) -> Result<Vec<DocumentId>, ReadError> {
         self.read(MEETING, |view| {

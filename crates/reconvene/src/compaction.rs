@@ -78,7 +78,8 @@ enum Outcome {
 }
 
 impl Replica {
-    /// Compacts every document that has single changes worth it, in one workspace or in all: replaces
+    /// Compacts every document that has single changes worth it, in one workspace, or in the one this
+    /// value is used on, or in all: replaces
     /// them by a proven snapshot, where no peer needs them singly any more.
     ///
     /// Cancel-safe between documents: what was done stays done, and a document is replaced whole or
@@ -88,9 +89,10 @@ impl Replica {
     /// If a workspace is not known, or the store fails, or the replica is closed. Documents that
     /// could not be compacted are no error; the report names them.
     pub async fn compact(&self, workspace: Option<&str>) -> Result<CompactReport, Error> {
-        let workspaces: Vec<_> = match workspace {
-            Some(id_or_name) => vec![self.find_workspace(id_or_name).await?.id],
-            None => self
+        let workspaces: Vec<_> = match (workspace, self.scope()) {
+            (Some(id_or_name), _) => vec![self.find_workspace(id_or_name).await?.id],
+            (None, Some(workspace)) => vec![workspace],
+            (None, None) => self
                 .workspaces()
                 .await?
                 .iter()

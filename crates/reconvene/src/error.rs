@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use reconvene_core::engine::EditError;
-use reconvene_core::ids::ParseIdError;
+use reconvene_core::ids::{DocumentId, ParseIdError};
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::StoreError;
 use reconvene_core::ticket::TicketError;
@@ -103,6 +103,20 @@ pub enum Error {
         /// How many changes.
         changes: u64,
     },
+    /// The meeting is deleted.
+    #[error("meeting {id} is deleted; restore it to go on with it")]
+    MeetingDeleted {
+        /// The meeting.
+        id: DocumentId,
+    },
+    /// Projects still hold meetings.
+    #[error(
+        "{meetings} meeting(s) are filed under the project; file them elsewhere, or archive it"
+    )]
+    ProjectInUse {
+        /// How many.
+        meetings: usize,
+    },
     /// A project was named that does not exist or is ambiguous.
     #[error(transparent)]
     Project(#[from] ResolveError),
@@ -197,7 +211,10 @@ impl Error {
             Self::Stranger(_) => "not_enrolled",
             Self::TooManyWorkspaces { .. } => "too_many_workspaces",
             Self::NotHeldElsewhere { .. } => "not_held_elsewhere",
+            Self::MeetingDeleted { .. } => "meeting_deleted",
+            Self::ProjectInUse { .. } => "project_in_use",
             Self::Project(ResolveError::AmbiguousName { .. }) => "ambiguous_project",
+            Self::Project(ResolveError::Deleted { .. }) => "project_deleted",
             Self::Project(_) => "unknown_project",
             Self::Model(_) | Self::EditPanicked(_) => "edit_refused",
             Self::DocumentTooNew { .. } => "document_too_new",

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::limits::{FILTER_TAGS_MAX, FILTER_TEXT_BYTES_MAX};
 
-/// Which meetings are wanted: those that satisfy every condition that is set. The default wants all.
+/// Which meetings are wanted: those that satisfy every condition that is set. The default wants all
+/// that are not deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MeetingFilter {
@@ -27,6 +28,8 @@ pub struct MeetingFilter {
     pub text: Option<String>,
     /// With every one of these tags.
     pub tags: BTreeSet<String>,
+    /// Deleted, instead of not deleted.
+    pub deleted: bool,
 }
 
 /// A checked filter, ready to be asked many times.
@@ -73,10 +76,11 @@ impl Matcher {
     }
 
     /// Whether a meeting is wanted.
-    pub(crate) fn matches(&self, row: &MeetingRow) -> bool {
+    pub(crate) fn matches(&self, row: &MeetingRow, is_deleted: bool) -> bool {
         let filter = &self.filter;
         let created = |wanted: &dyn Fn(WallTime) -> bool| row.created_at.is_some_and(wanted);
-        filter.project.is_none_or(|id| row.project == Some(id))
+        filter.deleted == is_deleted
+            && filter.project.is_none_or(|id| row.project == Some(id))
             && (filter.states.is_empty()
                 || row
                     .state

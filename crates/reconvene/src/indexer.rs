@@ -24,6 +24,7 @@ use crate::driver::{DriverHandle, Notice};
 use crate::limits::{APPLY_DOCUMENTS_MAX, PAGES_KNOWN_MAX};
 use crate::pace::Pace;
 use crate::replica::{ReplicaEvent, STATE_VERSION, request_id};
+use crate::subscriptions::Subscriptions;
 
 /// Feed entries looked at per round.
 const ROUND_ENTRIES: usize = 512;
@@ -40,6 +41,7 @@ pub(crate) struct Parts {
     pub(crate) driver: DriverHandle,
     pub(crate) documents: Arc<Documents>,
     pub(crate) events: broadcast::Sender<ReplicaEvent>,
+    pub(crate) subscriptions: Arc<Subscriptions>,
     pub(crate) workspaces: BTreeSet<WorkspaceId>,
 }
 
@@ -277,7 +279,11 @@ impl Indexer {
                 Some(meeting) => Some(*meeting),
                 None => self.meeting_of(workspace, *page).await?,
             };
-            meetings.extend(meeting);
+            if let Some(meeting) = meeting {
+                // Its row is as it was; but a page that nobody saw brings a deleted meeting back.
+                self.parts.subscriptions.mark(&[(workspace, meeting)]);
+                meetings.insert(meeting);
+            }
         }
         documents.extend(pages);
         Ok(ReplicaEvent::Changed {

@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::documents::{head_row, not_found};
 use crate::driver::Command;
 use crate::profile::{ProfileMove, ProfileServer, ProfileWorkspace};
-use crate::replica::{Shared, request_id, share_rows, workspace_rows};
+use crate::replica::{EditMode, Shared, request_id, share_rows, workspace_rows};
 use crate::{Error, Replica};
 
 /// Documents read at a time when a workspace is carried over.
@@ -357,9 +357,12 @@ impl Replica {
         if !has_document {
             return Ok(());
         }
-        self.edit_document(workspace, WORKSPACE_DOCUMENT, None, false, move |editor| {
-            editor.workspace()?.set_name(&named.name)
-        })
+        self.edit_document(
+            workspace,
+            WORKSPACE_DOCUMENT,
+            EditMode::default(),
+            move |editor| editor.workspace()?.set_name(&named.name),
+        )
         .await
     }
 

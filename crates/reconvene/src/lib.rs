@@ -31,6 +31,7 @@
 mod error;
 mod replica;
 
+mod deletion;
 mod filter;
 mod joining;
 mod leaving;

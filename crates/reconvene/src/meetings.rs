@@ -16,9 +16,10 @@ use reconvene_sled::SledReader;
 use serde::Serialize;
 
 use crate::clock::wall_now;
+use crate::deletion::is_deleted;
 use crate::filter::Matcher;
 use crate::limits::{LIST_SCAN_ROWS_MAX, QUERY_BATCH_ROWS_MAX};
-use crate::replica::{bodies, new_document_id, random};
+use crate::replica::{EditMode, bodies, new_document_id, random};
 use crate::status::{self, Freshness, Holder};
 use crate::{Error, ImportedMeeting, MeetingFilter, MeetingQuery, Replica};
 
@@ -30,7 +31,7 @@ pub const LIST_LIMIT_DEFAULT: usize = 50;
 /// The meetings of the workspace that is current at each call. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Meetings {
-    replica: Replica,
+    pub(crate) replica: Replica,
 }
 
 /// A meeting to add.
@@ -142,7 +143,7 @@ impl Meetings {
         let id = new_document_id();
         let title = new.title;
         self.replica
-            .edit_document(workspace, id, Some(MEETING), false, move |editor| {
+            .edit_document(workspace, id, EditMode::creating(MEETING), move |editor| {
                 editor.meeting()?.create(&title, project)
             })
             .await?;
@@ -319,11 +320,12 @@ impl Meetings {
         edit: impl FnOnce(&mut MeetingEditor<'_>) -> Result<T, ModelError> + Send + 'static,
     ) -> Result<T, Error> {
         let workspace = self.replica.current_workspace()?;
-        let edited = self
-            .replica
-            .edit_document(workspace, id, None, buffered, move |editor| {
-                edit(&mut editor.meeting()?)
-            });
+        let edited = self.replica.edit_document(
+            workspace,
+            id,
+            EditMode::buffered(buffered),
+            move |editor| edit(&mut editor.meeting()?),
+        );
         edited.await.map_err(|error| match error {
             Error::NotFound { id, .. } => Error::NotFound {
                 what: "meeting",
@@ -343,11 +345,11 @@ impl Meetings {
         edit: impl FnOnce(&mut TranscriptEditor<'_>) -> Result<T, ModelError> + Send + 'static,
     ) -> Result<T, Error> {
         let workspace = self.replica.current_workspace()?;
-        let edited = self
-            .replica
-            .edit_document(workspace, page, None, false, move |editor| {
-                edit(&mut editor.transcript()?)
-            });
+        let edited =
+            self.replica
+                .edit_document(workspace, page, EditMode::default(), move |editor| {
+                    edit(&mut editor.transcript()?)
+                });
         edited.await.map_err(|error| match error {
             Error::NotFound { id, .. } => Error::NotFound {
                 what: "transcript page",
@@ -454,7 +456,11 @@ fn list_rows(
         for (at, (key, value)) in rows.rows.iter().enumerate() {
             after = key.document().or(after);
             // A row of another version is being rebuilt; it is left out until then.
-            meetings.extend(meeting_row(value).filter(|row| matcher.matches(row)));
+            if let Some(row) = meeting_row(value)
+                && matcher.matches(&row, is_deleted(reader, workspace, &row)?)
+            {
+                meetings.push(row);
+            }
             if meetings.len() == limit && (rows.more || at + 1 < rows.rows.len()) {
                 return Ok((meetings, after));
             }

@@ -1,11 +1,12 @@
 //! Projects of a workspace.
 
-use reconvene_model::index::ProjectRow;
-use reconvene_model::resolve::find_project;
-use reconvene_model::{ProjectId, WORKSPACE, WORKSPACE_DOCUMENT};
+use reconvene_model::index::{IndexRow, ProjectRow, index_row};
+use reconvene_model::resolve::{ResolveError, find_deleted_project, find_project};
+use reconvene_model::workspace::WorkspaceEditor;
+use reconvene_model::{ModelError, ProjectId, Purpose, WORKSPACE, WORKSPACE_DOCUMENT};
 
-use crate::replica::check_name;
-use crate::{Error, Replica};
+use crate::replica::{EditMode, check_name};
+use crate::{Error, LIST_LIMIT_MAX, ListOptions, MeetingFilter, Replica};
 
 /// The projects of the workspace that is current at each call. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -32,8 +33,7 @@ impl Projects {
             .edit_document(
                 workspace,
                 WORKSPACE_DOCUMENT,
-                Some(WORKSPACE),
-                false,
+                EditMode::creating(WORKSPACE),
                 move |editor| {
                     let now = editor.now();
                     editor.workspace()?.add_project(id, &owned)?;
@@ -51,11 +51,20 @@ impl Projects {
         })
     }
 
-    /// Lists projects in the order of their creation. Loads no document.
+    /// Lists the projects that are not deleted in the order of their creation. Loads no document.
     ///
     /// # Errors
     /// If the store fails.
     pub async fn list(&self) -> Result<Vec<ProjectRow>, Error> {
+        let all = self.list_all().await?.into_iter();
+        Ok(all.filter(|row| row.deleted_at.is_none()).collect())
+    }
+
+    /// The same with deleted ones.
+    ///
+    /// # Errors
+    /// As for [`Self::list`].
+    pub async fn list_all(&self) -> Result<Vec<ProjectRow>, Error> {
         let workspace = self.replica.current_workspace()?;
         let row = self.replica.workspace_row(workspace).await?;
         Ok(row.map(|row| row.projects).unwrap_or_default())
@@ -66,10 +75,57 @@ impl Projects {
     /// # Errors
     /// If there is none, or several have the name.
     pub async fn find(&self, id_or_name: &str) -> Result<ProjectId, Error> {
-        let workspace = self.replica.current_workspace()?;
-        let row = self.replica.workspace_row(workspace).await?;
-        let row = row.unwrap_or_else(empty_row);
-        Ok(find_project(id_or_name, &row.to_workspace())?)
+        self.find_with(id_or_name, find_project).await
+    }
+
+    /// Renames a project; resolves when that is durable.
+    ///
+    /// # Errors
+    /// If no project has this id or exact name, or several have the name, or the new name is empty or
+    /// too long.
+    pub async fn rename(&self, id_or_name: &str, name: &str) -> Result<ProjectRow, Error> {
+        check_name(name)?;
+        let id = self.find(id_or_name).await?;
+        let owned = name.to_owned();
+        self.edit(id, move |workspace| workspace.rename_project(id, &owned))
+            .await
+    }
+
+    /// Takes a project out of use, or back into it; resolves when that is durable. Its meetings stay
+    /// filed under it; no meeting goes to it that does not name it.
+    ///
+    /// # Errors
+    /// If no project has this id or exact name, or several have the name.
+    pub async fn archive(&self, id_or_name: &str, archived: bool) -> Result<ProjectRow, Error> {
+        let id = self.find(id_or_name).await?;
+        self.edit(id, move |workspace| workspace.archive_project(id, archived))
+            .await
+    }
+
+    /// Deletes a project that holds no meetings; resolves when that is durable. What somebody files
+    /// under it meanwhile keeps its meeting: that names a deleted project then.
+    ///
+    /// # Errors
+    /// If no project has this id or exact name, several have the name, or meetings that are not deleted
+    /// are filed under it.
+    pub async fn delete(&self, id_or_name: &str) -> Result<ProjectRow, Error> {
+        let id = self.find(id_or_name).await?;
+        let meetings = self.count_meetings(id).await?;
+        if meetings > 0 {
+            return Err(Error::ProjectInUse { meetings });
+        }
+        self.edit(id, move |workspace| workspace.delete_project(id, true))
+            .await
+    }
+
+    /// Brings a deleted project back; resolves when that is durable.
+    ///
+    /// # Errors
+    /// If no deleted project has this id or exact name, or several have the name.
+    pub async fn restore(&self, id_or_name: &str) -> Result<ProjectRow, Error> {
+        let id = self.find_with(id_or_name, find_deleted_project).await?;
+        self.edit(id, move |workspace| workspace.delete_project(id, false))
+            .await
     }
 
     /// Makes a project the one new meetings are filed under; resolves when that is durable.
@@ -77,32 +133,87 @@ impl Projects {
     /// # Errors
     /// If no project has this id or exact name, or several have the name.
     pub async fn activate(&self, id_or_name: &str) -> Result<ProjectRow, Error> {
+        let id = self.find(id_or_name).await?;
+        let activated = self.edit(id, move |workspace| workspace.set_active_project(Some(id)));
+        Ok(ProjectRow {
+            active: true,
+            ..activated.await?
+        })
+    }
+
+    async fn find_with(
+        &self,
+        id_or_name: &str,
+        find: fn(&str, &reconvene_model::Workspace) -> Result<ProjectId, ResolveError>,
+    ) -> Result<ProjectId, Error> {
         let workspace = self.replica.current_workspace()?;
-        let row = self
-            .replica
-            .workspace_row(workspace)
-            .await?
-            .unwrap_or_else(empty_row);
-        let id = find_project(id_or_name, &row.to_workspace())?;
+        let row = self.replica.workspace_row(workspace).await?;
+        let known = row.unwrap_or_else(empty_row).to_workspace();
+        Ok(find(id_or_name, &known)?)
+    }
+
+    /// Edits the workspace document and yields the project as it is then.
+    async fn edit(
+        &self,
+        id: ProjectId,
+        edit: impl FnOnce(&mut WorkspaceEditor<'_>) -> Result<(), ModelError> + Send + 'static,
+    ) -> Result<ProjectRow, Error> {
+        let workspace = self.replica.current_workspace()?;
+        let mode = EditMode::creating(WORKSPACE);
         self.replica
-            .edit_document(
-                workspace,
-                WORKSPACE_DOCUMENT,
-                Some(WORKSPACE),
-                false,
-                move |editor| editor.workspace()?.set_active_project(Some(id)),
-            )
+            .edit_document(workspace, WORKSPACE_DOCUMENT, mode, move |editor| {
+                edit(&mut editor.workspace()?)
+            })
             .await?;
-        let project = row.projects.into_iter().find(|project| project.id == id);
-        project
-            .map(|project| ProjectRow {
-                active: true,
-                ..project
+        // From the document: the row may not be readable yet.
+        let mut lease = {
+            let documents = &self.replica.shared.documents;
+            documents.lease(workspace, WORKSPACE_DOCUMENT).await
+        };
+        self.replica
+            .blocking(move |shared| {
+                let row = shared
+                    .documents
+                    .load(&mut lease, Purpose::Read)
+                    .and_then(|document| Ok(index_row(WORKSPACE_DOCUMENT, document)?));
+                shared.documents.give_back(lease);
+                let Some(IndexRow::Workspace(row)) = row? else {
+                    return Err(no_project(id));
+                };
+                let found = row.projects.into_iter().find(|project| project.id == id);
+                found.ok_or_else(|| no_project(id))
             })
-            .ok_or_else(|| Error::NotFound {
-                what: "project",
-                id: id.to_string(),
-            })
+            .await
+    }
+
+    /// How many meetings that are not deleted are filed under a project.
+    async fn count_meetings(&self, id: ProjectId) -> Result<usize, Error> {
+        let meetings = self.replica.meetings();
+        let mut count = 0;
+        let mut after = None;
+        loop {
+            let page = meetings.list(ListOptions {
+                limit: LIST_LIMIT_MAX,
+                after,
+                filter: MeetingFilter {
+                    project: Some(id),
+                    ..MeetingFilter::default()
+                },
+            });
+            let page = page.await?;
+            count += page.meetings.len();
+            after = page.next;
+            if after.is_none() {
+                return Ok(count);
+            }
+        }
+    }
+}
+
+fn no_project(id: ProjectId) -> Error {
+    Error::NotFound {
+        what: "project",
+        id: id.to_string(),
     }
 }
 

@@ -18,6 +18,7 @@ use reconvene_model::index::MeetingRow;
 use reconvene_sled::SledReader;
 use serde::Serialize;
 
+use crate::deletion::is_deleted;
 use crate::filter::Matcher;
 use crate::limits::QUERY_BATCH_ROWS_MAX;
 use crate::meetings::meeting_row;
@@ -111,8 +112,8 @@ impl std::fmt::Debug for MeetingSubscription {
     }
 }
 
-/// A row as it is stored, and its fingerprint.
-type Found = Option<(MeetingRow, u64)>;
+/// A row as it is stored, its fingerprint, and whether the meeting is deleted.
+type Found = Option<(MeetingRow, u64, bool)>;
 
 /// A part of the index, latest created first.
 struct Page {
@@ -202,7 +203,8 @@ impl MeetingSubscription {
             .read(move |reader| {
                 let found = ids.into_iter().map(|id| {
                     let value = reader.read(&Key::index(&workspace, MEETING, &id))?;
-                    Ok((id, value.and_then(|value| found(&value))))
+                    let found = value.map(|value| found(reader, workspace, &value));
+                    Ok((id, found.transpose()?.flatten()))
                 });
                 found.collect::<Result<Vec<_>, Error>>()
             })
@@ -217,8 +219,8 @@ impl MeetingSubscription {
     fn settle(&mut self, truth: impl Iterator<Item = (DocumentId, Found)>) -> QueryBatch {
         let mut batch = QueryBatch::default();
         for (id, found) in truth {
-            let wanted = found.filter(|(row, _)| self.matcher.matches(row));
-            let Some((row, fingerprint)) = wanted else {
+            let wanted = found.filter(|(row, _, deleted)| self.matcher.matches(row, *deleted));
+            let Some((row, fingerprint, _)) = wanted else {
                 if self.shown.remove(&id).is_some() {
                     batch.removed.push(id);
                 }
@@ -270,20 +272,27 @@ fn read_page(
         bytes_max: usize::MAX,
     };
     let rows = reader.scan(&scan)?;
-    let named = rows.rows.iter();
-    let named = named.filter_map(|(key, value)| Some((key.document()?, found(value))));
+    let mut named = Vec::with_capacity(rows.rows.len());
+    for (key, value) in &rows.rows {
+        if let Some(document) = key.document() {
+            named.push((document, found(reader, workspace, value)?));
+        }
+    }
     Ok(Page {
-        rows: named.collect(),
+        rows: named,
         more: rows.more,
     })
 }
 
 /// The row in a stored value; none if it is of another version and is being rebuilt.
-fn found(value: &[u8]) -> Found {
-    let row = meeting_row(value)?;
+fn found(reader: &SledReader, workspace: WorkspaceId, value: &[u8]) -> Result<Found, Error> {
+    let Some(row) = meeting_row(value) else {
+        return Ok(None);
+    };
     let mut hasher = DefaultHasher::new();
     hasher.write(value);
-    Some((row, hasher.finish()))
+    let deleted = is_deleted(reader, workspace, &row)?;
+    Ok(Some((row, hasher.finish(), deleted)))
 }
 
 #[cfg(test)]

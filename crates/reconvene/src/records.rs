@@ -64,7 +64,7 @@ impl Replica {
     ) -> Result<RecordUses, Error> {
         let workspace = match workspace {
             Some(id_or_name) => Some(self.find_workspace(id_or_name).await?.id),
-            None => None,
+            None => self.scope(),
         };
         let current = self.current_workspace();
         self.blocking(move |shared| match (workspace, document) {

@@ -24,6 +24,7 @@ use serde::Serialize;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::clock::{Clock, wall_now};
+use crate::deletion::check_living;
 use crate::documents::{Documents, Lease};
 use crate::driver::{self, Command, DriverHandle, Notice};
 use crate::indexer::{self, IndexProgress};
@@ -423,6 +424,7 @@ impl Replica {
             driver: driver.clone(),
             documents: Arc::clone(&documents),
             events: sender,
+            subscriptions: Arc::clone(&subscriptions),
             workspaces: known_workspaces(&reader)?,
         });
         let shared = Shared {
@@ -617,7 +619,7 @@ impl Replica {
     }
 
     /// Edits one document: loads it if need be, runs the closure in one transaction, and hands the
-    /// changes over. Resolves when they are durable, or at once if `buffered`.
+    /// changes over. Resolves when they are durable, or at once if the mode says `buffered`.
     ///
     /// It runs in a task of its own: a dropped future does not stop it halfway, with a change in the
     /// open document that nobody stores.
@@ -625,16 +627,11 @@ impl Replica {
         &self,
         workspace: WorkspaceId,
         id: DocumentId,
-        create: Option<DocumentKind>,
-        buffered: bool,
+        mode: EditMode,
         edit: impl FnOnce(&mut Editor) -> Result<T, ModelError> + Send + 'static,
     ) -> Result<T, Error> {
         let replica = self.clone();
-        let whole = async move {
-            replica
-                .edit_whole(workspace, id, create, buffered, edit)
-                .await
-        };
+        let whole = async move { replica.edit_whole(workspace, id, mode, edit).await };
         tokio::spawn(whole).await.map_err(|_| Error::Closed)?
     }
 
@@ -642,14 +639,13 @@ impl Replica {
         &self,
         workspace: WorkspaceId,
         id: DocumentId,
-        create: Option<DocumentKind>,
-        buffered: bool,
+        mode: EditMode,
         edit: impl FnOnce(&mut Editor) -> Result<T, ModelError> + Send + 'static,
     ) -> Result<T, Error> {
         let lease = self.shared.documents.lease(workspace, id).await;
         let incarnation = self.shared.incarnation()?;
         let worked = self
-            .blocking(move |shared| shared.edit_leased(lease, id, create, incarnation, edit))
+            .blocking(move |shared| shared.edit_leased(lease, id, mode, incarnation, edit))
             .await;
         let Edited {
             lease,
@@ -680,7 +676,7 @@ impl Replica {
         self.shared.documents.give_back(lease);
         let replica = self.clone();
         let confirm = async move { replica.confirm(workspace, id, durable).await };
-        if buffered {
+        if mode.buffered {
             tokio::spawn(confirm);
         } else {
             confirm.await?;
@@ -720,6 +716,40 @@ impl Replica {
         };
         let durable = self.shared.driver.edit(edit).await?;
         durable.await.map_err(|_| Error::Closed)?
+    }
+}
+
+/// How to edit a document.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct EditMode {
+    /// What to make if there is no such document.
+    create: Option<DocumentKind>,
+    /// Whether to resolve when the edit is taken and not yet durable.
+    buffered: bool,
+    /// Whether a deleted meeting may be edited, too.
+    deleted_too: bool,
+}
+
+impl EditMode {
+    pub(crate) fn creating(kind: DocumentKind) -> Self {
+        Self {
+            create: Some(kind),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn buffered(buffered: bool) -> Self {
+        Self {
+            buffered,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn deleted_too() -> Self {
+        Self {
+            deleted_too: true,
+            ..Self::default()
+        }
     }
 }
 
@@ -774,11 +804,12 @@ impl Shared {
         &self,
         mut lease: Lease,
         id: DocumentId,
-        create: Option<DocumentKind>,
+        mode: EditMode,
         incarnation: [u8; 16],
         edit: impl FnOnce(&mut Editor) -> Result<T, ModelError>,
     ) -> Result<Edited<T>, Error> {
         let workspace = lease.workspace();
+        let create = mode.create;
         match self.documents.load(&mut lease, Purpose::Edit) {
             Ok(_) => {}
             Err(Error::NotFound { .. }) if create.is_some() => {
@@ -791,6 +822,12 @@ impl Shared {
             Err(error) => return Err(error),
         }
         let document = self.documents.load(&mut lease, Purpose::Edit)?;
+        if !mode.deleted_too
+            && let Err(error) = check_living(&self.reader, workspace, id, document)
+        {
+            self.documents.give_back(lease);
+            return Err(error);
+        }
         let actor = derive_actor(&self.peer, &id, &incarnation);
         let edited = document.edit(&actor, wall_now(), edit);
         let (value, changes) = match edited {

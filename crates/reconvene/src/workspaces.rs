@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use crate::clock::wall_now;
 use crate::documents::{decode, read_document_of_kind};
 use crate::profile::ProfileWorkspace;
-use crate::replica::{Shared, check_name, new_workspace_id, random, workspace_rows};
+use crate::replica::{EditMode, Shared, check_name, new_workspace_id, random, workspace_rows};
 use crate::{Error, Replica};
 
 /// Longest life of a ticket.
@@ -103,8 +103,7 @@ impl Replica {
         self.edit_document(
             id,
             WORKSPACE_DOCUMENT,
-            Some(WORKSPACE),
-            false,
+            EditMode::creating(WORKSPACE),
             move |editor| editor.workspace()?.set_name(&owned),
         )
         .await?;

@@ -75,7 +75,7 @@ async fn an_answer_of_many_parts_arrives_whole() {
     // Characters of several bytes, across the parts' ends, and ones that JSON escapes at length.
     let text = "\u{1}é漢🦀".repeat(PART_BYTES_MAX);
     let host = place.host(answering(Ok(json!({ "text": text }))));
-    let answer = call(&place.endpoint, &Request::Status, &no_progress()).await;
+    let answer = call(&place.endpoint, &Request::status(), &no_progress()).await;
     assert_eq!(answer, Ok(Some(json!({ "text": text }))));
     host.close().await;
 }
@@ -116,13 +116,13 @@ async fn requests_failures_and_progress_cross_unchanged() {
 async fn without_a_host_nobody_takes_the_request() {
     let place = Place::new();
     assert_eq!(
-        call(&place.endpoint, &Request::Status, &no_progress()).await,
+        call(&place.endpoint, &Request::status(), &no_progress()).await,
         Ok(None)
     );
     let host = place.host(answering(Ok(Value::Null)));
     host.close().await;
     assert_eq!(
-        call(&place.endpoint, &Request::Status, &no_progress()).await,
+        call(&place.endpoint, &Request::status(), &no_progress()).await,
         Ok(None)
     );
 }
@@ -132,7 +132,7 @@ async fn a_host_takes_over_where_another_ended() {
     let place = Place::new();
     for turn in 0..3 {
         let host = place.host(answering(Ok(json!(turn))));
-        let answer = call(&place.endpoint, &Request::Status, &no_progress()).await;
+        let answer = call(&place.endpoint, &Request::status(), &no_progress()).await;
         assert_eq!(answer, Ok(Some(json!(turn))));
         host.close().await;
     }
@@ -185,7 +185,7 @@ async fn what_is_no_call_is_refused() {
         }
     }
     // And the host still answers.
-    let answer = call(&place.endpoint, &Request::Status, &no_progress()).await;
+    let answer = call(&place.endpoint, &Request::status(), &no_progress()).await;
     assert_eq!(answer, Ok(Some(Value::Null)));
     host.close().await;
 }
@@ -317,7 +317,7 @@ async fn streams_leave_room_for_commands_and_end_when_the_host_closes() {
     }
     let refused = call(&place.endpoint, &Request::Events, &no_progress()).await;
     assert_eq!(refused.expect_err("one too many").code, "busy");
-    let answer = call(&place.endpoint, &Request::Status, &no_progress()).await;
+    let answer = call(&place.endpoint, &Request::status(), &no_progress()).await;
     assert_eq!(answer, Ok(Some(Value::Null)));
     host.close().await;
     for (mut replies, _sink) in streams {

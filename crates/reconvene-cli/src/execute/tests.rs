@@ -245,7 +245,7 @@ async fn an_export_is_its_own_bytes() {
     let exported = store.answer(request).await;
     let direct = store.replica.export(None).await.expect("exports");
     assert_eq!(exported.as_str(), Some(direct.as_str()));
-    let status = store.answer(Request::Status).await;
+    let status = store.answer(Request::status()).await;
     for pointer in [
         "/documents",
         "/documents_materialised_by",
@@ -319,7 +319,7 @@ async fn lists_and_streams_take_the_same_filter_with_the_project_by_name() {
 
 #[test]
 fn a_request_is_named_without_what_it_holds() {
-    assert_eq!(Request::Status.name(), "status");
+    assert_eq!(Request::status().name(), "status");
     let ticket = "secret".to_owned();
     let adopt = false;
     assert_eq!(Request::Join { ticket, adopt }.name(), "join");

@@ -32,7 +32,7 @@ fn row() -> MeetingRow {
 }
 
 fn wants(filter: MeetingFilter, row: &MeetingRow) -> bool {
-    Matcher::new(filter).unwrap().matches(row)
+    Matcher::new(filter).unwrap().matches(row, false)
 }
 
 fn all() -> MeetingFilter {
@@ -145,6 +145,7 @@ fn a_filter_crosses_processes_unchanged() {
         since: Some(WallTime::from_millis(5)),
         until: None,
         text: Some("x".to_owned()),
+        deleted: false,
         tags: tags(&["a"]),
     };
     let text = serde_json::to_string(&filter).unwrap();

@@ -37,6 +37,7 @@ fn a_row_holds_what_the_feed_names_though_nobody_noted_it_for_the_open_document(
         documents.give_back(lease);
         let (events, mut told) = broadcast::channel(16);
         let (mut indexer, _) = Indexer::new(Parts {
+            subscriptions: Arc::default(),
             reader: shared.reader.clone(),
             driver: shared.driver.clone(),
             documents: Arc::clone(&documents),
