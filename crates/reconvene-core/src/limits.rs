@@ -132,6 +132,10 @@ pub const SNAPSHOT_BYTES_MAX: usize = 448 * 1024;
 /// Largest sum of a snapshot's columns once inflated. Beyond it the snapshot is refused (`TooLarge`).
 pub const SNAPSHOT_INFLATED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Most entries of one column of a snapshot, however few bytes its runs take: as many operations as a
+/// document may have, with what they supersede. Beyond it the snapshot is refused (`Damaged`).
+pub const SNAPSHOT_ENTRIES_MAX: u64 = 4 * OPERATIONS_PER_DOCUMENT_MAX;
+
 /// Most snapshots of one document. A further one is refused (`TooLarge`) until compaction has merged
 /// them.
 pub const SNAPSHOTS_PER_DOCUMENT_MAX: usize = 16;

@@ -1,13 +1,18 @@
 //! Reading a document from a store: everything it is made of, and what a snapshot of it would
 //! replace. Reads only; the engine decides what happens.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use crate::engine::{Compact, SendStored, StoredBodies};
+use crate::guard::ActorId;
 use crate::ids::{ChangeHash, DocumentId, FeedSeq, PeerId, RequestId, SnapshotHash, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
-use crate::records::{ChangeRow, FeedRow, HeadRow, Record, SnapshotRef, SnapshotRow};
+use crate::records::{
+    ActorProgress, ChangeRow, FeedRow, HeadRow, Record, SnapshotRef, SnapshotRow,
+};
 use crate::storage::{Direction, Scan, StoreError, StoreRead};
 
 /// The chunks a stored document is made of, snapshots first; empty if nothing of it is stored.
@@ -62,6 +67,8 @@ pub struct Replaceable {
     entries: Vec<FeedSeq>,
     previous: FeedSeq,
     changes: Vec<(ChangeHash, u32)>,
+    /// What is stored of each actor: all of it has to be in the snapshot.
+    actors: BTreeMap<ActorId, ActorProgress>,
 }
 
 impl Replaceable {
@@ -111,9 +118,20 @@ impl Replaceable {
             .iter()
             .filter_map(|(key, _)| key.snapshot_hash())
             .collect();
+        if let Some(lost) = head
+            .snapshots
+            .iter()
+            .find(|known| !orphans.contains(&known.hash))
+        {
+            return Err(StoreError::Damaged {
+                key: format!("{:?}", Key::snapshot(workspace, document, &lost.hash)),
+                what: "it is missing".to_owned(),
+            });
+        }
         orphans.retain(|hash| head.snapshots.iter().all(|known| known.hash != *hash));
         Ok(Some(Self {
             orphans,
+            actors: head.actors,
             snapshots: head.snapshots,
             last: (head.feed_seq, newest),
             last_by_others,
@@ -121,6 +139,15 @@ impl Replaceable {
             previous,
             changes,
         }))
+    }
+
+    /// Whether a snapshot that holds this of each actor holds all that was stored when this was read.
+    pub fn is_covered_by(&self, held: &BTreeMap<ActorId, ActorProgress>) -> bool {
+        self.actors.iter().all(|(actor, stored)| {
+            held.get(actor).is_some_and(|held| {
+                held.last_seq >= stored.last_seq && stored.beyond.iter().all(|seq| held.holds(*seq))
+            })
+        })
     }
 
     /// The changes that would go.

@@ -12,6 +12,7 @@ use reconvene_core::engine::progress_of;
 use reconvene_core::guard::{ActorId, ChangeHeader, GuardError, parse_change};
 use reconvene_core::ids::{ChangeHash, DocumentKind};
 use reconvene_core::limits::SNAPSHOT_BYTES_MAX;
+use reconvene_core::records::ActorProgress;
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::wire::KnownActor;
 
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub bytes: Vec<u8>,
     /// Number of changes in it, without the genesis.
     pub changes: u64,
+    /// Which they are, by actor.
+    pub actors: BTreeMap<ActorId, ActorProgress>,
 }
 
 /// Why a document has no snapshot, or a snapshot no document.
@@ -127,8 +130,17 @@ pub fn snapshot<'a>(
         return Err(unsavable(format!("change {hash} is not in it")));
     }
     // As a peer would take it: every change of it has to pass the guard again.
-    let changes = headers(kind, &again)?.len() as u64;
-    Ok(Snapshot { bytes, changes })
+    let headers = headers(kind, &again)?;
+    let changes = headers.len() as u64;
+    let mut actors: BTreeMap<ActorId, ActorProgress> = BTreeMap::new();
+    for header in headers {
+        actors.entry(header.actor).or_default().add(header.seq);
+    }
+    Ok(Snapshot {
+        bytes,
+        changes,
+        actors,
+    })
 }
 
 /// The changes of a received snapshot without the genesis, each after its dependencies. Every one is

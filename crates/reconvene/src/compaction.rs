@@ -230,6 +230,10 @@ fn make(
         }
         Err(error) => return Ok(Err(Outcome::Kept(describe(&error)))),
     };
+    if !replaces.is_covered_by(&made.actors) {
+        let why = "its snapshot lacks changes that are stored".to_owned();
+        return Ok(Err(Outcome::Kept(why)));
+    }
     let before = replaces.bytes();
     if made.bytes.len() as u64 >= replaces.stored_bytes() {
         return Ok(Err(Outcome::Small));

@@ -19,7 +19,7 @@ use crate::ids::{BatchId, DocumentId, DocumentKind, LinkId, ReadId, WorkspaceId}
 use crate::keys::{Key, KeyRange};
 use crate::limits;
 use crate::records::{ActorProgress, ChangeRow, HeadRow, Record as _, RecordError, SnapshotRow};
-use crate::storage::{Direction, Rows, Scan};
+use crate::storage::{Direction, Rows, Scan, StoreError};
 use crate::wire::{
     Changes, DocumentChanges, Done, Frame, KnownActor, Reconcile, Want, WantDocument,
 };
@@ -100,6 +100,8 @@ struct Answering {
     /// Known once its head row was read.
     kind: Option<DocumentKind>,
     known: Vec<KnownActor>,
+    /// A snapshot that its head row named was gone: once may be compaction, twice is damage.
+    snapshot_gone: bool,
 }
 
 /// A body to send.
@@ -696,6 +698,7 @@ impl Engine {
             document,
             kind: None,
             known,
+            snapshot_gone: false,
         });
         let query = ReadQuery::Values(vec![Key::head(&workspace, &document)]);
         self.read(query, Reading::ExchangeHead(link, workspace));
@@ -767,13 +770,8 @@ impl Engine {
         let Some(place) = flow.exchange.place() else {
             return Ok(());
         };
-        // One that was compacted away meanwhile is in another, which was stored first.
         if values.iter().any(Option::is_none) {
-            let answering = flow.exchange.answering.take();
-            let again = answering.map(|answering| (answering.document, answering.known));
-            flow.exchange.answers.extend(again);
-            self.send_exchange(link, workspace);
-            return Ok(());
+            return self.read_answer_again(link, workspace);
         }
         let mut bodies = Vec::with_capacity(values.len());
         for value in values.iter().flatten() {
@@ -782,6 +780,32 @@ impl Engine {
         flow.exchange.add_ready(place, true, bodies);
         let query = changes_of(&workspace, &place.0);
         self.read(query, Reading::Exchange(link, workspace));
+        Ok(())
+    }
+
+    /// A snapshot that was compacted away meanwhile is in another, which the head row names now.
+    fn read_answer_again(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+    ) -> Result<(), RecordError> {
+        let Some(flow) = self.flow(link, &workspace) else {
+            return Ok(());
+        };
+        let Some(answering) = flow.exchange.answering.as_mut() else {
+            return Ok(());
+        };
+        let document = answering.document;
+        if std::mem::replace(&mut answering.snapshot_gone, true) {
+            let error = StoreError::Damaged {
+                key: format!("a snapshot of document {document}"),
+                what: "it is missing".to_owned(),
+            };
+            self.on_send_failed(link, &error);
+            return Ok(());
+        }
+        let query = ReadQuery::Values(vec![Key::head(&workspace, &document)]);
+        self.read(query, Reading::ExchangeHead(link, workspace));
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! What the bytes of a snapshot must satisfy before anyone loads them: one Automerge document chunk
-//! with its checksum, lists within their caps, and columns that inflate to no more than theirs.
+//! with its checksum, lists within their caps, and columns that inflate to no more than theirs and whose
+//! runs add up to no more entries than theirs.
 //!
 //! The layout is that of the Automerge binary format, "document chunk". Nothing is kept: this is
 //! only about what loading may cost.
@@ -11,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::limits::{
     ACTOR_BYTES_MAX, ACTORS_PER_DOCUMENT_MAX, DEPENDENCIES_MAX, SNAPSHOT_BYTES_MAX,
-    SNAPSHOT_INFLATED_BYTES_MAX,
+    SNAPSHOT_ENTRIES_MAX, SNAPSHOT_INFLATED_BYTES_MAX,
 };
 
 const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
@@ -38,6 +39,12 @@ pub enum SnapshotGuardError {
     InflatedTooLarge {
         /// The limit.
         max: usize,
+    },
+    /// A column has more than [`SNAPSHOT_ENTRIES_MAX`] entries.
+    #[error("a column of a snapshot has more than {max} entries")]
+    TooManyEntries {
+        /// The limit.
+        max: u64,
     },
     /// It is no document chunk.
     #[error("not a whole Automerge document chunk")]
@@ -97,38 +104,42 @@ fn check_parts(mut rest: Rest<'_>) -> Result<(), SnapshotGuardError> {
     let mut budget = SNAPSHOT_INFLATED_BYTES_MAX;
     for (id, length) in change_columns.into_iter().chain(operation_columns) {
         let column = rest.take(length).ok_or_else(malformed("columns"))?;
-        let size = if id & DEFLATED == 0 {
-            column.len()
+        let inflated;
+        let column = if id & DEFLATED == 0 {
+            column
         } else {
-            inflated_bytes(column, budget)?
+            inflated = inflate(column, budget)?;
+            &inflated
         };
         budget = budget
-            .checked_sub(size)
+            .checked_sub(column.len())
             .ok_or(SnapshotGuardError::InflatedTooLarge {
                 max: SNAPSHOT_INFLATED_BYTES_MAX,
             })?;
+        let entries = Rest(column).entries(id).ok_or_else(malformed("columns"))?;
+        if entries > SNAPSHOT_ENTRIES_MAX {
+            return Err(SnapshotGuardError::TooManyEntries {
+                max: SNAPSHOT_ENTRIES_MAX,
+            });
+        }
     }
     // What is left, the places of the heads, Automerge reads as far as it needs.
     Ok(())
 }
 
-/// How long a deflated column is, if that is within the budget.
-fn inflated_bytes(column: &[u8], budget: usize) -> Result<usize, SnapshotGuardError> {
-    let mut inflater = DeflateDecoder::new(column);
-    let mut buffer = [0; 16 * 1024];
-    let mut size = 0;
-    loop {
-        match inflater.read(&mut buffer) {
-            Ok(0) => return Ok(size),
-            Ok(count) => size += count,
-            Err(_) => return Err(SnapshotGuardError::Malformed { part: "columns" }),
-        }
-        if size > budget {
-            return Err(SnapshotGuardError::InflatedTooLarge {
-                max: SNAPSHOT_INFLATED_BYTES_MAX,
-            });
-        }
+/// A deflated column, if it is within the budget.
+fn inflate(column: &[u8], budget: usize) -> Result<Vec<u8>, SnapshotGuardError> {
+    let mut inflated = Vec::new();
+    let mut inflater = DeflateDecoder::new(column).take(budget as u64 + 1);
+    inflater
+        .read_to_end(&mut inflated)
+        .map_err(|_| SnapshotGuardError::Malformed { part: "columns" })?;
+    if inflated.len() > budget {
+        return Err(SnapshotGuardError::InflatedTooLarge {
+            max: SNAPSHOT_INFLATED_BYTES_MAX,
+        });
     }
+    Ok(inflated)
 }
 
 /// What is not read yet.
@@ -162,6 +173,71 @@ impl<'a> Rest<'a> {
     fn count(&mut self, max: u64) -> Option<usize> {
         let count = self.number().filter(|count| *count <= max)?;
         usize::try_from(count).ok()
+    }
+
+    /// How many entries a column has, summing its runs without expanding them; 0 for one of raw bytes.
+    fn entries(mut self, id: u64) -> Option<u64> {
+        const BOOLEANS: u64 = 4;
+        const STRINGS: u64 = 5;
+        const RAW: u64 = 7;
+        let kind = id & 0b111;
+        let mut entries = 0_u64;
+        if kind == RAW {
+            return Some(entries);
+        }
+        while !self.0.is_empty() {
+            if kind == BOOLEANS {
+                entries = entries.saturating_add(self.number()?);
+                continue;
+            }
+            let length = self.signed()?;
+            let values = match length {
+                0 => {
+                    entries = entries.saturating_add(self.number()?);
+                    continue;
+                }
+                1.. => 1,
+                _ => length.unsigned_abs(),
+            };
+            entries = entries.saturating_add(length.unsigned_abs());
+            for _ in 0..values {
+                match kind {
+                    STRINGS => {
+                        let bytes = usize::try_from(self.number()?).ok()?;
+                        self.take(bytes)?;
+                    }
+                    // Signed or not, a number ends at the same byte.
+                    _ => self.skip_number()?,
+                }
+            }
+        }
+        Some(entries)
+    }
+
+    /// A signed LEB128 of at most 64 bits.
+    fn signed(&mut self) -> Option<i64> {
+        let mut value = 0_i64;
+        for shift in (0..70).step_by(7) {
+            let byte = self.take(1)?[0];
+            let bits = i64::from(byte & 0x7f);
+            value |= bits.checked_shl(shift).unwrap_or(0);
+            if byte & 0x80 == 0 {
+                if shift + 7 < 64 && byte & 0x40 != 0 {
+                    value |= -1_i64 << (shift + 7);
+                }
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn skip_number(&mut self) -> Option<()> {
+        for _ in 0..10 {
+            if self.take(1)?[0] & 0x80 == 0 {
+                return Some(());
+            }
+        }
+        None
     }
 
     /// The ids and lengths of a table of columns.

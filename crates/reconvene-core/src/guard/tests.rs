@@ -13,12 +13,15 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::chunk::{CHUNK_COMPRESSED_CHANGE, MAGIC, hash_of, inflate, seal};
 use super::leb::Reader;
-use super::{ActorId, ChangeHeader, ChangePart, GuardError, parse_change};
+use super::{
+    ActorId, ChangeHeader, ChangePart, GuardError, SnapshotGuardError, check_snapshot, parse_change,
+};
 use crate::limits::{
     ACTOR_BYTES_MAX, AUTHOR_BYTES_MAX, CHANGE_BYTES_MAX, CHANGE_INFLATE_RATIO_FLOOR,
     CHANGE_INFLATE_RATIO_MAX, CHANGE_INFLATED_BYTES_MAX, CHANGE_MESSAGE_BYTES_MAX,
     DEPENDENCIES_MAX, OPERATION_COUNTER_MAX, OTHER_ACTORS_MAX, TIME_MAX,
 };
+use sha2::{Digest as _, Sha256};
 
 mod hostile;
 mod operations;
@@ -796,4 +799,45 @@ proptest! {
             assert_eq!(parsed, Err(GuardError::TimeOutOfRange { time: value }));
         }
     }
+}
+
+/// A document chunk around these parts, with its checksum.
+fn document_chunk(parts: &[u8]) -> Vec<u8> {
+    let mut hashed = vec![0];
+    let mut length = parts.len();
+    while length >= 0x80 {
+        hashed.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+        length >>= 7;
+    }
+    hashed.push(u8::try_from(length).unwrap());
+    hashed.extend_from_slice(parts);
+    let mut chunk = vec![0x85, 0x6f, 0x4a, 0x83];
+    chunk.extend_from_slice(&Sha256::digest(&hashed)[..4]);
+    chunk.extend(hashed);
+    chunk
+}
+
+#[test]
+fn a_snapshot_whose_runs_promise_more_than_a_document_may_have_is_not_loaded() {
+    use crate::limits::SNAPSHOT_ENTRIES_MAX;
+    // No actors, no heads, no columns of changes, one column of operations: the action, 0x42.
+    let column = |data: &[u8]| {
+        let mut parts = vec![0, 0, 0, 1, 0x42, u8::try_from(data.len()).unwrap()];
+        parts.extend_from_slice(data);
+        document_chunk(&parts)
+    };
+    assert_eq!(check_snapshot(&column(&[3, 1])), Ok(()));
+    // Nearly 2^62 times the same, in eleven bytes.
+    let bomb = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 1];
+    assert_eq!(
+        check_snapshot(&column(&bomb)),
+        Err(SnapshotGuardError::TooManyEntries {
+            max: SNAPSHOT_ENTRIES_MAX
+        })
+    );
+    // As many absent ones, and a literal that ends early.
+    let absent = [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+    assert!(check_snapshot(&column(&absent)).is_err());
+    assert!(check_snapshot(&column(&[0x7d, 1, 2])).is_err());
+    assert!(check_snapshot(&document_chunk(&[0, 0, 0])).is_err());
 }
