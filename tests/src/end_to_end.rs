@@ -4,11 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod harness;
+mod proxy;
 mod qmsum;
 
 mod merging;
 
 mod cost;
+mod cuts;
 mod kills;
 
 mod beside;

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::proxy::Proxy;
+
 /// How long anything may take; far more than it does, also on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -127,15 +129,29 @@ pub(crate) struct Server {
     process: Option<Process>,
     /// What its first line said.
     pub(crate) info: Value,
+    /// What it puts into tickets instead of where it listens.
+    announce: Option<String>,
 }
 
 impl Server {
     /// Serves from an empty directory.
     pub(crate) fn new() -> Self {
+        Self::announcing(None)
+    }
+
+    /// Serves from an empty directory, and is reached through a proxy.
+    pub(crate) fn behind(proxy: &Proxy) -> Self {
+        let server = Self::announcing(Some(proxy.address()));
+        proxy.lead_to(server.info["listening"][0].as_str().unwrap());
+        server
+    }
+
+    fn announcing(announce: Option<String>) -> Self {
         let mut server = Self {
             peer: Peer::new(),
             process: None,
             info: Value::Null,
+            announce,
         };
         server.start();
         server
@@ -144,6 +160,9 @@ impl Server {
     /// Serves again, on the same directory.
     pub(crate) fn start(&mut self) {
         let mut command = self.peer.command(&["serve"]);
+        if let Some(announce) = &self.announce {
+            command.args(["--announce", announce]);
+        }
         command
             .arg("--json")
             .env("RECONVENE_LOG", "reconvene=debug");
@@ -168,6 +187,14 @@ impl Server {
     pub(crate) fn stop(&mut self) {
         let ended = self.process.take().unwrap().stop();
         assert!(ended.status.success(), "{ended:?}");
+    }
+
+    /// Does what [`Server::kill`] does, at the moment it is called; the server is to be started
+    /// again after [`Server::kill`].
+    pub(crate) fn killer(&self) -> impl FnOnce() + Send + 'static {
+        let process = self.process.as_ref().unwrap();
+        let pid = rustix::process::Pid::from_child(&process.child);
+        move || rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap()
     }
 
     /// What it logs.
