@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+mod disk;
 mod harness;
 mod proxy;
 mod qmsum;
@@ -12,6 +13,7 @@ mod merging;
 mod cost;
 mod cuts;
 mod kills;
+mod space;
 
 mod beside;
 mod serving;

@@ -161,14 +161,12 @@ impl At<'_> {
             .perform(self.existing(), Request::ImportQmsum { files })
             .await?;
         self.output.answer(&answer, human::imported)?;
-        if !import::is_incomplete(&answer) {
-            return Ok(exit::OK);
-        }
-        if !self.output.is_json() {
+        let code = import::exit_code(&answer);
+        if code != exit::OK && !self.output.is_json() {
             let told = io::stderr().write_all(human::not_imported(&answer).as_bytes());
             told.map_err(|error| Failure::new("io", error.to_string()))?;
         }
-        Ok(exit::IMPORT_INCOMPLETE)
+        Ok(code)
     }
 
     async fn export(&self, workspace: Option<String>) -> Result<u8, Failure> {
