@@ -12,6 +12,7 @@ mod merging;
 
 mod cost;
 mod cuts;
+mod damage;
 mod kills;
 mod space;
 

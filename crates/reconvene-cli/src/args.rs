@@ -88,6 +88,8 @@ pub(crate) enum Command {
     },
     /// Say what this store holds and how fresh it is.
     Status,
+    /// Read everything in this store, and say exactly what is damaged.
+    Verify,
     /// Print a workspace as canonical JSON: the same bytes wherever the same is held.
     Export {
         /// The workspace's id or name; else the current one.

@@ -72,6 +72,7 @@ async fn dispatch(command: Command, data: &Path, output: Output) -> Result<u8, F
             at.answer(Request::Sync { timeout_ms }, human::synced).await
         }
         Command::Status => at.answer(Request::Status, human::status).await,
+        Command::Verify => at.verify().await,
         Command::Export { workspace } => at.export(workspace).await,
         Command::Events => watch::run(data, watch::Kind::Events, output).await,
         Command::Demo { .. } => unreachable!("it was run without a data directory"),
@@ -167,6 +168,15 @@ impl At<'_> {
             told.map_err(|error| Failure::new("io", error.to_string()))?;
         }
         Ok(code)
+    }
+
+    async fn verify(&self) -> Result<u8, Failure> {
+        let answer = self.perform(self.existing(), Request::Verify).await?;
+        self.output.answer(&answer, human::verified)?;
+        match answer["intact"].as_bool() {
+            Some(true) => Ok(exit::OK),
+            _ => Ok(exit::code_of("store_damaged")),
+        }
     }
 
     async fn export(&self, workspace: Option<String>) -> Result<u8, Failure> {

@@ -88,6 +88,8 @@ pub(crate) enum Request {
     },
     /// What the store holds.
     Status,
+    /// Read everything, and say what is damaged.
+    Verify,
     /// A workspace as canonical JSON text.
     Export {
         /// Its id or name; else the current one.
@@ -114,6 +116,7 @@ impl Request {
             Self::ImportQmsum { .. } => "import_qmsum",
             Self::Sync { .. } => "sync",
             Self::Status => "status",
+            Self::Verify => "verify",
             Self::Export { .. } => "export",
         }
     }
@@ -124,6 +127,7 @@ impl Request {
             Self::Join { .. } => "joining",
             Self::ImportQmsum { .. } => "importing",
             Self::Sync { .. } => "syncing",
+            Self::Verify => "verifying",
             Self::Export { .. } => "exporting",
             _ => "working",
         }

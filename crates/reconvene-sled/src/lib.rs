@@ -68,9 +68,9 @@ mod testing;
 mod tests;
 
 pub use data_dir::{DataDir, DiskUse, OpenError, disk_bytes, open_data_dir};
-pub use journal::DamagedSegment;
+pub use journal::{DamagedSegment, JournalCheck};
 pub use open::{OpenReport, Opened, QuarantinedSled, open_store};
-pub use reader::SledReader;
+pub use reader::{SledReader, Survey};
 pub use space::FREE_BYTES_MIN;
 pub use store::SledStore;
 pub use writer::{

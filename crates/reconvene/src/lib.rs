@@ -43,6 +43,7 @@ mod documents;
 mod driver;
 mod indexer;
 mod records;
+mod verify;
 
 mod clock;
 mod profile;
@@ -62,6 +63,7 @@ pub use status::{
     Status, WorkspaceStatus,
 };
 pub use sync::{OnProgress, SyncOptions, SyncProgress, SyncReport};
+pub use verify::{DAMAGES_MAX, Damage, OnVerifyProgress, VerifyProgress, VerifyReport};
 pub use workspaces::{Invitation, InviteOptions, JoinReport, TICKET_LIFE_MAX, WorkspaceInfo};
 
 pub use reconvene_core::ids::{ChangeHash, DocumentId, MemberId, PeerId, WorkspaceId};

@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod compaction;
+mod verify;
 
 const MEETING: &[u8] = include_bytes!("../../../examples/qmsum/ES2005a.json");
 
