@@ -3,7 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+mod disk;
 mod harness;
+mod proxy;
 mod qmsum;
 
 mod devices;
@@ -11,7 +13,10 @@ mod merging;
 mod moving;
 
 mod cost;
+mod cuts;
+mod damage;
 mod kills;
+mod space;
 
 mod beside;
 mod serving;

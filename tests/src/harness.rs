@@ -15,21 +15,42 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::proxy::Proxy;
+
 /// How long anything may take; far more than it does, also on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A store of its own and whoever runs commands on it.
 pub(crate) struct Peer {
     root: TempDir,
+    data: PathBuf,
+    /// Where its commands run, if not here.
+    apart: Option<Apart>,
+}
+
+/// Another place in the tree of files: that of a process, and the data directory as seen there.
+pub(crate) struct Apart {
+    pub(crate) process: u32,
+    pub(crate) data: PathBuf,
 }
 
 impl Peer {
     /// An empty place for a store.
     pub(crate) fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
+        let data = root.path().join("data");
+        Self::with(root, data, None)
+    }
+
+    /// A place for a store that is elsewhere, such as on a disk of its own.
+    pub(crate) fn at(data: PathBuf, apart: Option<Apart>) -> Self {
+        Self::with(tempfile::tempdir().unwrap(), data, apart)
+    }
+
+    fn with(root: TempDir, data: PathBuf, apart: Option<Apart>) -> Self {
         let mut private = fs::DirBuilder::new();
         private.mode(0o700).create(root.path().join("run")).unwrap();
-        Self { root }
+        Self { root, data, apart }
     }
 
     /// A device that joined the server's current workspace as this member.
@@ -41,7 +62,7 @@ impl Peer {
 
     /// The data directory; not there before the first command.
     pub(crate) fn data(&self) -> PathBuf {
-        self.root.path().join("data")
+        self.data.clone()
     }
 
     /// A directory for other files of the test.
@@ -51,11 +72,27 @@ impl Peer {
 
     /// The program with this peer's directories, to be added to.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_reconvene-under-test"));
+        const PROGRAM: &str = env!("CARGO_BIN_EXE_reconvene-under-test");
+        let (mut command, data) = match &self.apart {
+            None => (Command::new(PROGRAM), &self.data),
+            Some(apart) => {
+                let mut command = Command::new("nsenter");
+                let process = apart.process.to_string();
+                command.args([
+                    "--preserve-credentials",
+                    "-U",
+                    "-m",
+                    "-t",
+                    &process,
+                    PROGRAM,
+                ]);
+                (command, &apart.data)
+            }
+        };
         command
             .args(args)
             .arg("--data")
-            .arg(self.data())
+            .arg(data)
             .env_remove("RECONVENE_DATA")
             .env_remove("RECONVENE_LOG")
             .env("XDG_RUNTIME_DIR", self.root.path().join("run"))
@@ -127,15 +164,29 @@ pub(crate) struct Server {
     process: Option<Process>,
     /// What its first line said.
     pub(crate) info: Value,
+    /// What it puts into tickets instead of where it listens.
+    announce: Option<String>,
 }
 
 impl Server {
     /// Serves from an empty directory.
     pub(crate) fn new() -> Self {
+        Self::announcing(None)
+    }
+
+    /// Serves from an empty directory, and is reached through a proxy.
+    pub(crate) fn behind(proxy: &Proxy) -> Self {
+        let server = Self::announcing(Some(proxy.address()));
+        proxy.lead_to(server.info["listening"][0].as_str().unwrap());
+        server
+    }
+
+    fn announcing(announce: Option<String>) -> Self {
         let mut server = Self {
             peer: Peer::new(),
             process: None,
             info: Value::Null,
+            announce,
         };
         server.start();
         server
@@ -144,6 +195,9 @@ impl Server {
     /// Serves again, on the same directory.
     pub(crate) fn start(&mut self) {
         let mut command = self.peer.command(&["serve"]);
+        if let Some(announce) = &self.announce {
+            command.args(["--announce", announce]);
+        }
         command
             .arg("--json")
             .env("RECONVENE_LOG", "reconvene=debug");
@@ -168,6 +222,14 @@ impl Server {
     pub(crate) fn stop(&mut self) {
         let ended = self.process.take().unwrap().stop();
         assert!(ended.status.success(), "{ended:?}");
+    }
+
+    /// Does what [`Server::kill`] does, at the moment it is called; the server is to be started
+    /// again after [`Server::kill`].
+    pub(crate) fn killer(&self) -> impl FnOnce() + Send + 'static {
+        let process = self.process.as_ref().unwrap();
+        let pid = rustix::process::Pid::from_child(&process.child);
+        move || rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap()
     }
 
     /// What it logs.

@@ -32,7 +32,7 @@ fn every_command_runs_beside_a_serving_process() {
         // that need the store for themselves.
         let rest: &[&str] = match command.as_str() {
             "init" | "serve" | "workspace list" | "invite" | "project list" | "sync" | "status"
-            | "export" | "meeting list" | "events" | "compact" => &[],
+            | "export" | "meeting list" | "events" | "compact" | "verify" => &[],
             "workspace add" | "project add" => &["Apollo"],
             "workspace use" => &[workspace],
             "workspace leave" => &["Apollo", "--remove"],

@@ -115,6 +115,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "ID")]
         document: Option<String>,
     },
+    /// Read everything in this store, and say exactly what is damaged.
+    Verify,
     /// Print a workspace as canonical JSON: the same bytes wherever the same is held.
     Export,
     /// Print events as they happen, until told to stop; stays connected meanwhile.

@@ -122,6 +122,7 @@ async fn dispatch(
             let request = Request::Status { records, document };
             at.answer(request, human::status).await
         }
+        Command::Verify => at.verify().await,
         Command::Export => at.export().await,
         Command::Events => at.watch(Request::Events, human::event).await,
         Command::Demo { .. } => unreachable!("it was run without a data directory"),
@@ -275,14 +276,21 @@ impl At<'_> {
             .perform(self.existing(), Request::ImportQmsum { files })
             .await?;
         self.output.answer(&answer, human::imported)?;
-        if !import::is_incomplete(&answer) {
-            return Ok(exit::OK);
-        }
-        if !self.output.is_json() {
+        let code = import::exit_code(&answer);
+        if code != exit::OK && !self.output.is_json() {
             let told = io::stderr().write_all(human::not_imported(&answer).as_bytes());
             told.map_err(|error| Failure::new("io", error.to_string()))?;
         }
-        Ok(exit::IMPORT_INCOMPLETE)
+        Ok(code)
+    }
+
+    async fn verify(&self) -> Result<u8, Failure> {
+        let answer = self.perform(self.existing(), Request::Verify).await?;
+        self.output.answer(&answer, human::verified)?;
+        match answer["intact"].as_bool() {
+            Some(true) => Ok(exit::OK),
+            _ => Ok(exit::code_of("store_damaged")),
+        }
     }
 
     async fn export(&self) -> Result<u8, Failure> {

@@ -166,6 +166,10 @@ pub(crate) async fn execute(
             }
             Ok(status)
         }
+        Request::Verify => {
+            let told = progress::of_verify(progress);
+            to_value(&replica.verify(Some(told)).await?)
+        }
         Request::Export { workspace } => {
             // As text: its bytes are the promise, and must not be written anew.
             Ok(Value::String(replica.export(workspace.as_deref()).await?))

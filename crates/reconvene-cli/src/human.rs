@@ -353,6 +353,38 @@ pub(crate) fn synced(answer: &Value) -> String {
     )
 }
 
+/// Answer of `verify`.
+pub(crate) fn verified(answer: &Value) -> String {
+    let mut out = format!(
+        "Read {} records: {} documents, {} changes, {} feed entries; and {} journal entries.\n",
+        text(&answer["records"]),
+        text(&answer["documents"]),
+        text(&answer["changes"]),
+        text(&answer["feed_entries"]),
+        text(&answer["journal_entries"]),
+    );
+    if is(&answer["intact"]) {
+        out.push_str("Nothing is damaged.\n");
+        return out;
+    }
+    put(
+        &mut out,
+        format_args!("{} damages:\n", text(&answer["damages"])),
+    );
+    for damage in items(&answer["damaged"]) {
+        put(
+            &mut out,
+            format_args!(
+                "  document {}: {}: {}\n",
+                text(&damage["document"]),
+                text(&damage["record"]),
+                text(&damage["what"]),
+            ),
+        );
+    }
+    out
+}
+
 /// Answer of `status`.
 pub(crate) fn status(answer: &Value) -> String {
     let device = &answer["device"];

@@ -38,7 +38,7 @@ pub(crate) async fn qmsum(
     let total = u64::try_from(files.len()).ok();
     let mut meetings = Vec::new();
     let mut failed = Vec::new();
-    let mut stopped = None;
+    let mut stopped: Option<Failure> = None;
     for (done, file) in (0..).zip(files) {
         progress(Progress {
             what: "importing".to_owned(),
@@ -46,7 +46,7 @@ pub(crate) async fn qmsum(
             total,
         });
         if let Some(why) = &stopped {
-            failed.push(whole(file.given, format!("not tried: {why}")));
+            failed.push(whole(file.given, format!("not tried: {}", why.message)));
             continue;
         }
         let given = file.given.clone();
@@ -68,7 +68,7 @@ pub(crate) async fn qmsum(
                 let failure = Failure::from(error);
                 // Of the file if its content is to blame, else of the store: then the next fails too.
                 if failure.exit_code() != exit::BAD_INPUT {
-                    stopped = Some(failure.message.clone());
+                    stopped = Some(failure.clone());
                 }
                 failed.push(whole(given, failure.message));
             }
@@ -78,14 +78,20 @@ pub(crate) async fn qmsum(
         "imported": meetings.len(),
         "meetings": to_value(&meetings)?,
         "failed": to_value(&failed)?,
+        "stopped": to_value(&stopped)?,
     }))
 }
 
-/// Whether an answer of [`qmsum`] names files that were not imported.
-pub(crate) fn is_incomplete(answer: &Value) -> bool {
-    answer["failed"]
-        .as_array()
-        .is_some_and(|failed| !failed.is_empty())
+/// The exit code for an answer of [`qmsum`]: that of the failure that stopped it, or whether it names
+/// files that were not imported.
+pub(crate) fn exit_code(answer: &Value) -> u8 {
+    if let Some(code) = answer["stopped"]["code"].as_str() {
+        return exit::code_of(code);
+    }
+    match answer["failed"].as_array() {
+        Some(failed) if !failed.is_empty() => exit::IMPORT_INCOMPLETE,
+        _ => exit::OK,
+    }
 }
 
 fn read_qmsum(file: ImportFile) -> Result<ImportedMeeting, Failed> {

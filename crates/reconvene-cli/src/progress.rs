@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use reconvene::SyncProgress;
+use reconvene::{SyncProgress, VerifyProgress};
 use tokio::task::JoinHandle;
 
 use crate::request::{Progress, ProgressSink};
@@ -81,6 +81,21 @@ pub(crate) fn of_sync(progress: &ProgressSink) -> Arc<dyn Fn(SyncProgress) + Sen
             done: documents_sent + documents_received,
             // Neither side knows before the end how much there is.
             total: None,
+        });
+    })
+}
+
+/// What the node tells of a verification, as progress.
+pub(crate) fn of_verify(progress: &ProgressSink) -> Arc<dyn Fn(VerifyProgress) + Send + Sync> {
+    let progress = Arc::clone(progress);
+    Arc::new(move |read| {
+        let VerifyProgress {
+            documents, total, ..
+        } = read;
+        progress(Progress {
+            what: "verifying".to_owned(),
+            done: documents,
+            total: Some(total),
         });
     })
 }

@@ -171,6 +171,8 @@ pub(crate) enum Request {
         /// Only those of this document.
         document: Option<String>,
     },
+    /// Read everything, and say what is damaged.
+    Verify,
     /// A workspace as canonical JSON text.
     Export {
         /// Its id or name; else the current one.
@@ -218,6 +220,7 @@ impl Request {
             Self::Join { .. } => "joining",
             Self::ImportQmsum { .. } => "importing",
             Self::Sync { .. } => "syncing",
+            Self::Verify => "verifying",
             Self::Export { .. } => "exporting",
             Self::Compact => "compacting",
             Self::Status { records: true, .. } => "counting",

@@ -137,10 +137,13 @@ impl Key {
         Self::new(KeyKind::IndexState, &[workspace.as_bytes()])
     }
 
-    /// The document at the end of a head or index key.
+    /// The document that a head, change, snapshot or index key names.
     pub fn document(&self) -> Option<DocumentId> {
         let tail: [u8; 16] = match self.kind()? {
             KeyKind::Head if self.0.len() == 33 => self.0[17..33].try_into().ok()?,
+            KeyKind::Change | KeyKind::Snapshot if self.0.len() == 65 => {
+                self.0[17..33].try_into().ok()?
+            }
             KeyKind::Index if self.0.len() == 34 => self.0[18..34].try_into().ok()?,
             _ => return None,
         };
@@ -237,7 +240,10 @@ impl Key {
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}/", self.kind())?;
+        match self.kind() {
+            Some(kind) => write!(f, "{kind:?}/")?,
+            None => write!(f, "{:02x}/", self.0.first().copied().unwrap_or_default())?,
+        }
         self.0
             .iter()
             .skip(1)

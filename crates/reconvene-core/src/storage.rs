@@ -126,9 +126,21 @@ impl JournalEpochs {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The disk is full or at its floor; reading goes on.
+    /// The disk is full; reading goes on.
     #[error("no space is left on the store's disk")]
     NoSpace,
+    /// The disk is nearly full: what is left is kept for closing and opening the store. Nothing was
+    /// written; reading goes on, and writing once space is freed.
+    #[error(
+        "only {free_bytes} bytes are free on the store's disk, and {floor_bytes} are kept free: \
+         free some space; until then the store is read but not written"
+    )]
+    LowSpace {
+        /// What is free.
+        free_bytes: u64,
+        /// What is kept free.
+        floor_bytes: u64,
+    },
     /// The operating system failed the operation.
     #[error("the store's disk failed: {what}")]
     Io {
@@ -223,15 +235,24 @@ pub trait StoreRead: Send + Sync + 'static {
 
 /// Writing side of a store; exactly one exists.
 ///
-/// The caller's order for each group of batches: [`journal`](Self::journal) every entry of the
-/// group, [`apply_group`](Self::apply_group) its batches (or [`apply`](Self::apply) each), then one
-/// [`barrier`](Self::barrier).
+/// The caller's order for each group of batches: ask for [`room`](Self::room),
+/// [`journal`](Self::journal) every entry of the group, [`apply_group`](Self::apply_group) its batches
+/// (or [`apply`](Self::apply) each), then one [`barrier`](Self::barrier).
 pub trait StoreWrite: Send + 'static {
     /// The readers of this store.
     type Reader: StoreRead + Clone;
 
     /// A reader of this store.
     fn reader(&self) -> Self::Reader;
+
+    /// Says whether a group may be written now. Cheap: asked once for each group.
+    ///
+    /// # Errors
+    /// [`StoreError::LowSpace`] if the group is to fail before anything of it is written; a later
+    /// group may be written all the same.
+    fn room(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Appends entries to the journal; all are durable when it returns.
     ///

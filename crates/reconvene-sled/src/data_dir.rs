@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::files::{bytes_under, create_private_dir, names_in, write_atomically};
+use crate::journal::{self, JournalCheck};
 
 /// The version of the directory's layout, in the `format` file.
 const FORMAT_VERSION: u32 = 1;
@@ -169,6 +170,14 @@ impl DataDir {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.held.path
+    }
+
+    /// Reads the journal without touching it, also while it is written.
+    ///
+    /// # Errors
+    /// If the operating system does not let it be read.
+    pub fn check_journal(&self) -> io::Result<JournalCheck> {
+        journal::check(&self.journal())
     }
 
     pub(crate) fn sled(&self) -> PathBuf {

@@ -36,6 +36,48 @@ pub struct DamagedSegment {
     pub bytes_lost: u64,
 }
 
+/// What a journal holds on disk, and what of it cannot be read.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct JournalCheck {
+    /// The entries that can be read, oldest first.
+    pub entries: Vec<JournalEntry>,
+    /// Segment files with bytes that cannot, and how many those are.
+    pub damaged: Vec<(String, u64)>,
+}
+
+/// Reads a journal without touching it, also while it is written: what is being written at the end of
+/// the last segment is no damage.
+pub(crate) fn check(dir: &Path) -> io::Result<JournalCheck> {
+    let mut numbers: Vec<u64> = names_in(dir)?
+        .iter()
+        .filter_map(|name| name.strip_suffix(".log")?.parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    let mut found = JournalCheck::default();
+    for (index, number) in numbers.iter().enumerate() {
+        let name = format!("{number}.log");
+        let content = match fs::read(dir.join(&name)) {
+            Ok(content) => Bytes::from(content),
+            // Released since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let parsed = parse_segment(&content);
+        let lost = match parsed.tail {
+            Tail::Clean => 0,
+            Tail::Torn { .. } if index + 1 == numbers.len() => 0,
+            Tail::Torn { start } | Tail::Damaged { start } => content.len() as u64 - start,
+        };
+        let lost = lost + parsed.gap_bytes;
+        if lost > 0 {
+            found.damaged.push((name, lost));
+        }
+        found.entries.extend(parsed.entries);
+    }
+    Ok(found)
+}
+
 /// What was found when the journal was opened.
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {

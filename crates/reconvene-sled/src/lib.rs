@@ -54,6 +54,7 @@ mod journal;
 
 mod contain;
 mod files;
+mod space;
 
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
@@ -67,9 +68,10 @@ mod testing;
 mod tests;
 
 pub use data_dir::{DataDir, DiskUse, OpenError, disk_bytes, open_data_dir};
-pub use journal::DamagedSegment;
+pub use journal::{DamagedSegment, JournalCheck};
 pub use open::{OpenReport, Opened, QuarantinedSled, open_store};
-pub use reader::SledReader;
+pub use reader::{SledReader, Survey};
+pub use space::FREE_BYTES_MIN;
 pub use store::SledStore;
 pub use writer::{
     BARRIER_GROUPS_MAX, Completion, GROUP_BATCHES_MAX, GROUP_BYTES_MAX, QUEUE_BATCHES_MAX,

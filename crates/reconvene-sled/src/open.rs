@@ -17,6 +17,7 @@ use crate::contain::panic_message;
 use crate::data_dir::{DataDir, OpenError};
 use crate::files::{create_private_dir, move_synced, names_in, sync_dir, unused_name};
 use crate::journal::{DamagedSegment, Journal};
+use crate::space;
 use crate::store::{OpenParts, SledStore};
 
 /// sled's page cache, in bytes.
@@ -109,6 +110,8 @@ fn open_or_replace(
         Err(SledFault::Refused(error)) => return Err(error),
         Err(SledFault::Damaged(reason)) => reason,
     };
+    // On a full disk a sound directory fails like a damaged one, and there is no room for another.
+    space::check(&dir).map_err(|error| OpenError::io(&dir, space::full(&error, &reason)))?;
     let moved_to = unused_name(&data_dir.quarantine(), "sled-");
     tracing::error!(reason, moved_to = %moved_to.display(), "sled's directory is set aside");
     move_synced(&dir, &moved_to).map_err(io)?;

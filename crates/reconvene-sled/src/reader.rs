@@ -138,6 +138,56 @@ fn damaged(key: &[u8], what: String) -> ReadError {
     })
 }
 
+/// Consecutive records as each of them reads.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Survey {
+    /// Smallest key first; a record that does not have its length, version or checksum is an error in
+    /// its place.
+    pub rows: Vec<(Key, Result<Bytes, StoreError>)>,
+    /// Whether the range may hold more.
+    pub more: bool,
+}
+
+impl SledReader {
+    /// Reads the next records of a range, a bounded number, and goes on past damaged ones.
+    ///
+    /// # Errors
+    /// If sled itself cannot read on from the range's start: what follows in it is then not known.
+    pub fn survey(&self, range: &KeyRange) -> Result<Survey, StoreError> {
+        let mut survey = Survey::default();
+        let rows = &mut survey.rows;
+        let looked = self.shared.look(
+            || format!("from {:?}", Key::from_bytes(range.start().to_vec())),
+            |state| {
+                state.assert_sure_within(range)?;
+                let bounds = stored_bounds(&state.tree, range)?;
+                let mut records = Records::new(&state.tree, bounds, Direction::Ascending);
+                let mut bytes = 0;
+                while rows.len() < LOCKED_ROWS_MAX && bytes < LOCKED_BYTES_MAX {
+                    let Some((key, parts)) = records.next()? else {
+                        return Ok(false);
+                    };
+                    bytes += parts.iter().map(|(_, part)| part.len()).sum::<usize>();
+                    let value = decode(&key, &parts).map_err(|what| StoreError::Damaged {
+                        key: format!("{:?}", Key::from_bytes(key.clone())),
+                        what,
+                    });
+                    rows.push((Key::from_bytes(key), value));
+                }
+                Ok(true)
+            },
+        );
+        survey.more = match looked {
+            Ok(more) => more,
+            Err(error) if survey.rows.is_empty() => return Err(error),
+            // It is met again by whoever reads on.
+            Err(_) => true,
+        };
+        Ok(survey)
+    }
+}
+
 impl StoreRead for SledReader {
     fn read(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
         self.shared.look(

@@ -23,6 +23,7 @@ use crate::files::names_in;
 use crate::journal::Journal;
 use crate::reader::{Shared, SledReader, parts_of};
 use crate::record::{encode, part_count, part_key};
+use crate::space;
 
 /// A store on sled; the only writer of its data directory.
 ///
@@ -180,6 +181,10 @@ impl StoreWrite for SledStore {
         SledReader {
             shared: self.shared.clone(),
         }
+    }
+
+    fn room(&mut self) -> Result<(), StoreError> {
+        space::check(self.data_dir.path())
     }
 
     fn journal(&mut self, entries: &[&JournalEntry]) -> Result<(), StoreError> {

@@ -1,7 +1,7 @@
 //! The writer: the one thread that writes to a store, in groups that share their barriers.
 //!
-//! Each turn takes what has been submitted, up to a bound: all journal entries in one write and one
-//! sync, then every batch in one write, then one barrier. While only journalled batches come, whose
+//! Each turn takes what has been submitted, up to a bound, and fails it if the disk has no room for
+//! more; else: all journal entries in one write and one sync, then every batch in one write, then one barrier. While only journalled batches come, whose
 //! authors need not wait for it, several groups share a barrier. Every batch submitted is answered
 //! by completions in the order of submission, whatever fails; the thread never ends in silence. It
 //! knows no sled: any [`StoreWrite`] will do.
@@ -333,7 +333,13 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
         if group.is_empty() {
             return;
         }
-        let (mut fates, journaled) = self.journal(group);
+        let (mut fates, journaled) = match self.call(|store| store.room()) {
+            Ok(()) => self.journal(group),
+            Err(fault) => {
+                let refused = || Fate::of(Err(fault.clone()));
+                (group.iter().map(|_| refused()).collect(), Vec::new())
+            }
+        };
         self.apply(group, &mut fates);
         // Told only now, so that whoever hears it reads what was written.
         for (batch, fate) in group.iter().zip(&fates) {

@@ -221,7 +221,7 @@ impl Error {
             Self::Edit(EditError::TooLarge { .. }) => "too_large",
             Self::Edit(EditError::Busy) => "busy",
             Self::Edit(EditError::Store(error)) | Self::Store(error) => match error {
-                StoreError::NoSpace => "no_space",
+                StoreError::NoSpace | StoreError::LowSpace { .. } => "no_space",
                 StoreError::Damaged { .. } => "store_damaged",
                 StoreError::Closed => "closed",
                 _ => "store_failed",

@@ -51,6 +51,7 @@ mod indexer;
 mod pace;
 mod records;
 mod subscriptions;
+mod verify;
 
 pub mod limits;
 
@@ -78,6 +79,7 @@ pub use status::{
     PeerStatus, StallStatus, Status, WorkspaceStatus,
 };
 pub use sync::{OnProgress, SyncOptions, SyncProgress, SyncReport};
+pub use verify::{DAMAGES_MAX, Damage, OnVerifyProgress, VerifyProgress, VerifyReport};
 pub use workspaces::{Invitation, InviteOptions, TICKET_LIFE_MAX, WorkspaceInfo};
 
 pub use reconvene_core::ids::{ChangeHash, DocumentId, MemberId, PeerId, WorkspaceId};

@@ -12,6 +12,7 @@ use crate::{
 
 mod compaction;
 mod deletion;
+mod verify;
 
 const MEETING: &[u8] = include_bytes!("../../../examples/qmsum/ES2005a.json");
 
@@ -297,6 +298,45 @@ fn a_closed_replica_reopens_with_everything_and_a_locked_one_says_by_whom() {
                 ..
             })
         ));
+    });
+}
+
+#[test]
+fn a_list_loads_no_document_and_what_is_not_known_is_not_zero() {
+    run(async {
+        let server = Peer::server().await;
+        let a = Peer::device_of(&server, "Ada").await;
+        for title in ["one", "two", "three"] {
+            let meetings = a.replica.meetings();
+            meetings.add(NewMeeting::titled(title)).await.unwrap();
+        }
+        let a = a.reopen(Role::Device).await;
+        let page = a.replica.meetings().list(ListOptions::default()).await;
+        assert_eq!(page.unwrap().meetings.len(), 3);
+        let status = a.replica.status().await.unwrap();
+        let materialised = &status.documents_materialised_by;
+        assert!(materialised.values().all(|count| *count == 0), "{status:?}");
+        // Joined, and never synced since.
+        let page = a.replica.meetings().list(ListOptions::default()).await;
+        let freshness = page.unwrap().freshness;
+        assert_eq!(freshness.as_of, None);
+        let never = crate::FreshnessState::Stale {
+            since: None,
+            why: "",
+        };
+        let said = serde_json::to_value(&freshness.state).unwrap();
+        assert_eq!(said["is"], serde_json::to_value(&never).unwrap()["is"]);
+        assert!(said["since"].is_null(), "{said}");
+        // Who holds an edit is known once they said so.
+        let page = a.replica.meetings().list(ListOptions::default()).await;
+        let id = page.unwrap().meetings[0].id;
+        let held = async || {
+            let view = a.replica.meetings().show(id).await.unwrap();
+            view.held_by.iter().any(|holder| holder.holds == Some(true))
+        };
+        assert!(!held().await);
+        a.sync().await;
+        assert!(held().await);
     });
 }
 

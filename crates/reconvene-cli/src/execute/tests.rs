@@ -8,8 +8,9 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::execute;
+use crate::exit;
 use crate::failure::Failure;
-use crate::import::is_incomplete;
+use crate::import;
 use crate::request::{ImportFile, MeetingChanges, Request, Sinks, TagEdit, Wanted};
 
 /// A store of its own for each test.
@@ -182,7 +183,7 @@ async fn a_bad_file_does_not_keep_the_others_out() {
     assert_eq!(imported["imported"], 2);
     assert_eq!(imported["meetings"].as_array().map(Vec::len), Some(2));
     assert_eq!(named(&imported, "/failed/0/file"), "bad.json");
-    assert!(is_incomplete(&imported));
+    assert_eq!(import::exit_code(&imported), exit::IMPORT_INCOMPLETE);
     store.close().await;
 }
 

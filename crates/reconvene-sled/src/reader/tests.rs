@@ -175,6 +175,42 @@ fn every_flipped_byte_is_damage_to_reads_and_scans() {
     assert_eq!(reader.read(&change_key(2)).unwrap(), None);
 }
 
+#[test]
+fn a_survey_goes_on_past_damaged_records() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut store = open(temporary.path()).store;
+    let count = 150;
+    let records = (1..=count).map(|n| (change_key(n), value(n, 100)));
+    put(&mut store, records.collect());
+    let tree = store.tree();
+    for n in [1, 70, count] {
+        let stored_key = part_key(change_key(n).as_bytes(), 0);
+        let mut stored = tree.get(&stored_key).unwrap().unwrap().to_vec();
+        *stored.last_mut().unwrap() ^= 1;
+        tree.insert(&stored_key, stored).unwrap();
+    }
+    let reader = store.reader();
+    let mut range = changes();
+    let mut read = Vec::new();
+    loop {
+        let survey = reader.survey(&range).unwrap();
+        let last = survey.rows.last().map(|(key, _)| key.clone());
+        read.extend(survey.rows);
+        match last.filter(|_| survey.more) {
+            Some(last) => range = range.after(&last),
+            None => break,
+        }
+    }
+    assert_eq!(read.len() as u64, count);
+    for (n, (key, read)) in (1..).zip(read) {
+        assert_eq!(key, change_key(n));
+        match n {
+            1 | 70 | 150 => assert!(matches!(read, Err(StoreError::Damaged { .. })), "{n}"),
+            _ => assert_eq!(read, Ok(value(n, 100))),
+        }
+    }
+}
+
 fn assert_damaged(reader: &SledReader, key: &Key) {
     let is_damage = |error: StoreError| {
         let StoreError::Damaged { key: named, .. } = error else {

@@ -127,6 +127,48 @@ fn linked(id: u64, journalled: bool) -> Batch {
     batch
 }
 
+/// A store whose disk has room only when told so.
+struct CrampedStore {
+    inner: TestStore,
+    has_room: Arc<std::sync::atomic::AtomicBool>,
+}
+
+const LOW: StoreError = StoreError::LowSpace {
+    free_bytes: 1,
+    floor_bytes: 2,
+};
+
+impl StoreWrite for CrampedStore {
+    type Reader = NoReader;
+
+    fn reader(&self) -> NoReader {
+        NoReader
+    }
+
+    fn room(&mut self) -> Result<(), StoreError> {
+        match self.has_room.load(Ordering::SeqCst) {
+            true => Ok(()),
+            false => Err(LOW),
+        }
+    }
+
+    fn journal(&mut self, entries: &[&JournalEntry]) -> Result<(), StoreError> {
+        self.inner.journal(entries)
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        self.inner.apply(batch)
+    }
+
+    fn barrier(&mut self) -> Result<(), StoreError> {
+        self.inner.barrier()
+    }
+
+    fn release_journal(&mut self, releases: &JournalReleases) -> Result<(), StoreError> {
+        self.inner.release_journal(releases)
+    }
+}
+
 struct Run {
     calls: Vec<Call>,
     completions: Vec<Completion>,
@@ -298,6 +340,44 @@ fn a_failed_barrier_leaves_the_outcome_unknown() {
     };
     assert_eq!(run.calls[4], Call::Barrier);
     assert_eq!(run.completions, [stored(1), unknown(2), unknown(3)]);
+}
+
+#[test]
+fn a_group_without_room_fails_whole_and_a_later_one_is_written() {
+    let has_room = Arc::<std::sync::atomic::AtomicBool>::default();
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let store = CrampedStore {
+        inner: TestStore {
+            calls: calls.clone(),
+            fails_at: None,
+            gate: None,
+        },
+        has_room: has_room.clone(),
+    };
+    let (sender, completions) = mpsc::channel();
+    let writer = Writer::spawn(store, move |completion| sender.send(completion).unwrap()).unwrap();
+    writer.submit(linked(1, true)).unwrap();
+    let refused = Completion::Failed {
+        id: BatchId(1),
+        error: LOW,
+    };
+    assert_eq!(completions.recv().unwrap(), refused);
+    assert_eq!(*calls.lock().unwrap(), [], "nothing of it is written");
+
+    has_room.store(true, Ordering::SeqCst);
+    // What counted on the refused one fails, and the feed gets no gap.
+    writer.submit(linked(2, true)).unwrap();
+    let hopeless = Completion::Failed {
+        id: BatchId(2),
+        error: StoreError::PredecessorFailed,
+    };
+    assert_eq!(completions.recv().unwrap(), hopeless);
+    let mut fresh = linked(3, true);
+    fresh.after = None;
+    writer.submit(fresh).unwrap();
+    assert_eq!(completions.recv().unwrap(), journaled(3));
+    assert_eq!(completions.recv().unwrap(), stored(3));
+    writer.shutdown().unwrap();
 }
 
 #[test]

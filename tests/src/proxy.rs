@@ -1,0 +1,322 @@
+//! A link that fails as the test decides: a TCP proxy on loopback between devices and the server.
+//!
+//! Bytes are counted per direction from [`Proxy::arm`] on, over all connections. When one direction
+//! has carried as many as a [`Strike`] names, its fault befalls the connection that carries them, and
+//! no later one. It knows nothing of what it carries.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From a device to the server.
+    Up,
+    /// From the server to a device.
+    Down,
+}
+
+impl Way {
+    fn back(self) -> Self {
+        match self {
+            Self::Up => Self::Down,
+            Self::Down => Self::Up,
+        }
+    }
+}
+
+/// What happens to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Both sides see it end.
+    Cut,
+    /// It carries nothing more in either direction, and neither side is told.
+    Stall,
+    /// What goes this way vanishes from here on, and neither side is told.
+    OneWay,
+    /// All that it carries from here on, both ways, comes this much later.
+    Delay(Duration),
+}
+
+/// When what happens.
+pub(crate) struct Strike {
+    pub(crate) way: Way,
+    /// How many bytes still pass that way.
+    pub(crate) at: u64,
+    pub(crate) fault: Fault,
+    /// Done once those bytes have passed, before the fault.
+    pub(crate) first: Box<dyn FnOnce() + Send>,
+}
+
+impl Strike {
+    pub(crate) fn new(way: Way, at: u64, fault: Fault) -> Self {
+        let first = Box::new(|| {});
+        Self {
+            way,
+            at,
+            fault,
+            first,
+        }
+    }
+}
+
+/// Bytes that passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Passed {
+    pub(crate) up: u64,
+    pub(crate) down: u64,
+}
+
+impl Passed {
+    pub(crate) fn of(self, way: Way) -> u64 {
+        match way {
+            Way::Up => self.up,
+            Way::Down => self.down,
+        }
+    }
+}
+
+/// The proxy; every connection through it ends when this goes.
+pub(crate) struct Proxy {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+}
+
+impl Proxy {
+    /// Listens on a free port; until it has a target, connections are ended at once.
+    pub(crate) fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::<Shared>::default();
+        let accepting = shared.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { return };
+                if accepting.lock().is_over {
+                    return;
+                }
+                Shared::carry(&accepting, stream);
+            }
+        });
+        Self { shared, address }
+    }
+
+    /// Where devices dial, as a multiaddr.
+    pub(crate) fn address(&self) -> String {
+        format!("/ip4/127.0.0.1/tcp/{}", self.address.port())
+    }
+
+    /// Carries further connections to this multiaddr.
+    pub(crate) fn lead_to(&self, address: &str) {
+        let port = address.split('/').nth(4).unwrap().parse::<u16>().unwrap();
+        self.shared.lock().target = Some(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+
+    /// Counts from zero, with this strike to come or none; says when it has struck.
+    pub(crate) fn arm(&self, strike: Option<Strike>) -> Receiver<()> {
+        let (struck, told) = channel();
+        let mut state = self.shared.lock();
+        state.passed = Passed::default();
+        state.strike = strike.map(|strike| (strike, struck));
+        told
+    }
+
+    /// What has passed since it was armed.
+    pub(crate) fn passed(&self) -> Passed {
+        self.shared.lock().passed
+    }
+
+    /// How many connections were accepted in all.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.lock().connections.len()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.is_over = true;
+        for connection in &state.connections {
+            connection.end();
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+        // Wakes whoever accepts; it fails only if that has ended.
+        drop(TcpStream::connect(self.address));
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// The end of the proxy.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    target: Option<SocketAddr>,
+    passed: Passed,
+    strike: Option<(Strike, Sender<()>)>,
+    connections: Vec<Arc<Connection>>,
+    is_over: bool,
+}
+
+/// The two sockets of one connection and what has befallen it.
+struct Connection {
+    device: TcpStream,
+    server: TcpStream,
+    fault: Mutex<Option<(Fault, Way)>>,
+}
+
+/// Why nothing more is carried one way.
+enum Ended {
+    Sender,
+    Receiver,
+    /// The proxy carries no more.
+    Neither,
+}
+
+impl Connection {
+    fn fault(&self) -> Option<(Fault, Way)> {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn befall(&self, fault: Fault, way: Way) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some((fault, way));
+    }
+
+    fn end(&self) {
+        // They fail if the other side has ended it already.
+        drop(self.device.shutdown(Shutdown::Both));
+        drop(self.server.shutdown(Shutdown::Both));
+    }
+
+    /// Ends the one side because the other has ended, if the word of that can still pass.
+    fn tell(&self, ended: Ended, way: Way) {
+        let (from, to) = self.sockets(way);
+        let (told, goes) = match ended {
+            Ended::Sender => (to, way),
+            Ended::Receiver => (from, way.back()),
+            Ended::Neither => return,
+        };
+        let is_lost = match self.fault() {
+            Some((Fault::Stall, _)) => true,
+            Some((Fault::OneWay, lost)) => lost == goes,
+            _ => false,
+        };
+        if !is_lost {
+            // It fails if that side has ended it already.
+            drop(told.shutdown(Shutdown::Both));
+        }
+    }
+
+    /// The socket that bytes going this way come from, and the one they go to.
+    fn sockets(&self, way: Way) -> (&TcpStream, &TcpStream) {
+        match way {
+            Way::Up => (&self.device, &self.server),
+            Way::Down => (&self.server, &self.device),
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries a device's connection to the server, by two threads. Where no server listens, the
+    /// device's connection ends.
+    fn carry(this: &Arc<Self>, device: TcpStream) {
+        let target = this.lock().target;
+        let Some(Ok(server)) = target.map(TcpStream::connect) else {
+            return;
+        };
+        for socket in [&device, &server] {
+            socket.set_nodelay(true).unwrap();
+        }
+        let connection = Arc::new(Connection {
+            device,
+            server,
+            fault: Mutex::new(None),
+        });
+        this.lock().connections.push(connection.clone());
+        for way in [Way::Up, Way::Down] {
+            let (this, connection) = (this.clone(), connection.clone());
+            thread::spawn(move || {
+                let ended = this.pump(&connection, way);
+                connection.tell(ended, way);
+            });
+        }
+    }
+
+    fn pump(&self, connection: &Connection, way: Way) -> Ended {
+        let mut from = connection.sockets(way).0;
+        let mut buffer = [0; 4096];
+        loop {
+            let bytes = match from.read(&mut buffer) {
+                Ok(0) => return Ended::Sender,
+                Ok(count) => &buffer[..count],
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(_) => return Ended::Sender,
+            };
+            let (before, strike) = self.count(way, bytes.len());
+            let (before, after) = bytes.split_at(before);
+            if let Some(ended) = self.pass(connection, way, before) {
+                return ended;
+            }
+            if let Some((strike, struck)) = strike {
+                (strike.first)();
+                connection.befall(strike.fault, way);
+                if strike.fault == Fault::Cut {
+                    connection.end();
+                }
+                // Nobody listens any more if the test has gone on.
+                struck.send(()).ok();
+            }
+            if let Some(ended) = self.pass(connection, way, after) {
+                return ended;
+            }
+        }
+    }
+
+    /// Counts bytes about to pass; how many of them do before a strike, and the strike.
+    fn count(&self, way: Way, bytes: usize) -> (usize, Option<(Strike, Sender<()>)>) {
+        let mut state = self.lock();
+        let passed = state.passed.of(way);
+        match way {
+            Way::Up => state.passed.up += bytes as u64,
+            Way::Down => state.passed.down += bytes as u64,
+        }
+        let is_due = |(strike, _): &mut (Strike, Sender<()>)| {
+            strike.way == way && strike.at <= passed + bytes as u64
+        };
+        let strike = state.strike.take_if(is_due);
+        let before = strike.as_ref().map_or(bytes, |(strike, _)| {
+            usize::try_from(strike.at.saturating_sub(passed)).unwrap()
+        });
+        (before, strike)
+    }
+
+    /// Passes bytes on as far as the connection's fault allows; why no more is carried, if so.
+    fn pass(&self, connection: &Connection, way: Way, bytes: &[u8]) -> Option<Ended> {
+        match connection.fault() {
+            Some((Fault::Cut | Fault::Stall, _)) => return Some(Ended::Neither),
+            Some((Fault::OneWay, lost)) if lost == way => return None,
+            Some((Fault::Delay(by), _)) => {
+                let state = self.lock();
+                let over = self
+                    .changed
+                    .wait_timeout_while(state, by, |state| !state.is_over);
+                drop(over);
+            }
+            Some((Fault::OneWay, _)) | None => {}
+        }
+        let mut to = connection.sockets(way).1;
+        to.write_all(bytes).is_err().then_some(Ended::Receiver)
+    }
+}
