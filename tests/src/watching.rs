@@ -35,7 +35,7 @@ fn every_command_runs_beside_a_serving_process() {
             | "export" | "meeting list" | "events" | "compact" | "verify" => &[],
             "workspace add" | "project add" => &["Apollo"],
             "workspace use" => &[workspace],
-            "workspace leave" => &["Apollo", "--remove"],
+            "workspace leave" => &["Apollo", "--discard", "--remove"],
             "project rename" => &["Apollo", "Apollo 11"],
             "project activate" | "project archive" | "project delete" | "project restore" => {
                 &["Apollo 11"]

@@ -60,7 +60,11 @@ async fn dispatch(
             | Command::Import(_)
             | Command::Export
             | Command::Compact
-            | Command::Status { .. }
+            | Command::Status { records: true, .. }
+            | Command::Status {
+                document: Some(_),
+                ..
+            }
             | Command::Invite { .. }
     );
     if within.is_some() && !is_within_one {
