@@ -73,6 +73,7 @@ async fn dispatch(command: Command, data: &Path, output: Output) -> Result<u8, F
         }
         Command::Status => at.answer(Request::Status, human::status).await,
         Command::Verify => at.verify().await,
+        Command::Repair => at.repair().await,
         Command::Export { workspace } => at.export(workspace).await,
         Command::Events => watch::run(data, watch::Kind::Events, output).await,
         Command::Demo { .. } => unreachable!("it was run without a data directory"),
@@ -177,6 +178,15 @@ impl At<'_> {
             Some(true) => Ok(exit::OK),
             _ => Ok(exit::code_of("store_damaged")),
         }
+    }
+
+    /// Only in this process: nobody else may have the store open.
+    async fn repair(&self) -> Result<u8, Failure> {
+        let indicator = Indicator::start("repairing");
+        let report = self.existing().repair().await?;
+        drop(indicator);
+        self.output.answer(&to_value(&report)?, human::repaired)?;
+        Ok(exit::OK)
     }
 
     async fn export(&self, workspace: Option<String>) -> Result<u8, Failure> {

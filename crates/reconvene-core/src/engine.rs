@@ -15,6 +15,7 @@ mod follow;
 mod ingest;
 mod io;
 mod links;
+mod rebuild;
 mod reconcile;
 mod snapshots;
 
@@ -39,6 +40,7 @@ pub use io::{
 
 pub use compact::needs_singly;
 pub use follow::{StoredBodies, stored_frames};
+pub use rebuild::{Remains, rebuilt_row};
 pub use reconcile::progress_of;
 pub use snapshots::snapshot_hash;
 

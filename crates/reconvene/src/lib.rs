@@ -43,6 +43,7 @@ mod documents;
 mod driver;
 mod indexer;
 mod records;
+mod repair;
 mod verify;
 
 mod clock;
@@ -57,6 +58,7 @@ pub use meetings::{
 pub use profile::Role;
 pub use projects::Projects;
 pub use records::{RecordUse, RecordUses};
+pub use repair::RepairReport;
 pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
 pub use status::{
     DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus, PeerStatus,
