@@ -31,8 +31,8 @@ fn every_command_runs_beside_a_serving_process() {
         // A command that is not here yet: say how it is called, or enter it in the table of those
         // that need the store for themselves.
         let rest: &[&str] = match command.as_str() {
-            "init" | "serve" | "workspace list" | "invite" | "project list" | "sync" | "status"
-            | "export" | "meeting list" | "events" | "compact" | "verify" => &[],
+            "init" | "serve" | "repair" | "workspace list" | "invite" | "project list" | "sync"
+            | "status" | "export" | "meeting list" | "events" | "compact" | "verify" => &[],
             "workspace add" | "project add" => &["Apollo"],
             "workspace use" => &[workspace],
             "workspace leave" => &["Apollo", "--discard", "--remove"],

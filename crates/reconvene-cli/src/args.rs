@@ -117,6 +117,9 @@ pub(crate) enum Command {
     },
     /// Read everything in this store, and say exactly what is damaged.
     Verify,
+    /// Keep what still reads of a damaged store, and set the damaged database aside; the next sync
+    /// brings back what is missing.
+    Repair,
     /// Print a workspace as canonical JSON: the same bytes wherever the same is held.
     Export,
     /// Print events as they happen, until told to stop; stays connected meanwhile.

@@ -15,6 +15,8 @@ pub(crate) const ALONE: &[(&str, &str)] = &[
     ("init", "already_initialised"),
     // It is the process that others run beside.
     ("serve", LOCKED),
+    // It puts another database in the place of the one that is open.
+    ("repair", LOCKED),
 ];
 
 /// Every command by its words, such as `meeting list`.

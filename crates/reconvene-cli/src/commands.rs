@@ -127,6 +127,7 @@ async fn dispatch(
             at.answer(request, human::status).await
         }
         Command::Verify => at.verify().await,
+        Command::Repair => at.repair().await,
         Command::Export => at.export().await,
         Command::Events => at.watch(Request::Events, human::event).await,
         Command::Demo { .. } => unreachable!("it was run without a data directory"),
@@ -295,6 +296,15 @@ impl At<'_> {
             Some(true) => Ok(exit::OK),
             _ => Ok(exit::code_of("store_damaged")),
         }
+    }
+
+    /// Only in this process: nobody else may have the store open.
+    async fn repair(&self) -> Result<u8, Failure> {
+        let indicator = Indicator::start("repairing");
+        let report = self.existing().repair().await?;
+        drop(indicator);
+        self.output.answer(&to_value(&report)?, human::repaired)?;
+        Ok(exit::OK)
     }
 
     async fn export(&self) -> Result<u8, Failure> {

@@ -83,8 +83,8 @@ fn hint(code: &str) -> Option<&'static str> {
         "document_too_new" => "use a newer release of reconvene to edit it; reading goes on",
         "document_damaged" => "sync with the server, which sends it again; the rest is unharmed",
         "store_damaged" | "store_failed" => {
-            "keep a copy of the directory; what has been synced comes back by joining again from \
-             an empty one"
+            "run `reconvene verify` to see what is damaged, and `reconvene repair` to keep the rest: \
+             the next sync brings back what is missing"
         }
         "too_large" => "make it smaller, or split it",
         _ => return None,

@@ -369,7 +369,10 @@ pub(crate) fn verified(answer: &Value) -> String {
     }
     put(
         &mut out,
-        format_args!("{} damages:\n", text(&answer["damages"])),
+        format_args!(
+            "{} damages; next: `reconvene repair`\n",
+            text(&answer["damages"])
+        ),
     );
     for damage in items(&answer["damaged"]) {
         put(
@@ -382,6 +385,19 @@ pub(crate) fn verified(answer: &Value) -> String {
             ),
         );
     }
+    out
+}
+
+/// Answer of `repair`.
+pub(crate) fn repaired(answer: &Value) -> String {
+    let mut out = format!(
+        "Kept {} documents with {} changes; {} records did not read.\nThe damaged database is now in {}\n",
+        text(&answer["documents"]),
+        text(&answer["changes"]),
+        text(&answer["damages"]),
+        text(&answer["set_aside"]),
+    );
+    out.push_str("  next: `reconvene sync`, which brings back what is missing\n");
     out
 }
 

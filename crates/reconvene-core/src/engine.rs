@@ -17,6 +17,7 @@ mod follow;
 mod ingest;
 mod io;
 mod links;
+mod rebuild;
 mod reconcile;
 mod shares;
 mod snapshots;
@@ -44,6 +45,7 @@ pub use alive::Stall;
 pub use compact::needs_singly;
 pub use follow::{StoredBodies, stored_frames};
 pub use links::Trouble;
+pub use rebuild::{Remains, rebuilt_row};
 pub use reconcile::progress_of;
 pub use snapshots::snapshot_hash;
 

@@ -44,6 +44,7 @@ compile_error!(
 
 mod data_dir;
 mod open;
+mod rebuild;
 mod store;
 mod writer;
 
@@ -71,6 +72,7 @@ pub use data_dir::{DataDir, DiskUse, OpenError, disk_bytes, open_data_dir};
 pub use journal::{DamagedSegment, JournalCheck};
 pub use open::{OpenReport, Opened, QuarantinedSled, open_store};
 pub use reader::{SledReader, Survey};
+pub use rebuild::Rebuild;
 pub use space::FREE_BYTES_MIN;
 pub use store::SledStore;
 pub use writer::{

@@ -50,6 +50,7 @@ mod driver;
 mod indexer;
 mod pace;
 mod records;
+mod repair;
 mod subscriptions;
 mod verify;
 
@@ -73,6 +74,7 @@ pub use profile::Role;
 pub use projects::Projects;
 pub use query::{MeetingQuery, MeetingSubscription, QueryBatch};
 pub use records::{RecordUse, RecordUses};
+pub use repair::RepairReport;
 pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
 pub use status::{
     DialStatus, DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus,

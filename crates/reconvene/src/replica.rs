@@ -104,6 +104,14 @@ impl OpenOptions {
         Replica::start(files).await
     }
 
+    /// The directory, if a store was made in it.
+    pub(crate) fn existing_path(self) -> Result<PathBuf, Error> {
+        match self.path.join("profile.json").try_exists() {
+            Ok(false) => Err(Error::NotInitialised(self.path)),
+            _ => Ok(self.path),
+        }
+    }
+
     fn open_files(self) -> Result<Files, Error> {
         // Where it cannot be told, opening the directory says why.
         if !self.create

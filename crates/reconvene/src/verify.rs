@@ -493,7 +493,8 @@ impl Verifier<'_> {
     }
 }
 
-fn leading_workspace(key: &Key) -> Option<WorkspaceId> {
+/// The workspace that a record belongs to, where its key says it.
+pub(crate) fn leading_workspace(key: &Key) -> Option<WorkspaceId> {
     let leads = key
         .kind()
         .is_some_and(|kind| kind >= KeyKind::FeedHead || kind == KeyKind::Workspace);

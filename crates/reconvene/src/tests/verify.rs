@@ -228,3 +228,103 @@ fn each_damage_is_named_with_what_it_befell() {
         assert_eq!(records, ["Workspa", "Change/"], "{report:?}");
     });
 }
+
+#[test]
+fn what_is_damaged_is_set_aside_and_comes_back_from_peers() {
+    run(async {
+        let server = Peer::server().await;
+        let a = Peer::device_of(&server, "Ada").await;
+        let meetings = a.replica.meetings();
+        let imported = qmsum::parse("m", MEETING).unwrap();
+        meetings.import(imported).await.unwrap();
+        let id = meetings
+            .add(NewMeeting::titled("Edited"))
+            .await
+            .unwrap()
+            .meeting
+            .id;
+        for n in 0..20 {
+            let note = n.to_string();
+            let edit = meetings.edit(id, move |meeting| meeting.append_note(&note));
+            edit.await.unwrap();
+        }
+        // It holds the directory.
+        drop(meetings);
+        a.sync().await;
+        // On the server it is a snapshot, which will be damaged as well.
+        server.replica.compact(None).await.unwrap();
+        let before = a.replica.export(None).await.unwrap();
+        let workspace = a.replica.device().current.unwrap();
+
+        // A change in the middle, the newest one, a head row.
+        let (a, report) = verify_after(a, |reader| {
+            let changes = rows(reader, KeyRange::changes(&workspace, &id));
+            let swapped = [(2, 3), (7, 8), (11, 12)];
+            let swapped = swapped.map(|(at, by)| (changes[at].0.clone(), changes[by].1.clone()));
+            let mut puts = swapped.to_vec();
+            let heads = rows(reader, KeyRange::heads(&workspace));
+            let other = heads
+                .iter()
+                .find(|(key, _)| key.document() != Some(id))
+                .unwrap();
+            puts.push((other.0.clone(), Bytes::from_static(&[0xff])));
+            Tampering {
+                puts,
+                ..Tampering::default()
+            }
+        })
+        .await;
+        assert!(!report.intact);
+        let a = repaired(a, Role::Device).await;
+        let report = a.replica.verify(None).await.unwrap();
+        assert!(report.intact, "{report:?}");
+        assert_ne!(a.replica.export(None).await.unwrap(), before);
+        a.sync().await;
+        assert_eq!(a.replica.export(None).await.unwrap(), before);
+        assert_eq!(server.replica.export(None).await.unwrap(), before);
+        let listed = a
+            .replica
+            .meetings()
+            .list(crate::ListOptions::default())
+            .await;
+        assert_eq!(listed.unwrap().meetings.len(), 2);
+
+        // A snapshot on the server.
+        let (server, report) = verify_after(server, |reader| {
+            let snapshots = rows(reader, KeyRange::snapshots(&workspace, &id));
+            assert!(!snapshots.is_empty());
+            Tampering {
+                puts: vec![(snapshots[0].0.clone(), Bytes::from_static(b"none"))],
+                ..Tampering::default()
+            }
+        })
+        .await;
+        assert!(!report.intact);
+        let server = repaired(server, Role::Server).await;
+        server.replica.listen(&[]).await.unwrap();
+        a.sync().await;
+        assert_eq!(server.replica.export(None).await.unwrap(), before);
+        for peer in [&a, &server] {
+            let report = peer.replica.verify(None).await.unwrap();
+            assert!(report.intact, "{report:?}");
+        }
+    });
+}
+
+/// Repairs a peer's store and opens it again. What others hold is not taken from its journal, which
+/// keeps it for a while.
+async fn repaired(peer: Peer, role: Role) -> Peer {
+    peer.replica.close().await.unwrap();
+    for segment in std::fs::read_dir(peer.dir.path().join("journal")).unwrap() {
+        std::fs::remove_file(segment.unwrap().path()).unwrap();
+    }
+    let options = crate::OpenOptions::new(peer.dir.path());
+    let report = options.clone().repair().await.unwrap();
+    assert!(
+        report.damages > 0 && report.set_aside.is_dir(),
+        "{report:?}"
+    );
+    let dir = peer.dir;
+    let replica = options.role(role).open().await.unwrap();
+    Peer { dir, replica }
+}
