@@ -148,7 +148,7 @@ impl World {
         let (workspace, document) = compacting.place;
         if let Some(replaces) = compacting.replaces.take() {
             let compact = replaces.compact(request, workspace, document, compacting.snapshot);
-            self.later(node, Input::Compact(compact));
+            self.later(node, Input::Compact(Box::new(compact)));
         }
     }
 

@@ -47,7 +47,7 @@ const SLEEP_CHECK_EVERY: Duration = Duration::from_secs(2);
 pub(crate) enum Command {
     Edit(Edit, oneshot::Sender<Result<(), Error>>),
     Write(Write, oneshot::Sender<Result<(), Error>>),
-    Compact(Compact, oneshot::Sender<Result<(), CompactHold>>),
+    Compact(Box<Compact>, oneshot::Sender<Result<(), CompactHold>>),
     Replay(Vec<JournalEntry>),
     Connect(PeerId, Vec<String>),
     Disconnect(PeerId),
@@ -142,7 +142,7 @@ impl DriverHandle {
     /// Has the engine replace what a stored snapshot holds, or say why not now.
     pub(crate) async fn compact(&self, compact: Compact) -> Result<Result<(), CompactHold>, Error> {
         let (sender, receiver) = oneshot::channel();
-        self.send(Command::Compact(compact, sender)).await?;
+        self.send(Command::Compact(Box::new(compact), sender)).await?;
         receiver.await.map_err(|_| Error::Closed)
     }
 

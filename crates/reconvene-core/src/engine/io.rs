@@ -99,7 +99,7 @@ pub enum Input {
     Write(Write),
     /// The host has put a snapshot of a document into the store, durably and proven to hold all that
     /// it is to replace.
-    Compact(Compact),
+    Compact(Box<Compact>),
     /// All journal frames found at open, in their order. To be given before any edit or link:
     /// what the engine then releases may free any of them.
     Replay(Vec<JournalEntry>),
