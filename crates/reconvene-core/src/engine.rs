@@ -260,7 +260,7 @@ impl Engine {
             Input::ReadDone { read, result } => self.on_read_done(read, result),
             Input::Edit(edit) => self.on_edit(edit),
             Input::Write(write) => self.on_write(write),
-            Input::Compact(compact) => self.on_compact(compact),
+            Input::Compact(compact) => self.on_compact(*compact),
             Input::Purge(purge) => self.on_purge(purge),
             Input::Replay(entries) => self.on_replay(entries),
             Input::Connect { peer, addresses } => self.on_connect(peer, addresses),

@@ -113,7 +113,7 @@ impl World {
         if replaces.is_purged() {
             let request = self.request();
             let compact = replaces.compact(request, workspace, document, None);
-            return self.give(node, Input::Compact(compact));
+            return self.give(node, Input::Compact(Box::new(compact)));
         }
         let changes =
             changes_of(&chunks(&reader, &workspace, &document).expect("an open store reads"));
@@ -153,7 +153,7 @@ impl World {
         let (workspace, document) = compacting.place;
         if let Some(replaces) = compacting.replaces.take() {
             let compact = replaces.compact(request, workspace, document, Some(compacting.snapshot));
-            self.later(node, Input::Compact(compact));
+            self.later(node, Input::Compact(Box::new(compact)));
         }
     }
 

@@ -568,7 +568,7 @@ impl Driver {
             }
             Command::Compact(compact, answer) => {
                 self.compactions.insert(compact.request, answer);
-                self.input(Input::Compact(compact));
+                self.input(Input::Compact(Box::new(compact)));
             }
             Command::Purge(purge, answer) => {
                 self.purges.insert(purge.request, answer);

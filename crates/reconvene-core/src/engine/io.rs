@@ -99,7 +99,7 @@ pub enum Input {
     Write(Write),
     /// The host has put a snapshot of a document into the store, durably and proven to hold all that
     /// it is to replace; or asks for what is left of a purged document to be removed.
-    Compact(Compact),
+    Compact(Box<Compact>),
     /// The host has decided that documents are to be purged, for everyone.
     Purge(Purge),
     /// All journal frames found at open, in their order. To be given before any edit or link:
