@@ -47,7 +47,7 @@ const SLEEP_CHECK_EVERY: Duration = Duration::from_secs(2);
 pub(crate) enum Command {
     Edit(Edit, oneshot::Sender<Result<(), Error>>),
     Write(Write, oneshot::Sender<Result<(), Error>>),
-    Compact(Compact, oneshot::Sender<Result<(), CompactHold>>),
+    Compact(Box<Compact>, oneshot::Sender<Result<(), CompactHold>>),
     Purge(Purge, oneshot::Sender<Result<u64, PurgeError>>),
     Replay(Vec<JournalEntry>),
     Connect(PeerId, Vec<String>),
@@ -143,6 +143,7 @@ impl DriverHandle {
     /// Has the engine replace what a stored snapshot holds, or say why not now.
     pub(crate) async fn compact(&self, compact: Compact) -> Result<Result<(), CompactHold>, Error> {
         let (sender, receiver) = oneshot::channel();
+        let compact = Box::new(compact);
         self.send(Command::Compact(compact, sender)).await?;
         receiver.await.map_err(|_| Error::Closed)
     }
@@ -568,7 +569,7 @@ impl Driver {
             }
             Command::Compact(compact, answer) => {
                 self.compactions.insert(compact.request, answer);
-                self.input(Input::Compact(Box::new(compact)));
+                self.input(Input::Compact(compact));
             }
             Command::Purge(purge, answer) => {
                 self.purges.insert(purge.request, answer);
