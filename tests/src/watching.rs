@@ -32,7 +32,9 @@ fn every_command_runs_beside_a_serving_process() {
         // that need the store for themselves.
         let rest: &[&str] = match command.as_str() {
             "init" | "serve" | "repair" | "workspace list" | "invite" | "project list" | "sync"
-            | "status" | "export" | "meeting list" | "events" | "compact" | "verify" => &[],
+            | "status" | "export" | "meeting list" | "events" | "compact" | "purge" | "verify" => {
+                &[]
+            }
             "workspace add" | "project add" => &["Apollo"],
             "workspace use" => &[workspace],
             "workspace leave" => &["Apollo", "--discard", "--remove"],

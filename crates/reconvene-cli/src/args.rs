@@ -106,6 +106,13 @@ pub(crate) enum Command {
     },
     /// Replace the changes of documents by proven snapshots, where no peer needs them one by one.
     Compact,
+    /// Let go for good of meetings that were deleted long enough ago. A server does so by itself after 30
+    /// days, and its devices follow.
+    Purge {
+        /// How long ago at least.
+        #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = duration)]
+        deleted_for: Duration,
+    },
     /// Say what this store holds and how fresh it is.
     Status {
         /// Count its records by kind as well, which takes as long as the store is large.

@@ -60,6 +60,7 @@ async fn dispatch(
             | Command::Import(_)
             | Command::Export
             | Command::Compact
+            | Command::Purge { .. }
             | Command::Status { records: true, .. }
             | Command::Status {
                 document: Some(_),
@@ -122,6 +123,11 @@ async fn dispatch(
                 .await
         }
         Command::Compact => at.answer(Request::Compact, human::compacted).await,
+        Command::Purge { deleted_for } => {
+            let deleted_for_ms = millis(deleted_for);
+            at.answer(Request::Purge { deleted_for_ms }, human::purged)
+                .await
+        }
         Command::Status { records, document } => {
             let request = Request::Status { records, document };
             at.answer(request, human::status).await

@@ -157,6 +157,10 @@ pub(crate) async fn execute(
             streams::events(replica, events, items).await
         }
         Request::Events => streams::events(replica, replica.events(), items).await,
+        Request::Purge { deleted_for_ms } => {
+            let deleted_for = Duration::from_millis(deleted_for_ms);
+            to_value(&replica.purge(deleted_for).await?)
+        }
         Request::Compact => to_value(&replica.compact(None).await?),
         Request::Status { records, document } => {
             let mut status = to_value(&replica.status().await?)?;

@@ -81,6 +81,7 @@ pub(crate) const TABLE: &[Exit] = &[
             "bad_id",
             "bad_address",
             "not_found",
+            "document_deleted",
             "unknown_project",
             "ambiguous_project",
             "edit_refused",

@@ -81,6 +81,7 @@ fn hint(code: &str) -> Option<&'static str> {
         "io" => "check the path and the disk, then run the command again",
         "identity" => "restore the file from a backup, or join again from an empty directory",
         "document_too_new" => "use a newer release of reconvene to edit it; reading goes on",
+        "document_deleted" => "it cannot be brought back; an earlier export may still have it",
         "document_damaged" => "sync with the server, which sends it again; the rest is unharmed",
         "store_damaged" | "store_failed" => {
             "run `reconvene verify` to see what is damaged, and `reconvene repair` to keep the rest: \

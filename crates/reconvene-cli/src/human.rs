@@ -138,6 +138,12 @@ pub(crate) fn meeting_deleted(answer: &Value) -> String {
     format!("Meeting {id} is deleted.\n  next: `reconvene meeting restore {id}` brings it back\n")
 }
 
+/// Answer of `purge`.
+pub(crate) fn purged(answer: &Value) -> String {
+    let (meetings, documents) = (text(&answer["meetings"]), text(&answer["documents"]));
+    format!("Purged {meetings} deleted meetings, {documents} documents.\n")
+}
+
 /// Answer of `compact`.
 pub(crate) fn compacted(answer: &Value) -> String {
     let mut out = format!(

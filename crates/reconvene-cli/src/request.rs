@@ -164,6 +164,11 @@ pub(crate) enum Request {
     Events,
     /// Compact every document worth it.
     Compact,
+    /// Let go for good of what was deleted.
+    Purge {
+        /// At least so long ago.
+        deleted_for_ms: u64,
+    },
     /// What the store holds.
     Status {
         /// Whether to count its records.
@@ -223,6 +228,7 @@ impl Request {
             Self::Verify => "verifying",
             Self::Export { .. } => "exporting",
             Self::Compact => "compacting",
+            Self::Purge { .. } => "purging",
             Self::Status { records: true, .. } => "counting",
             Self::In { request, .. } => request.doing(),
             _ => "working",

@@ -8,7 +8,7 @@
 //! The parts: `links` greets peers and keeps them; `ingest` turns edits and received changes into
 //! batches; `follow` sends what a peer's cursor lacks and acknowledges what came; `reconcile` finds
 //! out what differs where no cursor can be trusted; `snapshots` takes whole versions in; `compact`
-//! lets changes go that a snapshot holds; `shares` knows what is shared with whom, and tells those who
+//! lets changes go that a snapshot holds; `purge` leaves nothing of a document but a tombstone; `shares` knows what is shared with whom, and tells those who
 //! may know; `alive` closes links that no longer carry anything.
 
 mod alive;
@@ -17,6 +17,7 @@ mod follow;
 mod ingest;
 mod io;
 mod links;
+mod purge;
 mod rebuild;
 mod reconcile;
 mod shares;
@@ -37,14 +38,15 @@ use crate::wire::Role;
 
 pub use io::{
     CloseReason, Compact, CompactHold, Edit, EditError, EditedDocument, Enrolment, Event, Input,
-    JoinRequest, LinkStats, Moment, Output, ReadQuery, ReadResult, SendStored, StoredDocument,
-    WorkspaceStatus, Write,
+    JoinRequest, LinkStats, Moment, Output, Purge, PurgeError, ReadQuery, ReadResult, SendStored,
+    StoredDocument, WorkspaceStatus, Write,
 };
 
 pub use alive::Stall;
 pub use compact::needs_singly;
 pub use follow::{StoredBodies, stored_frames};
 pub use links::Trouble;
+pub use purge::tombstone_of;
 pub use rebuild::{Remains, rebuilt_row};
 pub use reconcile::progress_of;
 pub use snapshots::snapshot_hash;
@@ -261,6 +263,7 @@ impl Engine {
             Input::Edit(edit) => self.on_edit(edit),
             Input::Write(write) => self.on_write(write),
             Input::Compact(compact) => self.on_compact(*compact),
+            Input::Purge(purge) => self.on_purge(purge),
             Input::Replay(entries) => self.on_replay(entries),
             Input::Connect { peer, addresses } => self.on_connect(peer, addresses),
             Input::Disconnect { peer } => self.on_disconnect(peer),

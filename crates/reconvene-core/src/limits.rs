@@ -162,6 +162,9 @@ pub const COMPACTION_DUE_CHANGES: u64 = 256;
 /// See [`COMPACTION_DUE_CHANGES`].
 pub const COMPACTION_DUE_RATIO: u64 = 4;
 
+/// Documents purged with one request. A request for more is refused.
+pub const PURGE_DOCUMENTS_MAX: usize = 256;
+
 /// Peers of one workspace whose cursors are looked at before a compaction.
 pub const PEERS_PER_WORKSPACE_MAX: usize = 100_000;
 
@@ -208,7 +211,7 @@ pub const IDLE_DOCUMENTS_MAX: usize = 1024;
 pub const WANTS_QUEUED_MAX: usize = 1024 * 1024;
 
 /// Sequence numbers beyond gaps that a want lists of one document. A document with more is asked for
-/// whole.
+/// whole; a tombstone with more says nothing of what was known beyond gaps.
 pub const WANT_BEYOND_MAX: usize = 16 * 1024;
 
 /// Most changes of one document that are handled when answering a want. A document with more is
@@ -269,6 +272,11 @@ const _: () = assert!(CHANGE_BYTES_MAX + FRAME_HEADROOM_BYTES <= ASSEMBLED_FRAME
 const _: () = assert!(RECONCILE_MESSAGE_BYTES_MAX >= 4096);
 const _: () = assert!(SNAPSHOT_BYTES_MAX + FRAME_HEADROOM_BYTES <= ASSEMBLED_FRAME_BYTES_MAX);
 const _: () = assert!(SNAPSHOT_BYTES_MAX < VALUE_BYTES_MAX);
+/// The largest tombstone: of each actor its id, two numbers and four short prefixes.
+const TOMBSTONE_BYTES_MAX: usize =
+    ACTORS_PER_DOCUMENT_MAX * (ACTOR_BYTES_MAX + 21) + WANT_BEYOND_MAX * 10;
+const _: () = assert!(TOMBSTONE_BYTES_MAX + FRAME_HEADROOM_BYTES <= ASSEMBLED_FRAME_BYTES_MAX);
+const _: () = assert!(WINDOW_BYTES * 2 + TOMBSTONE_BYTES_MAX <= LINK_INGEST_BYTES_MAX);
 const _: () = assert!(WINDOW_BYTES * 2 + CHANGE_BYTES_MAX <= LINK_INGEST_BYTES_MAX);
 const _: () = assert!(WINDOW_BYTES * 2 + SNAPSHOT_BYTES_MAX <= LINK_INGEST_BYTES_MAX);
 const _: () = assert!(SHARES_PER_FRAME * (NAME_BYTES_MAX + 64) < FRAME_BYTES_MAX);

@@ -201,6 +201,9 @@ pub struct HeadRow {
     pub actor_max_ops: BTreeMap<ActorId, u64>,
     /// Number of operations of the stored changes, as far as they were counted.
     pub operations: u64,
+    /// When the document was purged. Then it has no heads, `actors` say what was known of it, and the
+    /// changes and snapshots counted here are those that are not physically removed yet.
+    pub purged_at: Option<WallTime>,
 }
 
 impl HeadRow {
@@ -218,7 +221,27 @@ impl HeadRow {
             head_max_ops: BTreeMap::new(),
             actor_max_ops: BTreeMap::new(),
             operations: 0,
+            purged_at: None,
         }
+    }
+
+    /// What is left of the document once it is purged.
+    pub fn purge(&mut self, at: WallTime) {
+        self.heads.clear();
+        self.missing.clear();
+        self.head_max_ops.clear();
+        self.actor_max_ops.clear();
+        self.operations = 0;
+        // Zero stands for a document that is not.
+        self.purged_at = Some(WallTime::from_millis(match at.as_millis() {
+            0 => 1,
+            at => at,
+        }));
+    }
+
+    /// Whether it is purged, and something of it is not physically removed yet.
+    pub fn has_remains(&self) -> bool {
+        self.purged_at.is_some() && (self.change_count > 0 || !self.snapshots.is_empty())
     }
 
     /// Sum of the sizes of its snapshots.
@@ -288,6 +311,7 @@ impl Record for HeadRow {
                     .collect(),
             },
             operations: self.operations,
+            purged_at_ms: self.purged_at.map_or(0, WallTime::as_millis),
         };
         row.encode_to_vec().into()
     }
@@ -343,6 +367,7 @@ impl Record for HeadRow {
                 .filter_map(|actor| Some((ActorId::from_bytes(&actor.actor)?, actor.max_op)))
                 .collect(),
             operations: row.operations,
+            purged_at: (row.purged_at_ms != 0).then(|| WallTime::from_millis(row.purged_at_ms)),
         })
     }
 }
@@ -429,6 +454,8 @@ pub struct FeedRow {
     pub snapshot: Option<SnapshotRef>,
     /// The document's entry before this one; 0 if there is none.
     pub previous: FeedSeq,
+    /// If the document was purged with this entry: size of the tombstone as it is sent, in bytes.
+    pub purged: Option<u32>,
 }
 
 impl Record for FeedRow {
@@ -452,6 +479,7 @@ impl Record for FeedRow {
             kind: u32::from(self.kind.0),
             snapshot: self.snapshot.map(SnapshotRef::to_proto),
             previous: self.previous.0,
+            purged: self.purged.unwrap_or(0),
         };
         row.encode_to_vec().into()
     }
@@ -486,6 +514,7 @@ impl Record for FeedRow {
                 .map(|snapshot| SnapshotRef::from_proto(Self::NAME, snapshot))
                 .transpose()?,
             previous: FeedSeq(row.previous),
+            purged: (row.purged != 0).then_some(row.purged),
         })
     }
 }

@@ -33,10 +33,13 @@ pub enum RefusalCode {
     MissingDependencies,
     /// Another change with the same actor and sequence number is stored.
     Equivocation,
+    /// The document was purged there, and this change was not known then; or, of a tombstone, changes
+    /// are here that were not known when the document was purged.
+    DocumentDeleted,
 }
 
 impl RefusalCode {
-    const NUMBERS: [(Self, u32); 12] = [
+    const NUMBERS: [(Self, u32); 13] = [
         (Self::NotEnrolled, 1),
         (Self::IncompatibleProtocol, 2),
         (Self::TicketUnknown, 3),
@@ -48,6 +51,7 @@ impl RefusalCode {
         (Self::NotPermitted, 22),
         (Self::MissingDependencies, 23),
         (Self::Equivocation, 24),
+        (Self::DocumentDeleted, 25),
         (Self::TooManyWorkspaces, 40),
     ];
 
@@ -79,6 +83,7 @@ impl std::fmt::Display for RefusalCode {
             Self::TooLarge => "a change or document is too large",
             Self::NotPermitted => "not permitted",
             Self::MissingDependencies => "a change depends on changes that never arrived",
+            Self::DocumentDeleted => "the document was deleted before this change was known",
             Self::Equivocation => "two different changes carry the same actor and sequence number",
         })
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::engine::{Compact, SendStored, StoredBodies};
+use crate::engine::{Compact, SendStored, StoredBodies, tombstone_of};
 use crate::guard::ActorId;
 use crate::ids::{ChangeHash, DocumentId, FeedSeq, PeerId, RequestId, SnapshotHash, WorkspaceId};
 use crate::keys::{Key, KeyRange};
@@ -69,12 +69,13 @@ pub struct Replaceable {
     changes: Vec<(ChangeHash, u32)>,
     /// What is stored of each actor: all of it has to be in the snapshot.
     actors: BTreeMap<ActorId, ActorProgress>,
+    is_purged: bool,
 }
 
 impl Replaceable {
     /// Reads what the document's feed entries name, from the newest back, up to
     /// `limits::COMPACTED_RECORDS_MAX` records. `None` if nothing is stored, or a single snapshot is
-    /// all there is.
+    /// all there is, or a tombstone.
     ///
     /// # Errors
     /// If the store fails, or holds a record that cannot be read.
@@ -111,9 +112,6 @@ impl Replaceable {
             entries.push(previous);
             previous = row.previous;
         }
-        if changes.is_empty() && entries.is_empty() && head.snapshots.len() < 2 {
-            return Ok(None);
-        }
         let mut orphans: Vec<_> = present
             .iter()
             .filter_map(|(key, _)| key.snapshot_hash())
@@ -121,7 +119,7 @@ impl Replaceable {
         if let Some(lost) = head
             .snapshots
             .iter()
-            .find(|known| !orphans.contains(&known.hash))
+            .find(|known| head.purged_at.is_none() && !orphans.contains(&known.hash))
         {
             return Err(StoreError::Damaged {
                 key: format!("{:?}", Key::snapshot(workspace, document, &lost.hash)),
@@ -129,10 +127,25 @@ impl Replaceable {
             });
         }
         orphans.retain(|hash| head.snapshots.iter().all(|known| known.hash != *hash));
+        let is_purged = head.purged_at.is_some();
+        let is_done = match is_purged {
+            true => head.snapshots.is_empty() && orphans.is_empty(),
+            false => head.snapshots.len() < 2,
+        };
+        if changes.is_empty() && entries.is_empty() && is_done {
+            return Ok(None);
+        }
+        // Older entries of a purged document may name them and go with them.
+        let are_named = is_purged && previous.0 > 0;
         Ok(Some(Self {
             orphans,
             actors: head.actors,
-            snapshots: head.snapshots,
+            snapshots: if are_named {
+                Vec::new()
+            } else {
+                head.snapshots
+            },
+            is_purged,
             last: (head.feed_seq, newest),
             last_by_others,
             entries,
@@ -148,6 +161,11 @@ impl Replaceable {
                 held.last_seq >= stored.last_seq && stored.beyond.iter().all(|seq| held.holds(*seq))
             })
         })
+    }
+
+    /// Whether the document is purged: then nothing takes the place of what goes.
+    pub fn is_purged(&self) -> bool {
+        self.is_purged
     }
 
     /// The changes that would go.
@@ -184,13 +202,13 @@ impl Replaceable {
         &self.snapshots
     }
 
-    /// The request to the engine, once the snapshot is stored.
+    /// The request to the engine: once the snapshot is stored, or, for a purged document, without one.
     pub fn compact(
         self,
         request: RequestId,
         workspace: WorkspaceId,
         document: DocumentId,
-        snapshot: SnapshotRef,
+        snapshot: Option<SnapshotRef>,
     ) -> Compact {
         Compact {
             request,
@@ -237,7 +255,7 @@ pub fn decode<R: Record>(key: &Key, value: &[u8]) -> Result<R, StoreError> {
     })
 }
 
-/// Reads the bodies a [`SendStored`] names, by document.
+/// Reads the bodies a [`SendStored`] names, by document, and the tombstones.
 ///
 /// # Errors
 /// If the store fails, or lacks one of them, or holds a record that cannot be read.
@@ -258,6 +276,16 @@ pub fn bodies(
     let mut documents = Vec::with_capacity(stored.documents.len());
     for asked in &stored.documents {
         let mut bodies = StoredBodies::default();
+        if asked.purged {
+            let (key, value) = required(Key::head(workspace, &asked.document))?;
+            bodies.purged = tombstone_of(&decode(&key, &value)?);
+            if bodies.purged.is_none() {
+                return Err(StoreError::Damaged {
+                    key: format!("{key:?}"),
+                    what: "the feed says that it is purged".to_owned(),
+                });
+            }
+        }
         if let Some(hash) = &asked.snapshot {
             let (key, value) = required(Key::snapshot(workspace, &asked.document, hash))?;
             bodies.snapshot = Some(decode::<SnapshotRow>(&key, &value)?.body);

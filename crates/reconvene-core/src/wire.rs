@@ -14,6 +14,7 @@ use crate::limits;
 use crate::refusal::RefusalCode;
 use crate::schema::wire as proto;
 use crate::schema::wire::frame::Body;
+use crate::time::WallTime;
 
 /// Oldest protocol version this crate speaks.
 pub const PROTOCOL_MIN: u32 = 1;
@@ -174,13 +175,46 @@ pub struct DocumentChanges {
     pub snapshot: Option<Bytes>,
     /// Change chunks, each after its dependencies.
     pub changes: Vec<Bytes>,
+    /// The document's tombstone.
+    pub purged: Option<Purged>,
 }
 
 impl DocumentChanges {
-    /// The sum of its bodies, in bytes.
+    /// The sum of its bodies, the tombstone among them, in bytes.
     pub fn body_bytes(&self) -> usize {
         let bodies = self.snapshot.iter().chain(&self.changes);
-        bodies.map(Bytes::len).sum()
+        let tombstone = self.purged.as_ref().map_or(0, Purged::bytes);
+        bodies.map(Bytes::len).sum::<usize>() + tombstone
+    }
+}
+
+/// A document's tombstone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Purged {
+    /// When the document was purged.
+    pub at: WallTime,
+    /// The changes that were known then.
+    pub known: Vec<KnownActor>,
+}
+
+impl Purged {
+    /// Its size in a frame.
+    pub fn bytes(&self) -> usize {
+        self.to_proto().encoded_len()
+    }
+
+    fn to_proto(&self) -> proto::Purged {
+        proto::Purged {
+            at_ms: self.at.as_millis(),
+            known: self.known.iter().map(KnownActor::to_proto).collect(),
+        }
+    }
+
+    fn from_proto(purged: &proto::Purged) -> Result<Self, FrameError> {
+        Ok(Self {
+            at: WallTime::from_millis(purged.at_ms),
+            known: KnownActor::list_from_proto("a tombstone", &purged.known)?,
+        })
     }
 }
 
@@ -245,6 +279,33 @@ pub struct KnownActor {
     pub seq: u64,
     /// Further sequence numbers.
     pub beyond: Vec<u64>,
+}
+
+impl KnownActor {
+    fn to_proto(&self) -> proto::KnownActor {
+        proto::KnownActor {
+            actor: copy(self.actor.as_bytes()),
+            seq: self.seq,
+            beyond: self.beyond.clone(),
+        }
+    }
+
+    fn list_from_proto(of: &str, list: &[proto::KnownActor]) -> Result<Vec<Self>, FrameError> {
+        let beyond = list.iter().map(|known| known.beyond.len());
+        let actors = limits::ACTORS_PER_DOCUMENT_MAX;
+        bounded(&format!("actors of {of}"), list.len(), actors)?;
+        let numbers = limits::WANT_BEYOND_MAX;
+        bounded(&format!("numbers of {of}"), beyond.sum(), numbers)?;
+        let known = list.iter().map(|known| {
+            Ok(Self {
+                actor: ActorId::from_bytes(&known.actor)
+                    .ok_or_else(|| FrameError::new("an actor id of a wrong length"))?,
+                seq: known.seq,
+                beyond: known.beyond.clone(),
+            })
+        });
+        known.collect()
+    }
 }
 
 /// See `Done` in the schema.
@@ -575,6 +636,7 @@ impl Changes {
                     kind: u32::from(document.kind.0),
                     changes: document.changes.clone(),
                     snapshot: document.snapshot.clone().unwrap_or_default(),
+                    purged: document.purged.as_ref().map(Purged::to_proto),
                 })
                 .collect(),
             through: self.feed.as_ref().map(|(_, through)| point_to(through)),
@@ -604,6 +666,11 @@ impl Changes {
                             .map_err(|_| FrameError::new("a document kind is out of range"))?,
                         snapshot: (!document.snapshot.is_empty()).then_some(document.snapshot),
                         changes: document.changes,
+                        purged: document
+                            .purged
+                            .as_ref()
+                            .map(Purged::from_proto)
+                            .transpose()?,
                     })
                 })
                 .collect::<Result<_, FrameError>>()?,
@@ -682,15 +749,7 @@ impl Want {
                 .iter()
                 .map(|document| proto::WantDocument {
                     document: copy(document.document.as_bytes()),
-                    known: document
-                        .known
-                        .iter()
-                        .map(|known| proto::KnownActor {
-                            actor: copy(known.actor.as_bytes()),
-                            seq: known.seq,
-                            beyond: known.beyond.clone(),
-                        })
-                        .collect(),
+                    known: document.known.iter().map(KnownActor::to_proto).collect(),
                     mutual: document.mutual,
                 })
                 .collect(),
@@ -711,21 +770,9 @@ impl Want {
                 .documents
                 .iter()
                 .map(|document| {
-                    let beyond = document.known.iter().map(|known| known.beyond.len());
-                    let actors = document.known.len();
-                    bounded("actors of a want", actors, limits::ACTORS_PER_DOCUMENT_MAX)?;
-                    bounded("numbers of a want", beyond.sum(), limits::WANT_BEYOND_MAX)?;
-                    let known = document.known.iter().map(|known| {
-                        Ok(KnownActor {
-                            actor: ActorId::from_bytes(&known.actor)
-                                .ok_or_else(|| FrameError::new("an actor id of a wrong length"))?,
-                            seq: known.seq,
-                            beyond: known.beyond.clone(),
-                        })
-                    });
                     Ok(WantDocument {
                         document: DocumentId::from_bytes(fixed("a document", &document.document)?),
-                        known: known.collect::<Result<_, FrameError>>()?,
+                        known: KnownActor::list_from_proto("a want", &document.known)?,
                         mutual: document.mutual,
                     })
                 })

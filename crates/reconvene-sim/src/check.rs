@@ -14,7 +14,7 @@ use reconvene_core::records::{
     ActorProgress, ChangeRow, FeedHeadRow, FeedRow, HeadRow, PeerRow, Record as _,
 };
 use reconvene_core::refusal::RefusalCode;
-use reconvene_core::storage::{Scan, StoreRead as _};
+use reconvene_core::storage::{Batch, Scan, StoreRead as _};
 use reconvene_core::time::WallTime;
 use reconvene_core::wire::Frame;
 
@@ -36,6 +36,8 @@ pub(crate) struct Knowledge {
     /// Documents that a node refused to take from another, at any time in its present life: while
     /// they are being healed no claim includes them.
     refused: BTreeSet<(NodeId, NodeId, WorkspaceId, DocumentId)>,
+    /// Documents that some host wanted purged: what they were made of may be gone anywhere.
+    pub(crate) purged: BTreeSet<(WorkspaceId, DocumentId)>,
 }
 
 impl Knowledge {
@@ -207,6 +209,9 @@ impl World {
         }
         let refused = self.refused_by(node, peer, &workspace);
         for (seq, row) in feed {
+            if self.knowledge.purged.contains(&(workspace, row.document)) {
+                continue;
+            }
             for (hash, _) in &row.changes {
                 let fact = (workspace, row.document, *hash);
                 if !self.disk(node).durable.contains(&fact) && !refused.contains(&row.document) {
@@ -315,6 +320,7 @@ impl World {
         let told = self.disk(of).told.get(stretch).unwrap_or_default();
         let lacking = told.iter().filter(|fact| {
             workspaces.contains(&fact.0)
+                && !self.knowledge.purged.contains(&(fact.0, fact.1))
                 && !held.contains(fact)
                 && !self.refused_by(node, of, &fact.0).contains(&fact.1)
         });
@@ -364,6 +370,9 @@ impl World {
                 }
                 let bytes = key.as_bytes()[1..17].try_into();
                 let workspace = WorkspaceId::from_bytes(bytes.expect("a key's workspace"));
+                if self.knowledge.purged.contains(&(workspace, row.document)) {
+                    continue;
+                }
                 for (hash, _) in row.changes {
                     let fact = (workspace, row.document, hash);
                     if !self.disk(node).durable.contains(&fact) {
@@ -379,9 +388,11 @@ impl World {
     /// Checks that nodes that came to rest agree on a workspace, that each one's rows agree with
     /// each other, and that nothing acknowledged is lost.
     pub fn check_converged(&self, nodes: &[NodeId], workspace: WorkspaceId) {
+        let purged = self.check_purged(nodes, workspace);
         let mut first: Option<(NodeId, BTreeSet<Fact>)> = None;
         for node in nodes {
-            let facts = self.check_rows(*node, workspace);
+            let mut facts = self.check_rows(*node, workspace);
+            facts.retain(|fact| !purged.contains(&fact.1));
             match &first {
                 None => first = Some((*node, facts)),
                 Some((other, theirs)) => {
@@ -402,6 +413,7 @@ impl World {
             .knowledge
             .acknowledged
             .iter()
+            .filter(|fact| !purged.contains(&fact.1))
             .find(|fact| fact.0 == workspace && !facts.contains(fact));
         if let Some(fact) = lost {
             self.fail(format_args!(
@@ -410,6 +422,79 @@ impl World {
         }
         for node in nodes {
             self.check_cursors(*node, nodes, workspace);
+        }
+    }
+
+    /// Checks that a document that one of these nodes has purged is gone from all, but for nodes that
+    /// hold changes of it which were not known then, and say so; yields those documents.
+    fn check_purged(&self, nodes: &[NodeId], workspace: WorkspaceId) -> BTreeSet<DocumentId> {
+        let wanted = self.knowledge.purged.iter();
+        let wanted = wanted.filter(|(of, _)| *of == workspace);
+        let mut purged = BTreeSet::new();
+        for (_, document) in wanted {
+            let rows = nodes
+                .iter()
+                .map(|node| (*node, self.head_row(*node, workspace, *document)));
+            let rows: Vec<_> = rows.collect();
+            let tombstones: Vec<_> = rows
+                .iter()
+                .filter_map(|(node, row)| Some((*node, row.as_ref()?)))
+                .filter(|(_, row)| row.purged_at.is_some())
+                .collect();
+            if tombstones.is_empty() {
+                continue;
+            }
+            purged.insert(*document);
+            for (node, row) in &rows {
+                let Some(row) = row else {
+                    self.fail(format_args!("node {node} has no tombstone of {document}"));
+                };
+                if row.purged_at.is_some() {
+                    continue;
+                }
+                let says_so = tombstones.iter().any(|(other, tombstone)| {
+                    let late = row.actors.iter().any(|(actor, progress)| {
+                        let known = tombstone.actors.get(actor);
+                        known.is_none_or(|known| progress.last_seq > known.last_seq)
+                            || !progress.beyond.is_empty()
+                    });
+                    let code = self.refusal(*node, *other, workspace, *document);
+                    late && code == Some(RefusalCode::DocumentDeleted)
+                });
+                if !says_so {
+                    self.fail(format_args!("{document} is back at node {node}"));
+                }
+            }
+        }
+        purged
+    }
+
+    /// Why a node refuses a document of another.
+    pub(crate) fn refusal(
+        &self,
+        node: NodeId,
+        of: NodeId,
+        workspace: WorkspaceId,
+        document: DocumentId,
+    ) -> Option<RefusalCode> {
+        let status = self.engine(node)?.workspace_status(&workspace)?;
+        let row = status.peers.get(&self.peer(of))?;
+        row.refused_here.get(&document).copied()
+    }
+
+    /// A node is about to store something: what it has purged must stay so.
+    pub(crate) fn check_stays_purged(&self, node: NodeId, batch: &Batch) {
+        for (key, value) in &batch.puts {
+            if key.kind() != Some(KeyKind::Head) {
+                continue;
+            }
+            let new = HeadRow::decode(value).expect("a stored head row decodes");
+            let old = self.disk(node).reader.read(key);
+            let old = old.expect("an open store reads");
+            let old = old.map(|old| HeadRow::decode(&old).expect("a stored head row decodes"));
+            if old.is_some_and(|old| old.purged_at.is_some()) && new.purged_at.is_none() {
+                self.fail(format_args!("node {node} brings back {key:?}"));
+            }
         }
     }
 
@@ -483,6 +568,16 @@ impl World {
         for (key, value) in reader.scan(&scan).expect("an open store reads").rows {
             let document = key.document().expect("a head key names its document");
             let row = HeadRow::decode(&value).expect("a stored head row decodes");
+            if row.purged_at.is_some() {
+                self.check_tombstone(node, (workspace, document), &row);
+                entered.retain(|fact| fact.1 != document);
+                if last_entries.get(&document) != Some(&row.feed_seq.0) {
+                    self.fail(format_args!(
+                        "node {node}'s tombstone of {document} is not its last entry"
+                    ));
+                }
+                continue;
+            }
             let changes = crate::host::read_changes(reader, (workspace, document));
             let range = KeyRange::changes(&workspace, &document);
             let single = reader.scan(&Scan::ascending(range, usize::MAX));
@@ -574,6 +669,41 @@ impl World {
         facts
     }
 
+    /// Checks what is left of a purged document.
+    fn check_tombstone(&self, node: NodeId, place: (WorkspaceId, DocumentId), row: &HeadRow) {
+        let (workspace, document) = place;
+        let reader = &self.disk(node).reader;
+        let entry = reader.read(&Key::feed(&workspace, row.feed_seq));
+        let entry = entry.expect("an open store reads");
+        let entry = entry.map(|entry| FeedRow::decode(&entry).expect("a feed entry decodes"));
+        if !entry.is_some_and(|entry| entry.purged.is_some() && entry.changes.is_empty()) {
+            self.fail(format_args!(
+                "node {node}'s feed has no purge of {document}"
+            ));
+        }
+        let range = KeyRange::changes(&workspace, &document);
+        let single = reader.scan(&Scan::ascending(range, usize::MAX));
+        let single = single.expect("an open store reads").rows.len() as u64;
+        let is_indexed = reader
+            .contains(&Key::index(&workspace, row.kind, &document))
+            .expect("an open store reads");
+        if !row.heads.is_empty()
+            || !row.missing.is_empty()
+            || row.change_count != single
+            || is_indexed
+        {
+            self.fail(format_args!(
+                "node {node} has {single} changes beside its tombstone {row:?}"
+            ));
+        }
+        for snapshot in &row.snapshots {
+            let key = Key::snapshot(&workspace, &document, &snapshot.hash);
+            if !reader.contains(&key).expect("an open store reads") {
+                self.fail(format_args!("node {node} lacks a snapshot of {document}"));
+            }
+        }
+    }
+
     /// Checks that no stored cursor of a node is ahead of what it holds.
     fn check_cursors(&self, node: NodeId, nodes: &[NodeId], workspace: WorkspaceId) {
         let reader = &self.disk(node).reader;
@@ -597,6 +727,10 @@ impl World {
                 continue;
             }
             for (seq, entry) in read_feed(theirs, &workspace, 0) {
+                let place = (workspace, entry.document);
+                if self.knowledge.purged.contains(&place) {
+                    continue;
+                }
                 let refused = row.refused_here.contains_key(&entry.document);
                 let whole = entry.snapshot.iter().flat_map(|snapshot| {
                     let key = Key::snapshot(&workspace, &entry.document, &snapshot.hash);
@@ -641,13 +775,19 @@ impl World {
         }
     }
 
-    /// Every change a node holds of a workspace.
+    /// Every change a node holds of a workspace, but of documents that were to be purged.
     pub fn held(&self, node: NodeId, workspace: WorkspaceId) -> BTreeSet<Fact> {
         let rows = all_rows(&self.disk(node).reader);
         rows.iter()
             .flat_map(|(key, value)| crate::disk::facts_in(key, value))
             .filter(|fact| fact.0 == workspace)
+            .filter(|fact| !self.knowledge.purged.contains(&(fact.0, fact.1)))
             .collect()
+    }
+
+    /// Every document that some host wanted purged.
+    pub fn purged(&self) -> impl Iterator<Item = &(WorkspaceId, DocumentId)> {
+        self.knowledge.purged.iter()
     }
 
     /// Every change whose author was told that it is safe.

@@ -36,6 +36,8 @@ struct Mishaps {
     direct_links: bool,
     /// Hosts that compact. By the seed's number, so that the others play as they always did.
     compactions: bool,
+    /// A server that purges, and hosts that remove what is left. By the seed's number, too.
+    purges: bool,
 }
 
 /// Plays the history of a seed.
@@ -54,6 +56,7 @@ pub fn run_seed(seed: u64) -> Outcome {
         rollbacks: on(&mut world, 5),
         direct_links: on(&mut world, 3),
         compactions: seed.is_multiple_of(3),
+        purges: seed.is_multiple_of(5),
     };
     // Two disks that lose their past can lose it for good: one holds what the other's journal
     // already let go.
@@ -109,6 +112,9 @@ pub fn run_seed(seed: u64) -> Outcome {
     world.run_until_quiet();
     world.advance(Duration::from_secs(25));
     let all = [server, devices[0], devices[1], devices[2]];
+    if mishaps.purges {
+        purge_again(&mut world, &all, shared);
+    }
     world.check_converged(&all, shared);
     for device in devices {
         world.check_fresh(device, server, shared);
@@ -129,6 +135,14 @@ fn act(
     let node = world.pick(4);
     let other = (node + 1 + world.pick(3)) % 4;
     match world.pick(24) {
+        0 if mishaps.purges && world.is_up(0) => {
+            let which = world.pick(10) as u64;
+            world.purge(0, workspace(1), &[document(which)]);
+        }
+        1 if mishaps.purges => {
+            let which = world.pick(10) as u64;
+            world.compact(node, workspace(1), document(which));
+        }
         0..=9 => edit(world, node),
         10 | 11 if mishaps.cuts => world.cut_between(node, other),
         12 if mishaps.partitions => world.part(node, other),
@@ -225,6 +239,25 @@ fn repair(world: &mut World, node: NodeId) {
     }
     if !world.is_up(node) {
         world.restart(node);
+    }
+}
+
+/// A server that lost a purge with its past decides on it anew, since the meeting says that it was
+/// deleted; then what is left of all that was purged is removed wherever nobody needs it.
+fn purge_again(world: &mut World, all: &[NodeId], shared: WorkspaceId) {
+    let wanted: Vec<_> = world.purged().map(|(_, document)| *document).collect();
+    world.purge(all[0], shared, &wanted);
+    world.run_until_quiet();
+    for node in all {
+        for document in &wanted {
+            world.compact(*node, shared, *document);
+        }
+    }
+    world.run_until_quiet();
+    for document in wanted {
+        let row = world.head_row(all[0], shared, document);
+        let is_left = row.is_some_and(|row| row.has_remains());
+        assert!(!is_left, "the server still has something of {document}");
     }
 }
 

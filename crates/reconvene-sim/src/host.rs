@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use rand_chacha::rand_core::RngCore as _;
-use reconvene_core::engine::{Edit, EditedDocument, Event, Input};
+use reconvene_core::engine::{Edit, EditedDocument, Event, Input, Purge};
 use reconvene_core::guard::{ChangeHeader, parse_change};
 use reconvene_core::ids::{ChangeHash, DocumentId, MemberId, PeerId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::memory::MemoryReader;
-use reconvene_core::records::{ChangeRow, InviteRow, Record as _, ShareRow, Standing};
+use reconvene_core::records::{ChangeRow, HeadRow, InviteRow, Record as _, ShareRow, Standing};
 use reconvene_core::storage::StoreRead as _;
 use reconvene_core::stored::chunks;
 use reconvene_core::time::WallTime;
@@ -154,6 +154,28 @@ impl World {
         request
     }
 
+    /// Has a host purge documents, as it does when they have been deleted for long enough.
+    pub fn purge(
+        &mut self,
+        node: NodeId,
+        workspace: WorkspaceId,
+        documents: &[DocumentId],
+    ) -> RequestId {
+        let request = self.request();
+        let places = documents.iter().map(|document| (workspace, *document));
+        self.knowledge.purged.extend(places);
+        let documents = documents.to_vec();
+        self.give(
+            node,
+            Input::Purge(Purge {
+                request,
+                workspace,
+                documents,
+            }),
+        );
+        request
+    }
+
     fn write_change(
         &mut self,
         node: NodeId,
@@ -213,6 +235,14 @@ impl World {
                 }
                 self.on_document_changed(node, (*workspace, *document), changes);
             }
+            Event::DocumentPurged {
+                workspace,
+                document,
+                ..
+            } => {
+                let open = &mut self.nodes[node].host.open;
+                open.remove(&(*workspace, *document));
+            }
             Event::WriteDone { request } => self.on_snapshot_stored(node, *request),
             Event::Compacted { request } | Event::CompactRefused { request, .. } => {
                 self.on_compaction_over(node, *request);
@@ -261,6 +291,17 @@ impl World {
         }
     }
 
+    /// A document's head row as a node's store has it.
+    pub(crate) fn head_row(
+        &self,
+        node: NodeId,
+        workspace: WorkspaceId,
+        document: DocumentId,
+    ) -> Option<HeadRow> {
+        let row = reconvene_core::stored::head(&self.disk(node).reader, &workspace, &document);
+        row.expect("an open store reads")
+    }
+
     /// The heads of a document as a node's store has them.
     #[cfg(test)]
     pub(crate) fn heads(
@@ -269,13 +310,8 @@ impl World {
         workspace: WorkspaceId,
         document: DocumentId,
     ) -> BTreeSet<ChangeHash> {
-        use reconvene_core::records::HeadRow;
-        let key = Key::head(&workspace, &document);
-        let row = self.disk(node).reader.read(&key);
-        let row = row.expect("an open store reads").expect("it is there");
-        HeadRow::decode(&row)
-            .expect("a stored head row decodes")
-            .heads
+        let row = self.head_row(node, workspace, document);
+        row.expect("it is there").heads
     }
 
     /// The heads of a document as Automerge computes them from a node's stored changes.

@@ -14,6 +14,7 @@ mod devices;
 mod failures;
 mod histories;
 mod links;
+mod purges;
 mod roaming;
 mod snapshots;
 mod strangers;

@@ -110,6 +110,11 @@ impl World {
         let Some(replaces) = replaces.expect("an open store reads") else {
             return;
         };
+        if replaces.is_purged() {
+            let request = self.request();
+            let compact = replaces.compact(request, workspace, document, None);
+            return self.give(node, Input::Compact(Box::new(compact)));
+        }
         let changes =
             changes_of(&chunks(&reader, &workspace, &document).expect("an open store reads"));
         let mut deflater = DeflateEncoder::new(vec![MARK], Compression::fast());
@@ -147,7 +152,7 @@ impl World {
         };
         let (workspace, document) = compacting.place;
         if let Some(replaces) = compacting.replaces.take() {
-            let compact = replaces.compact(request, workspace, document, compacting.snapshot);
+            let compact = replaces.compact(request, workspace, document, Some(compacting.snapshot));
             self.later(node, Input::Compact(Box::new(compact)));
         }
     }

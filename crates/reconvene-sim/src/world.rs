@@ -734,6 +734,7 @@ impl World {
         match output {
             Output::StoreBatch(batch) => {
                 self.note(&[b"batch", &batch.id.0.to_be_bytes()]);
+                self.check_stays_purged(node, &batch);
                 for (key, value) in &batch.puts {
                     self.trace.update(key.as_bytes());
                     self.trace.update(value);

@@ -1,12 +1,12 @@
 //! The compactor: makes snapshots of documents that have grown many changes, proves them, stores
-//! them, and has the engine let go of what they hold. Whether anybody still needs that is the
+//! them, and has the engine let go of what they hold, and of what is left of purged documents. Whether anybody still needs that is the
 //! engine's decision; this decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reconvene_core::engine::{CompactHold, Event, Write, needs_singly, snapshot_hash};
+use reconvene_core::engine::{CompactHold, Event, Purge, Write, needs_singly, snapshot_hash};
 use reconvene_core::feed::FeedPoint;
 use reconvene_core::ids::{DocumentId, PeerId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
@@ -14,6 +14,7 @@ use reconvene_core::limits;
 use reconvene_core::records::{HeadRow, PeerRow, Record as _, SnapshotRef, SnapshotRow};
 use reconvene_core::storage::{Scan, StoreError, StoreRead as _};
 use reconvene_core::stored::{self, Replaceable};
+use reconvene_model::WORKSPACE_DOCUMENT;
 use reconvene_model::snapshot::{SnapshotError, snapshot};
 use serde::Serialize;
 use tokio::sync::broadcast;
@@ -113,6 +114,37 @@ impl Replica {
     }
 }
 
+impl Replica {
+    /// Purges documents of a workspace, for everyone: of each only a tombstone is kept, and what comes
+    /// of it later is refused as `DocumentDeleted`. Only what is purged on a server is purged on its
+    /// devices; a server refuses what a device purged of its documents. How many were not purged
+    /// before; at most `limits::PURGE_DOCUMENTS_MAX` of the core may be named. Whether the time for it
+    /// has come is the caller's to decide.
+    ///
+    /// All or none. If this is dropped midway, they may be purged or not.
+    ///
+    /// # Errors
+    /// If the workspace is not known, or its own document is named, or it is being left, or too many documents are named, or changes
+    /// of one are waiting for the disk, or the store fails, or the replica is closed.
+    pub async fn purge_documents(
+        &self,
+        workspace: &str,
+        documents: Vec<DocumentId>,
+    ) -> Result<u64, Error> {
+        let workspace = self.find_workspace(workspace).await?.id;
+        if documents.contains(&WORKSPACE_DOCUMENT) {
+            let what = "a workspace's own document cannot be purged; leave the workspace instead";
+            return Err(Error::BadInput(what.to_owned()));
+        }
+        let purge = Purge {
+            request: request_id(),
+            workspace,
+            documents,
+        };
+        self.shared.driver.purge(purge).await
+    }
+}
+
 impl CompactReport {
     fn add(&mut self, workspace: WorkspaceId, document: DocumentId, outcome: Outcome) {
         let held = |why| HeldDocument {
@@ -147,7 +179,11 @@ fn candidates(shared: &Shared, workspace: WorkspaceId) -> Result<Vec<DocumentId>
         let rows = shared.reader.scan(&page)?;
         for (key, value) in &rows.rows {
             let row: HeadRow = decode(key, value)?;
-            if row.change_count >= CHANGES_MIN || row.snapshots.len() > 1 {
+            let is_worth_it = match row.purged_at {
+                Some(_) => row.has_remains(),
+                None => row.change_count >= CHANGES_MIN || row.snapshots.len() > 1,
+            };
+            if is_worth_it {
                 candidates.extend(key.document());
             }
         }
@@ -158,11 +194,10 @@ fn candidates(shared: &Shared, workspace: WorkspaceId) -> Result<Vec<DocumentId>
     }
 }
 
-/// A snapshot that is worth storing, and what it is to replace.
+/// A snapshot that is worth storing, and what it is to replace. A purged document has none.
 struct Made {
     replaces: Replaceable,
-    snapshot: SnapshotRef,
-    record: SnapshotRow,
+    snapshot: Option<(SnapshotRef, SnapshotRow)>,
     before: u64,
 }
 
@@ -215,6 +250,14 @@ fn make(
         let why = CompactHold::Behind { peer: *peer };
         return Ok(Err(Outcome::Held(why.to_string())));
     }
+    let before = replaces.bytes();
+    if replaces.is_purged() {
+        return Ok(Ok(Made {
+            replaces,
+            snapshot: None,
+            before,
+        }));
+    }
     let chunks = stored::chunks(reader, &workspace, &document)?;
     let made = snapshot(
         head.kind,
@@ -234,7 +277,6 @@ fn make(
         let why = "its snapshot lacks changes that are stored".to_owned();
         return Ok(Err(Outcome::Kept(why)));
     }
-    let before = replaces.bytes();
     if made.bytes.len() as u64 >= replaces.stored_bytes() {
         return Ok(Err(Outcome::Small));
     }
@@ -248,8 +290,7 @@ fn make(
     };
     Ok(Ok(Made {
         replaces,
-        snapshot,
-        record,
+        snapshot: Some((snapshot, record)),
         before,
     }))
 }
@@ -264,7 +305,7 @@ fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Stores the snapshot, reads it back, and has the engine let go of what it holds.
+/// Stores the snapshot, if there is one, reads it back, and has the engine let go of what it holds.
 async fn replace(
     shared: &Arc<Shared>,
     workspace: WorkspaceId,
@@ -274,9 +315,21 @@ async fn replace(
     let Made {
         replaces,
         snapshot,
-        record,
         before,
     } = made;
+    let changes = replaces.changes().count() as u64;
+    let Some((snapshot, record)) = snapshot else {
+        let compact = replaces.compact(request_id(), workspace, document, None);
+        return match shared.driver.compact(compact).await? {
+            Ok(()) => Ok(Outcome::Compacted {
+                changes,
+                before,
+                after: 0,
+            }),
+            Err(CompactHold::Store(error)) => Err(Error::Store(error)),
+            Err(why) => Ok(Outcome::Held(why.to_string())),
+        };
+    };
     let key = Key::snapshot(&workspace, &document, &snapshot.hash);
     let is_new = replaces
         .snapshots()
@@ -301,8 +354,7 @@ async fn replace(
             what: "the store does not give back what it was given".to_owned(),
         }));
     }
-    let changes = replaces.changes().count() as u64;
-    let compact = replaces.compact(request_id(), workspace, document, snapshot);
+    let compact = replaces.compact(request_id(), workspace, document, Some(snapshot));
     match shared.driver.compact(compact).await? {
         Ok(()) => Ok(Outcome::Compacted {
             changes,

@@ -220,24 +220,25 @@ impl Documents {
         let Some(document) = open.document.as_mut() else {
             return Err(not_found(id));
         };
-        if !reusable {
-            return Ok(document);
-        }
+        let mut is_current = true;
         // Some are noted twice, and some came in with an index row that did not wait for the note.
         let mut seen = BTreeSet::new();
         open.remote
             .retain(|hash| seen.insert(*hash) && !document.lacking([*hash]).is_empty());
-        if open.remote.is_empty() {
-            return Ok(document);
+        if !open.remote.is_empty() {
+            let bodies = read_changes(&self.reader, workspace, id, &open.remote)?;
+            open.remote.clear();
+            // One that is gone was compacted away meanwhile, so that a snapshot holds it, or purged.
+            is_current = bodies.is_some_and(|bodies| self.apply(document, &bodies));
         }
-        let bodies = read_changes(&self.reader, workspace, id, &open.remote)?;
-        open.remote.clear();
-        // One that is gone was compacted away meanwhile: a snapshot holds it.
-        if !bodies.is_some_and(|bodies| self.apply(document, &bodies)) {
-            // Built anew from the durable bytes, it says what is wrong, if anything is.
-            *document = read_document(&self.reader, &self.counter, workspace, id, purpose)?;
+        if !is_current {
+            // Built anew from the durable bytes, it says what is wrong, if anything is; and what can
+            // not be built anew is not shown as it was.
+            open.document = None;
+            let anew = read_document(&self.reader, &self.counter, workspace, id, purpose)?;
+            open.document = Some(anew);
         }
-        Ok(document)
+        open.document.as_mut().ok_or_else(|| not_found(id))
     }
 
     /// Applies remote changes, all in one batch; whether they could be applied.
@@ -293,7 +294,8 @@ pub(crate) fn decode<R: reconvene_core::records::Record>(
     Ok(stored::decode(key, value)?)
 }
 
-/// Materialises a document from its stored changes, without opening it. Blocks on the disk.
+/// Materialises a document from its stored changes, without opening it. Blocks on the disk. One that
+/// was purged is [`Error::DocumentDeleted`], also while something of it is left.
 pub(crate) fn read_document(
     reader: &SledReader,
     counter: &MaterialiseCounter,
@@ -302,6 +304,9 @@ pub(crate) fn read_document(
     purpose: Purpose,
 ) -> Result<Document, Error> {
     let row = head_row(reader, workspace, id)?.ok_or_else(|| not_found(id))?;
+    if let Some(at) = row.purged_at {
+        return Err(Error::DocumentDeleted { id, at });
+    }
     read_document_of_kind(reader, counter, workspace, id, row.kind, purpose)
 }
 

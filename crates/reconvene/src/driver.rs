@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use reconvene_core::engine::{
     CloseReason, Compact, CompactHold, Edit, EditError, Engine, Enrolment, Event, Input,
-    JoinRequest, LinkStats, Moment, Output, ReadQuery, ReadResult, SendStored, Stall, Trouble,
-    Write, stored_frames,
+    JoinRequest, LinkStats, Moment, Output, Purge, PurgeError, ReadQuery, ReadResult, SendStored,
+    Stall, Trouble, Write, stored_frames,
 };
 use reconvene_core::ids::{
     BatchId, DocumentId, DocumentKind, FeedSeq, LinkId, PeerId, ReadId, RequestId, WorkspaceId,
@@ -48,6 +48,7 @@ pub(crate) enum Command {
     Edit(Edit, oneshot::Sender<Result<(), Error>>),
     Write(Write, oneshot::Sender<Result<(), Error>>),
     Compact(Box<Compact>, oneshot::Sender<Result<(), CompactHold>>),
+    Purge(Purge, oneshot::Sender<Result<u64, PurgeError>>),
     Replay(Vec<JournalEntry>),
     Connect(PeerId, Vec<String>),
     Disconnect(PeerId),
@@ -142,8 +143,16 @@ impl DriverHandle {
     /// Has the engine replace what a stored snapshot holds, or say why not now.
     pub(crate) async fn compact(&self, compact: Compact) -> Result<Result<(), CompactHold>, Error> {
         let (sender, receiver) = oneshot::channel();
-        self.send(Command::Compact(Box::new(compact), sender)).await?;
+        let compact = Box::new(compact);
+        self.send(Command::Compact(compact, sender)).await?;
         receiver.await.map_err(|_| Error::Closed)
+    }
+
+    /// Has the engine purge documents; how many were not purged before.
+    pub(crate) async fn purge(&self, purge: Purge) -> Result<u64, Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Command::Purge(purge, sender)).await?;
+        Ok(receiver.await.map_err(|_| Error::Closed)??)
     }
 
     pub(crate) async fn begin_write(
@@ -254,6 +263,7 @@ pub(crate) fn start(
         edits: BTreeMap::new(),
         writes: BTreeMap::new(),
         compactions: BTreeMap::new(),
+        purges: BTreeMap::new(),
         joins: BTreeMap::new(),
         listens: BTreeMap::new(),
         links: HashMap::new(),
@@ -287,6 +297,7 @@ struct Driver {
     edits: BTreeMap<RequestId, oneshot::Sender<Result<(), Error>>>,
     writes: BTreeMap<RequestId, oneshot::Sender<Result<(), Error>>>,
     compactions: BTreeMap<RequestId, oneshot::Sender<Result<(), CompactHold>>>,
+    purges: BTreeMap<RequestId, oneshot::Sender<Result<u64, PurgeError>>>,
     joins: BTreeMap<RequestId, oneshot::Sender<Result<Enrolment, Error>>>,
     listens: BTreeMap<String, oneshot::Sender<Result<String, Error>>>,
     /// Only ever looked up by key.
@@ -560,6 +571,10 @@ impl Driver {
                 self.compactions.insert(compact.request, answer);
                 self.input(Input::Compact(compact));
             }
+            Command::Purge(purge, answer) => {
+                self.purges.insert(purge.request, answer);
+                self.input(Input::Purge(purge));
+            }
             Command::Replay(entries) => self.input(Input::Replay(entries)),
             Command::Connect(peer, addresses) => self.input(Input::Connect { peer, addresses }),
             Command::Disconnect(peer) => self.input(Input::Disconnect { peer }),
@@ -742,6 +757,18 @@ impl Driver {
             Event::CompactRefused { request, why } => {
                 if let Some(answer) = self.compactions.remove(request) {
                     reply(answer, Err(why.clone()));
+                }
+                return;
+            }
+            Event::Purged { request, documents } => {
+                if let Some(answer) = self.purges.remove(request) {
+                    reply(answer, Ok(*documents));
+                }
+                return;
+            }
+            Event::PurgeRefused { request, error } => {
+                if let Some(answer) = self.purges.remove(request) {
+                    reply(answer, Err(error.clone()));
                 }
                 return;
             }

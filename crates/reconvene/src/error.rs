@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use reconvene_core::engine::EditError;
+use reconvene_core::engine::{EditError, PurgeError};
 use reconvene_core::ids::{DocumentId, ParseIdError};
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::StoreError;
 use reconvene_core::ticket::TicketError;
+use reconvene_core::time::WallTime;
 use reconvene_libp2p::{AddressError, IdentityError, NetworkError};
 use reconvene_model::resolve::ResolveError;
 use reconvene_model::{MaterialiseError, ModelError, ReadError};
@@ -129,6 +130,17 @@ pub enum Error {
         /// The oldest schema version that may edit it.
         min_reader: u64,
     },
+    /// The document was purged: nothing of it is kept.
+    #[error("document {id} was deleted, and nothing of it is kept")]
+    DocumentDeleted {
+        /// The document.
+        id: reconvene_core::ids::DocumentId,
+        /// When.
+        at: WallTime,
+    },
+    /// Documents were not purged.
+    #[error(transparent)]
+    Purge(#[from] PurgeError),
     /// The edit was refused by the engine or the store.
     #[error(transparent)]
     Edit(#[from] EditError),
@@ -218,15 +230,22 @@ impl Error {
             Self::Project(_) => "unknown_project",
             Self::Model(_) | Self::EditPanicked(_) => "edit_refused",
             Self::DocumentTooNew { .. } => "document_too_new",
+            Self::DocumentDeleted { .. }
+            | Self::Edit(EditError::Stale {
+                code: RefusalCode::DocumentDeleted,
+            }) => "document_deleted",
             Self::Edit(EditError::TooLarge { .. }) => "too_large",
-            Self::Edit(EditError::Busy) => "busy",
-            Self::Edit(EditError::Store(error)) | Self::Store(error) => match error {
+            Self::Edit(EditError::Busy) | Self::Purge(PurgeError::Owed { .. }) => "busy",
+            Self::Purge(PurgeError::TooMany { .. }) => "bad_input",
+            Self::Edit(EditError::Store(error))
+            | Self::Purge(PurgeError::Store(error))
+            | Self::Store(error) => match error {
                 StoreError::NoSpace | StoreError::LowSpace { .. } => "no_space",
                 StoreError::Damaged { .. } => "store_damaged",
                 StoreError::Closed => "closed",
                 _ => "store_failed",
             },
-            Self::Edit(_) => "edit_refused",
+            Self::Edit(_) | Self::Purge(_) => "edit_refused",
             Self::Document { .. } | Self::Read(_) => "document_damaged",
             Self::Network(_) | Self::Listen { .. } => "network",
             Self::Io { .. } => "io",

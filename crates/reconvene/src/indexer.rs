@@ -13,7 +13,7 @@ use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::records::{FeedHeadRow, FeedRow, IndexStateRow, Record as _};
 use reconvene_core::storage::{Scan, StoreRead as _};
 use reconvene_model::index::{index_row, is_indexed};
-use reconvene_model::{MEETING, Purpose, TRANSCRIPT, WORKSPACE_DOCUMENT};
+use reconvene_model::{MEETING, Purpose, TRANSCRIPT, WORKSPACE, WORKSPACE_DOCUMENT};
 use reconvene_sled::SledReader;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout};
@@ -195,6 +195,14 @@ impl Indexer {
                     self.waiting.insert((*workspace, *document));
                 }
             }
+            Event::DocumentPurged {
+                workspace,
+                document,
+                ..
+            } => {
+                let documents = &self.parts.documents;
+                documents.note_replaced(*workspace, *document);
+            }
             Event::FeedAdvanced { workspace, .. } => {
                 due.insert(*workspace);
             }
@@ -353,6 +361,7 @@ impl Indexer {
         let open = Arc::clone(&self.parts.documents);
         let work = tokio::task::spawn_blocking(move || {
             let mut puts = Vec::with_capacity(leases.len() + 1);
+            let mut deletes = Vec::new();
             let mut pages = Vec::new();
             for (document, lease) in &mut leases {
                 match open.load(lease, Purpose::Index).and_then(|loaded| {
@@ -365,15 +374,20 @@ impl Indexer {
                 }) {
                     Ok(Some((key, row))) => puts.push((key, row.encode().into())),
                     Ok(None) => {}
+                    // A row that was made before may have been written after the purge.
+                    Err(Error::DocumentDeleted { .. }) => {
+                        let kinds = [MEETING, WORKSPACE];
+                        deletes.extend(kinds.map(|kind| Key::index(&workspace, kind, document)));
+                    }
                     // The disk may answer next time: nothing is claimed to be indexed until then.
                     Err(Error::Store(error)) => return Err(Error::Store(error)),
                     // One unreadable document must not hold up the others' rows.
                     Err(error) => tracing::warn!(%document, %error, "a document has no row"),
                 }
             }
-            Ok::<_, Error>((puts, leases, pages))
+            Ok::<_, Error>((puts, deletes, leases, pages))
         });
-        let (mut puts, leases, pages) = work.await.map_err(|_| Error::Closed)??;
+        let (mut puts, deletes, leases, pages) = work.await.map_err(|_| Error::Closed)??;
         self.know(pages);
         if let Some(seq) = through {
             let state = IndexStateRow {
@@ -383,11 +397,11 @@ impl Indexer {
             puts.push((Key::index_state(&workspace), state.encode()));
         }
         let mut written = None;
-        if !puts.is_empty() {
+        if !puts.is_empty() || !deletes.is_empty() {
             let write = Write {
                 request: request_id(),
                 puts,
-                deletes: Vec::new(),
+                deletes,
             };
             written = Some(self.parts.driver.begin_write(write).await?);
         }
@@ -450,13 +464,15 @@ fn plan(
     for (key, value) in &rows.rows {
         let row: FeedRow = decode(key, value)?;
         through = key.feed_seq().unwrap_or(through);
-        if is_indexed(row.kind) && (rebuild || row.origin.is_some()) {
+        let is_purge = row.purged.is_some();
+        if is_indexed(row.kind) && (rebuild || row.origin.is_some() || is_purge) {
             let changes = documents.entry(row.document).or_default();
             if row.origin.is_some() {
                 changes.extend(row.changes.iter().map(|(hash, _)| *hash));
                 // What a snapshot holds is not named: the document is read anew.
                 changes.extend(row.snapshot.map(|_| crate::documents::REPLACED));
             }
+            changes.extend(is_purge.then_some(crate::documents::REPLACED));
         }
         if row.kind == TRANSCRIPT && row.origin.is_some() && !rebuild {
             pages.insert(row.document);

@@ -10,6 +10,7 @@ use reconvene_core::guard::parse_change;
 use reconvene_core::ids::{DocumentId, MemberId, PeerId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::limits;
+use reconvene_core::records::HeadRow;
 use reconvene_core::storage::{Scan, StoreRead as _};
 use reconvene_core::stored;
 use reconvene_core::ticket::Ticket;
@@ -17,7 +18,7 @@ use reconvene_model::index::{index_row, is_indexed};
 use reconvene_model::{Purpose, WORKSPACE_DOCUMENT, snapshot};
 use serde::Serialize;
 
-use crate::documents::{head_row, not_found};
+use crate::documents::{decode, head_row, not_found};
 use crate::driver::Command;
 use crate::profile::{ProfileMove, ProfileServer, ProfileWorkspace};
 use crate::replica::{EditMode, Shared, request_id, share_rows, workspace_rows};
@@ -390,12 +391,17 @@ impl Replica {
     }
 }
 
-/// The documents of a part of a workspace, and where the part ends if more follows.
+/// The documents of a part of a workspace, without those that were purged, and where the part ends if
+/// more follows.
 fn read_ids(shared: &Shared, scan: &Scan) -> Result<(Vec<DocumentId>, Option<Key>), Error> {
     let heads = shared.reader.scan(scan)?;
-    let ids = heads.rows.iter().filter_map(|(key, _)| key.document());
+    let mut ids = Vec::with_capacity(heads.rows.len());
+    for (key, value) in &heads.rows {
+        let row: HeadRow = decode(key, value)?;
+        ids.extend(key.document().filter(|_| row.purged_at.is_none()));
+    }
     let last = heads.rows.last().filter(|_| heads.more);
-    Ok((ids.collect(), last.map(|(key, _)| key.clone())))
+    Ok((ids, last.map(|(key, _)| key.clone())))
 }
 
 /// Whether every change of a document in one workspace is in another, singly or in a snapshot.

@@ -49,6 +49,7 @@ mod documents;
 mod driver;
 mod indexer;
 mod pace;
+mod purging;
 mod records;
 mod repair;
 mod subscriptions;
@@ -72,6 +73,7 @@ pub use meetings::{
 };
 pub use profile::Role;
 pub use projects::Projects;
+pub use purging::PurgeReport;
 pub use query::{MeetingQuery, MeetingSubscription, QueryBatch};
 pub use records::{RecordUse, RecordUses};
 pub use repair::RepairReport;

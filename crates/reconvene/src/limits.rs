@@ -14,6 +14,12 @@ pub const QUERY_BATCH_ROWS_MAX: usize = 1000;
 /// marks give way to one: the reader's next batches come from comparing the whole index.
 pub const QUERY_MARKS_MAX: usize = 4096;
 
+/// How long a deleted meeting can be restored before it is purged by itself.
+pub const DELETED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How often it is looked for deleted meetings to be purged.
+pub const PURGE_EVERY: Duration = Duration::from_secs(3600);
+
 /// Longest text of a filter, in bytes. A longer one is refused.
 pub const FILTER_TEXT_BYTES_MAX: usize = 1024;
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use reconvene_core::engine::{Remains, rebuilt_row, snapshot_hash};
+use reconvene_core::engine::{Remains, rebuilt_row, snapshot_hash, tombstone_of};
 use reconvene_core::feed::FeedPoint;
 use reconvene_core::guard::{ChangeHeader, parse_change};
 use reconvene_core::ids::{
@@ -82,6 +82,7 @@ fn repair(options: OpenOptions) -> Result<RepairReport, Error> {
         report: RepairReport::default(),
         puts: Vec::new(),
         bytes: 0,
+        tombstones: BTreeMap::new(),
     };
     repair.copy_facts()?;
     for (workspace, documents) in repair.documents()? {
@@ -106,6 +107,8 @@ struct Repair {
     report: RepairReport,
     puts: Vec<(Key, Bytes)>,
     bytes: usize,
+    /// Documents that were purged, each with its head row if that reads.
+    tombstones: BTreeMap<(WorkspaceId, DocumentId), Option<HeadRow>>,
 }
 
 impl Repair {
@@ -252,12 +255,20 @@ impl Repair {
                     return Ok(());
                 };
                 let named = match (kind, key.document()) {
-                    (KeyKind::Feed, _) => {
-                        FeedRow::decode(&value).map(|row| (row.document, Some(row.kind)))
-                    }
-                    (KeyKind::Head, Some(document)) => {
-                        HeadRow::decode(&value).map(|row| (document, Some(row.kind)))
-                    }
+                    (KeyKind::Feed, _) => FeedRow::decode(&value).map(|row| {
+                        if row.purged.is_some() {
+                            let place = (workspace, row.document);
+                            this.tombstones.entry(place).or_default();
+                        }
+                        (row.document, Some(row.kind))
+                    }),
+                    (KeyKind::Head, Some(document)) => HeadRow::decode(&value).map(|row| {
+                        let kind = row.kind;
+                        if row.purged_at.is_some() {
+                            this.tombstones.insert((workspace, document), Some(row));
+                        }
+                        (document, Some(kind))
+                    }),
                     (_, Some(document)) => {
                         let indexed = key.as_bytes().get(17).filter(|_| kind == KeyKind::Index);
                         Ok((document, indexed.copied().map(DocumentKind)))
@@ -299,7 +310,15 @@ impl Repair {
                 );
                 continue;
             };
-            kept += u64::from(self.rebuild_document(workspace, (document, kind), &mut point)?);
+            match self.tombstones.remove(&(workspace, document)) {
+                Some(tombstone) => {
+                    self.rebuild_tombstone(workspace, document, tombstone, &mut point)?;
+                }
+                None => {
+                    let document = (document, kind);
+                    kept += u64::from(self.rebuild_document(workspace, document, &mut point)?);
+                }
+            }
         }
         self.report.documents += kept;
         let row = FeedHeadRow {
@@ -308,6 +327,36 @@ impl Repair {
             compacted: FeedSeq(0),
         };
         self.put(Key::feed_head(&workspace), row.encode())
+    }
+
+    /// Keeps that a document was purged, and nothing else of it. Without what was known of it, it is
+    /// told anew by whoever has its tombstone.
+    fn rebuild_tombstone(
+        &mut self,
+        workspace: WorkspaceId,
+        document: DocumentId,
+        tombstone: Option<HeadRow>,
+        point: &mut FeedPoint,
+    ) -> Result<(), Error> {
+        let Some(mut head) = tombstone else {
+            return Ok(());
+        };
+        *point = point.advance(&document, []);
+        head.feed_seq = point.seq;
+        head.snapshots.clear();
+        (head.change_count, head.change_bytes) = (0, 0);
+        let row = FeedRow {
+            document,
+            kind: head.kind,
+            changes: Vec::new(),
+            origin: Some(self.me),
+            digest: point.digest,
+            snapshot: None,
+            previous: FeedSeq(0),
+            purged: tombstone_of(&head).and_then(|purged| u32::try_from(purged.bytes()).ok()),
+        };
+        self.put(Key::feed(&workspace, point.seq), row.encode())?;
+        self.put(Key::head(&workspace, &document), head.encode())
     }
 
     /// Keeps what reads of a document; whether there is anything.
@@ -383,6 +432,7 @@ impl Repair {
                 digest: point.digest,
                 snapshot: named,
                 previous,
+                purged: None,
             };
             head.feed_seq = point.seq;
             self.put(Key::feed(&workspace, point.seq), row.encode())?;

@@ -461,7 +461,10 @@ impl Replica {
             Arc::downgrade(&replica.shared),
             replica.shared.driver.notices(),
         );
-        replica.tasks().push(tokio::spawn(compactor));
+        let purger = crate::purging::run(Arc::downgrade(&replica.shared));
+        replica
+            .tasks()
+            .extend([tokio::spawn(compactor), tokio::spawn(purger)]);
         if replayed > 0 {
             // What was acknowledged before the end must be in the first list, too.
             match replica.wait_for_index(REPLAY_INDEX_WAIT).await {
@@ -569,6 +572,14 @@ impl Replica {
                 seconds: driver::CLOSE_DEADLINE.as_secs(),
                 why: "the store did not close".to_owned(),
             }),
+        }
+    }
+
+    /// A value of its own around what others share.
+    pub(crate) fn of(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            scope: None,
         }
     }
 

@@ -377,6 +377,10 @@ impl Verifier<'_> {
                 let roots = reconvene_model::roots();
                 roots.iter().any(|root| root.hash == *hash)
             };
+            // Of a purged document only what is yet to be removed is left.
+            if head.purged_at.is_some() {
+                return Ok(Some(held.into_names()));
+            }
             for what in held.differences(&head, &is_root) {
                 self.note(place, key.clone(), what);
             }

@@ -362,8 +362,9 @@ fn export(shared: &Shared, workspace: WorkspaceId) -> Result<String, Error> {
     loop {
         let heads = shared.reader.scan(&Scan::ascending(range.clone(), 1024))?;
         for (key, value) in &heads.rows {
-            if let Some(document) = key.document() {
-                documents.push((document, decode::<HeadRow>(key, value)?.kind));
+            let row: HeadRow = decode(key, value)?;
+            if let Some(document) = key.document().filter(|_| row.purged_at.is_none()) {
+                documents.push((document, row.kind));
             }
         }
         match heads.rows.last().filter(|_| heads.more) {

@@ -24,8 +24,11 @@ use crate::stored::last_for;
 pub(super) struct Compaction {
     pub(super) compact: Compact,
     /// What the store says of each peer of the workspace; `None` until it was read.
-    holders: Option<BTreeMap<PeerId, PeerRow>>,
+    holders: Option<Holders>,
 }
+
+/// What a store says of each peer of a workspace.
+pub(super) type Holders = BTreeMap<PeerId, PeerRow>;
 
 impl Engine {
     pub(super) fn on_compact(&mut self, compact: Compact) {
@@ -38,17 +41,23 @@ impl Engine {
         self.enqueue(Work::Compact(Box::new(Compaction { compact, holders })));
     }
 
-    /// Whether everything a compaction needs was read; asks for what was not.
+    /// Whether everything a compaction or a purge needs was read; asks for what was not.
     pub(super) fn is_compaction_prepared(&mut self, job: &mut super::ingest::Job) -> bool {
         if !job.is_pinned() {
             return false;
         }
-        let Work::Compact(compaction) = &job.work else {
+        let holders = match &job.work {
+            Work::Compact(compaction) => &compaction.holders,
+            Work::Purge(purging) => &purging.holders,
+            _ => return true,
+        };
+        let is_read = holders.is_some();
+        let Some((workspace, documents)) = job.work.documents() else {
             return true;
         };
-        let workspace = compaction.compact.workspace;
-        if compaction.holders.is_some() {
-            return self.is_loaded(&workspace, &compaction.compact.document);
+        if is_read {
+            let mut documents = documents.iter();
+            return documents.all(|document| self.is_loaded(&workspace, document));
         }
         if job.looking_up == 0 {
             job.looking_up = 1;
@@ -70,13 +79,18 @@ impl Engine {
                 known.insert(peer, PeerRow::decode(value)?);
             }
         }
-        if let Some(job) = self.jobs.front_mut()
-            && let Work::Compact(compaction) = &mut job.work
-            && compaction.compact.workspace == workspace
-        {
-            compaction.holders = Some(known);
-            job.looking_up = 0;
-        }
+        let Some(job) = self.jobs.front_mut() else {
+            return Ok(());
+        };
+        let holders = match &mut job.work {
+            Work::Compact(compaction) if compaction.compact.workspace == workspace => {
+                &mut compaction.holders
+            }
+            Work::Purge(purging) if purging.purge.workspace == workspace => &mut purging.holders,
+            _ => return Ok(()),
+        };
+        *holders = Some(known);
+        job.looking_up = 0;
         Ok(())
     }
 
@@ -97,18 +111,22 @@ impl Engine {
         let (last, entry) = &compact.last;
         row.snapshots
             .retain(|known| !compact.snapshots.contains(known));
-        row.snapshots.push(compact.snapshot);
+        row.snapshots.extend(compact.snapshot);
         row.change_count -= compact.changes.len() as u64;
         let bytes = compact.changes.iter().map(|(_, size)| u64::from(*size));
         row.change_bytes -= bytes.sum::<u64>();
         let head = (Key::head(&workspace, &document), row.encode());
         let gone = compact.entries.iter().max().copied();
         state.compacted = state.compacted.max(gone.unwrap_or(FeedSeq(0)));
+        let origin = match compact.snapshot {
+            // Others wrote some of it perhaps, and the index may not have seen those entries.
+            Some(_) => Some(self.config.me),
+            None => entry.origin,
+        };
         let entry = FeedRow {
             changes: Vec::new(),
-            snapshot: Some(compact.snapshot),
-            // Others wrote some of it perhaps, and the index may not have seen those entries.
-            origin: Some(self.config.me),
+            snapshot: compact.snapshot,
+            origin,
             previous: compact.previous,
             ..entry.clone()
         };
@@ -120,7 +138,8 @@ impl Engine {
         let entries = entries.map(|seq| Key::feed(&workspace, *seq));
         let named = compact.snapshots.iter().map(|old| &old.hash);
         let snapshots = named.chain(&compact.orphans);
-        let snapshots = snapshots.filter(|old| **old != compact.snapshot.hash);
+        let made = compact.snapshot.map(|snapshot| snapshot.hash);
+        let snapshots = snapshots.filter(|old| made != Some(**old));
         let snapshots = snapshots.map(|old| Key::snapshot(&workspace, &document, old));
         let deletes = changes.chain(entries).chain(snapshots).collect();
         let pending = PendingBatch::of_compaction(request, (workspace, document));
@@ -147,6 +166,7 @@ impl Engine {
             && state.head_row(&compact.document).is_some_and(|row| {
                 let bytes = compact.changes.iter().map(|(_, size)| u64::from(*size));
                 row.feed_seq >= last
+                    && row.purged_at.is_some() == compact.snapshot.is_none()
                     && row.change_count >= compact.changes.len() as u64
                     && row.change_bytes >= bytes.sum()
                     && compact

@@ -322,19 +322,22 @@ impl Engine {
                     unwalkable = true;
                     break;
                 }
-                let snapshot_bytes = row.snapshot.map_or(0, |snapshot| snapshot.size as usize);
+                let snapshot_bytes = row.snapshot.map_or(0, |snapshot| snapshot.size as usize)
+                    + row.purged.map_or(0, |tombstone| tombstone as usize);
                 if bytes > 0 && bytes + snapshot_bytes > limits::FRAME_BODY_BYTES_TARGET {
                     break;
                 }
                 let snapshot = row.snapshot.take().map(|snapshot| snapshot.hash);
                 let (changes, taken) = take_changes(&mut row.changes, bytes + snapshot_bytes);
-                if snapshot.is_some() || !changes.is_empty() {
+                let purged = row.purged.is_some();
+                if snapshot.is_some() || purged || !changes.is_empty() {
                     bytes += snapshot_bytes + taken;
                     documents.push(StoredDocument {
                         document: row.document,
                         kind: row.kind,
                         snapshot,
                         changes,
+                        purged,
                     });
                 }
                 if !row.changes.is_empty() {
@@ -442,7 +445,13 @@ impl Engine {
             if !workspaces.contains(&entry.workspace) {
                 workspaces.push(entry.workspace);
             }
-            if entry.origin.is_some_and(|origin| origin != self.config.me) {
+            if entry.is_purged {
+                self.emit(Event::DocumentPurged {
+                    workspace: entry.workspace,
+                    document: entry.document,
+                    kind: entry.kind,
+                });
+            } else if entry.origin.is_some_and(|origin| origin != self.config.me) {
                 self.emit(Event::DocumentChanged {
                     workspace: entry.workspace,
                     document: entry.document,
@@ -492,7 +501,7 @@ impl Engine {
             // Live edits go ahead of bulk, as copies the feed will bring again.
             let own: Vec<_> = entries
                 .iter()
-                .filter(|entry| entry.origin.is_none())
+                .filter(|entry| entry.origin.is_none() && !entry.is_purged)
                 .collect();
             let changes = own.iter().flat_map(|entry| &entry.changes);
             let bytes = changes.map(|(_, body)| body.len()).sum();
@@ -521,9 +530,11 @@ impl Engine {
         let mut bytes = 0;
         for (place, entry) in entries.iter().enumerate() {
             let entry_bytes: usize = entry.changes.iter().map(|(_, body)| body.len()).sum();
-            let in_memory = entry_bytes <= limits::FRAME_BODY_BYTES_TARGET && !entry.has_snapshot;
+            let in_memory = entry_bytes <= limits::FRAME_BODY_BYTES_TARGET
+                && !entry.has_snapshot
+                && !entry.is_purged;
             if entry.origin != Some(peer) && !in_memory {
-                // Too large to send from memory in one frame: let it be read back in pieces.
+                // Not in memory, or too large to send from there in one frame: it is read back.
                 self.send_pushed(link, workspace, std::mem::take(&mut frame_documents), bytes);
                 return self.walk(link, workspace);
             }
@@ -617,7 +628,7 @@ impl Engine {
     }
 
     pub(super) fn count_received(&mut self, link: LinkId, documents: u64, changes: u64) {
-        if changes == 0 {
+        if documents == 0 {
             return;
         }
         if let Some(state) = self.links.get_mut(&link) {
@@ -874,6 +885,7 @@ impl Entry {
             kind: self.kind,
             snapshot: None,
             changes: self.changes.iter().map(|(_, body)| body.clone()).collect(),
+            purged: None,
         }
     }
 }
@@ -903,6 +915,8 @@ pub struct StoredBodies {
     pub snapshot: Option<Bytes>,
     /// The changes, in the order asked for.
     pub changes: Vec<Bytes>,
+    /// The tombstone, if it was asked for.
+    pub purged: Option<wire::Purged>,
 }
 
 /// The frame a [`SendStored`] asks for, from the bodies that were read in its order; as one or
@@ -917,6 +931,7 @@ pub fn stored_frames(stored: &SendStored, bodies: Vec<StoredBodies>) -> Vec<Byte
             kind: asked.kind,
             snapshot: bodies.snapshot,
             changes: bodies.changes,
+            purged: bodies.purged,
         })
         .collect();
     wire::Frame::Changes(Changes {

@@ -10,11 +10,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::compact::Compaction;
+use super::purge::{Purging, Tombstone, Verdict, tombstone_of};
 use super::reconcile::Healing;
 use super::shares::Roster;
 use super::{
-    CompactHold, Edit, EditError, Engine, Event, Output, ReadQuery, Reading, Root, Workspace,
-    WorkspaceState, Write,
+    CompactHold, Edit, EditError, Engine, Event, Output, PurgeError, ReadQuery, Reading, Root,
+    Workspace, WorkspaceState, Write,
 };
 use crate::feed::FeedPoint;
 use crate::guard::{ChangeHeader, parse_change};
@@ -36,7 +37,7 @@ mod counters;
 
 /// A change that passed the guard, with its bytes as received.
 #[derive(Clone, Debug)]
-struct CheckedChange {
+pub(super) struct CheckedChange {
     header: ChangeHeader,
     body: Bytes,
 }
@@ -51,16 +52,17 @@ pub(super) struct CheckedSnapshot {
 
 #[derive(Debug)]
 pub(super) struct JobDocument {
-    document: DocumentId,
+    pub(super) document: DocumentId,
     kind: DocumentKind,
     snapshot: Option<CheckedSnapshot>,
     changes: Vec<CheckedChange>,
     refused: Option<RefusalCode>,
+    pub(super) tombstone: Option<Tombstone>,
 }
 
 impl JobDocument {
     /// The headers of everything that came, each after its dependencies.
-    fn headers(&self) -> impl Iterator<Item = &ChangeHeader> {
+    pub(super) fn headers(&self) -> impl Iterator<Item = &ChangeHeader> {
         let snapshot = self.snapshot.iter().flat_map(|snapshot| &snapshot.changes);
         snapshot.chain(self.changes.iter().map(|change| &change.header))
     }
@@ -128,11 +130,12 @@ pub(super) enum Work {
         workspace: WorkspaceId,
     },
     Compact(Box<Compaction>),
+    Purge(Box<Purging>),
 }
 
 impl Work {
     /// The documents whose slots the work needs.
-    fn documents(&self) -> Option<(WorkspaceId, Vec<DocumentId>)> {
+    pub(super) fn documents(&self) -> Option<(WorkspaceId, Vec<DocumentId>)> {
         match self {
             Self::Changes {
                 workspace,
@@ -145,6 +148,10 @@ impl Work {
             Self::Compact(compaction) => {
                 let compact = &compaction.compact;
                 Some((compact.workspace, vec![compact.document]))
+            }
+            Self::Purge(purging) => {
+                let purge = &purging.purge;
+                Some((purge.workspace, purge.documents.clone()))
             }
             Self::Write(_)
             | Self::Redeem { .. }
@@ -259,6 +266,8 @@ pub(super) struct Entry {
     pub(super) changes: Vec<(ChangeHash, Bytes)>,
     /// Whether a snapshot belongs to it, which is not kept here.
     pub(super) has_snapshot: bool,
+    /// Whether it purges the document: its tombstone is not kept here either.
+    pub(super) is_purged: bool,
     compaction_due: bool,
     pub(super) origin: Option<PeerId>,
     pub(super) point: FeedPoint,
@@ -291,11 +300,13 @@ pub(super) struct PendingBatch {
     reaches: Option<(WorkspaceId, FeedPoint)>,
     /// What the journal keeps of the batch.
     journal: Option<JournalEntry>,
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
     acks: Vec<AckDue>,
     edit: Option<RequestId>,
     write: Option<RequestId>,
     compact: Option<RequestId>,
+    /// A purge, and how many documents it purges.
+    purge: Option<(RequestId, u64)>,
     replayed: Option<u64>,
     redeemed: Option<Redeemed>,
     /// Shares it writes or removes.
@@ -304,15 +315,15 @@ pub(super) struct PendingBatch {
     learned: Option<WorkspaceId>,
     /// Workspaces that it removes.
     removed: Vec<WorkspaceId>,
-    pinned: Vec<(WorkspaceId, DocumentId)>,
+    pub(super) pinned: Vec<(WorkspaceId, DocumentId)>,
 }
 
 /// Where the changes of journal frames of earlier epochs are.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
-    /// A frame could not be read. Nothing is released until the journal is opened again, by a
-    /// version that can.
-    is_unreadable: bool,
+    /// A frame could not be read, or its documents were purged meanwhile. Nothing is released in this
+    /// run.
+    is_held: bool,
     /// Up to here in the feed, at the latest.
     pub(super) through: FeedSeq,
 }
@@ -394,7 +405,7 @@ impl Engine {
                 through: entry.through,
             });
             let replay = self.replays.entry(entry.workspace).or_default();
-            replay.is_unreadable = true;
+            replay.is_held = true;
             self.note_replayed(0);
             return None;
         };
@@ -414,6 +425,7 @@ impl Engine {
                     snapshot: None,
                     changes,
                     refused,
+                    tombstone: None,
                 }
             })
             .collect();
@@ -437,6 +449,8 @@ impl Engine {
         let mut snapshots = snapshots.into_iter();
         let mut documents: Vec<JobDocument> = Vec::with_capacity(changes.documents.len());
         let mut places: BTreeMap<DocumentId, usize> = BTreeMap::new();
+        let flow = self.flow(link, &changes.workspace);
+        let is_trusted = flow.is_some_and(|flow| flow.we_take_snapshots);
         let ends = changes.documents.iter().filter(|of| of.body_bytes() == 0);
         let answered = ends.map(|of| of.document).collect();
         for received in changes.documents {
@@ -447,6 +461,9 @@ impl Engine {
             };
             let (checked, refused) = check_changes(received.changes);
             let refused = unloadable.or(refused);
+            // What is not in the feed's order, or asked for, may be ahead of what it takes away.
+            let tombstone = received.purged.filter(|_| !changes.early);
+            let tombstone = tombstone.map(|purged| Tombstone::new(purged, is_trusted));
             // One entry in our feed per document and frame, in the order of first mention.
             if let Some(place) = places.get(&received.document) {
                 let known = &mut documents[*place];
@@ -455,6 +472,7 @@ impl Engine {
                 }
                 known.changes.extend(checked);
                 known.refused = known.refused.or(refused);
+                known.tombstone = tombstone.or(known.tombstone.take());
                 continue;
             }
             places.insert(received.document, documents.len());
@@ -464,6 +482,7 @@ impl Engine {
                 snapshot,
                 changes: checked,
                 refused,
+                tombstone,
             });
         }
         let author = Author::Peer {
@@ -708,7 +727,7 @@ impl Engine {
             Work::PeerRow { workspace, .. } | Work::FeedHead { workspace } => {
                 return self.ensure_workspace(*workspace);
             }
-            Work::Compact(_) => return self.is_compaction_prepared(job),
+            Work::Compact(_) | Work::Purge(_) => return self.is_compaction_prepared(job),
         };
         if !job.pinned || job.looking_up > 0 {
             return false;
@@ -728,6 +747,9 @@ impl Engine {
             let Some(row) = &slot.row else {
                 continue; // Nothing of it is stored, so there is nothing to look up.
             };
+            if row.purged_at.is_some() {
+                continue; // Only numbers are known of it.
+            }
             let mut earlier = BTreeSet::new();
             let mut ask = |hash: ChangeHash| {
                 let known = roots.contains_key(&hash)
@@ -838,6 +860,7 @@ impl Engine {
                 self.submit(PendingBatch::new(), vec![put], Vec::new(), None);
             }
             Work::Compact(compaction) => self.carry_out_compaction(*compaction),
+            Work::Purge(purging) => self.carry_out_purge(*purging),
             Work::PeerRow { workspace, peer } => {
                 let Some(state) = self.ready(&workspace) else {
                     return;
@@ -855,10 +878,11 @@ impl Engine {
     fn carry_out_changes(
         &mut self,
         workspace: WorkspaceId,
-        documents: Vec<JobDocument>,
+        mut documents: Vec<JobDocument>,
         author: Author,
         cursor: Option<CursorMove>,
     ) {
+        self.note_owed(&workspace, &mut documents);
         let roots = std::mem::take(&mut self.config.roots);
         let placed = match self.ready(&workspace) {
             Some(state) => place(state, &roots, &documents, &author),
@@ -877,6 +901,7 @@ impl Engine {
                 self.commit_local(workspace, placed, ids, Some(request), rows, None);
             }
             Author::Journal { epoch, .. } => {
+                self.note_purged_since(workspace, &placed);
                 let replayed = placed.change_count();
                 // Entered here, it takes a number that this history gave to something else, which
                 // the journal may still have to bring back.
@@ -919,6 +944,23 @@ impl Engine {
                 };
                 self.commit_received(workspace, placed, ids, due, cursor, early);
             }
+        }
+    }
+
+    /// Changes that only the journal has, of documents that this store purged without knowing them,
+    /// stay there.
+    fn note_purged_since(&mut self, workspace: WorkspaceId, placed: &Placed) {
+        let refused = placed.refused.iter();
+        let documents: Vec<_> = refused
+            .filter(|(_, code)| *code == RefusalCode::DocumentDeleted)
+            .map(|(document, _)| *document)
+            .collect();
+        if !documents.is_empty() {
+            self.replays.entry(workspace).or_default().is_held = true;
+            self.emit(Event::JournalRefused {
+                workspace,
+                documents,
+            });
         }
     }
 
@@ -1043,11 +1085,12 @@ impl Engine {
             .map(|(document, _)| *document)
             .collect();
         let received = (healed.len() as u64, placed.change_count());
+        let over = placed.purged_documents();
         let Some(state) = self.ready(&workspace) else {
             panic!("a prepared job's workspace is loaded");
         };
         let mut puts = Vec::new();
-        enter(
+        let deletes = enter(
             state,
             workspace,
             placed,
@@ -1055,6 +1098,16 @@ impl Engine {
             &mut puts,
             &mut pending.entries,
         );
+        // Of what is purged nothing is refused any more.
+        for (other, known) in &mut state.peers {
+            for document in &over {
+                let was_refused = known.row.refused_here.remove(document).is_some();
+                known.dirty |= was_refused;
+                if was_refused && *other == peer {
+                    due.accepted.push(*document);
+                }
+            }
+        }
         // What someone else refused to build on may follow from what came now.
         let mut others_lacking = Vec::new();
         for (other, row) in state.peers.iter().filter(|(other, _)| **other != peer) {
@@ -1142,7 +1195,7 @@ impl Engine {
                 None => self.acknowledge(pending.acks),
             }
         } else {
-            self.submit(pending, puts, Vec::new(), None);
+            self.submit(pending, puts, deletes, None);
         }
         fresh_wants.sort_unstable();
         fresh_wants.dedup();
@@ -1290,6 +1343,8 @@ impl Engine {
             }
             let compacted = batch.compact.take();
             events.extend(compacted.map(|request| Event::Compacted { request }));
+            let purged = batch.purge.take();
+            events.extend(purged.map(|(request, documents)| Event::Purged { request, documents }));
             if let Some(changes) = batch.replayed.take() {
                 replayed.push((
                     changes,
@@ -1374,6 +1429,10 @@ impl Engine {
             let why = CompactHold::Store(error.clone());
             self.emit(Event::CompactRefused { request, why });
         }
+        if let Some((request, _)) = batch.purge {
+            let error = PurgeError::Store(error.clone());
+            self.emit(Event::PurgeRefused { request, error });
+        }
         if let Some(redeemed) = batch.redeemed {
             self.redeeming.remove(&redeemed.secret_hash);
         }
@@ -1421,6 +1480,11 @@ impl Engine {
                     let request = compaction.compact.request;
                     let why = CompactHold::Store(error.clone());
                     self.emit(Event::CompactRefused { request, why });
+                }
+                Work::Purge(purging) => {
+                    let request = purging.purge.request;
+                    let error = PurgeError::Store(error.clone());
+                    self.emit(Event::PurgeRefused { request, error });
                 }
                 Work::Changes { .. }
                 | Work::PeerRow { .. }
@@ -1492,7 +1556,7 @@ impl Engine {
             return;
         }
         let earlier = match self.replays.get(&workspace) {
-            Some(replay) if replay.is_unreadable => return,
+            Some(replay) if replay.is_held => return,
             Some(replay) => replay.through.0,
             None => 0,
         };
@@ -1542,6 +1606,12 @@ impl PendingBatch {
         pending
     }
 
+    pub(super) fn of_purge(request: RequestId, documents: u64) -> Self {
+        let mut pending = Self::new();
+        pending.purge = Some((request, documents));
+        pending
+    }
+
     fn new() -> Self {
         Self {
             id: BatchId(0),
@@ -1555,6 +1625,7 @@ impl PendingBatch {
             edit: None,
             write: None,
             compact: None,
+            purge: None,
             replayed: None,
             redeemed: None,
             shares: BTreeSet::new(),
@@ -1566,9 +1637,12 @@ impl PendingBatch {
 }
 
 /// What placing a job's changes in their graphs came to. Slots are already updated.
-struct Placed {
-    documents: Vec<(PlacedDocument, Vec<CheckedChange>)>,
+#[derive(Default)]
+pub(super) struct Placed {
+    pub(super) documents: Vec<(PlacedDocument, Vec<CheckedChange>)>,
     refused: Vec<(DocumentId, RefusalCode)>,
+    /// Documents that were purged before, and of which a tombstone came.
+    settled: Vec<DocumentId>,
 }
 
 impl Placed {
@@ -1579,13 +1653,22 @@ impl Placed {
         });
         counts.sum::<usize>() as u64
     }
+
+    /// The documents that are purged by now.
+    fn purged_documents(&self) -> Vec<DocumentId> {
+        let placed = self.documents.iter().map(|(document, _)| document);
+        let purged = placed.filter(|document| document.is_purged);
+        let purged = purged.map(|document| document.document);
+        purged.chain(self.settled.iter().copied()).collect()
+    }
 }
 
-struct PlacedDocument {
-    document: DocumentId,
-    kind: DocumentKind,
-    is_new: bool,
-    snapshot: Option<CheckedSnapshot>,
+pub(super) struct PlacedDocument {
+    pub(super) document: DocumentId,
+    pub(super) kind: DocumentKind,
+    pub(super) is_new: bool,
+    pub(super) snapshot: Option<CheckedSnapshot>,
+    pub(super) is_purged: bool,
 }
 
 impl std::ops::Deref for PlacedDocument {
@@ -1604,23 +1687,36 @@ fn place(
     documents: &[JobDocument],
     author: &Author,
 ) -> Placed {
-    let mut placed = Placed {
-        documents: Vec::new(),
-        refused: Vec::new(),
-    };
+    let mut placed = Placed::default();
     let mut staged = Vec::new();
     for document in documents {
         let Some(slot) = state.slots.slots.get(&document.document) else {
             panic!("a pinned document has no slot");
         };
         let is_new = slot.row.is_none();
+        let mut refused = None;
+        if let Some(tombstone) = &document.tombstone {
+            match tombstone.judge(document.kind, slot.row.as_ref()) {
+                Verdict::Take => {
+                    let row = tombstone.row(document.kind, slot.row.as_ref());
+                    staged.push((document, row, BTreeMap::new(), is_new, None, Vec::new()));
+                    continue;
+                }
+                Verdict::Settled => {
+                    placed.settled.push(document.document);
+                    continue;
+                }
+                // What came ahead of it is taken all the same.
+                Verdict::Refuse(code) => refused = Some(code),
+            }
+        }
+        let tombstone_refused = refused;
         let mut row = slot
             .row
             .clone()
             .unwrap_or_else(|| HeadRow::empty(document.kind));
         let mut added = Vec::new();
         let mut hashes = BTreeMap::new();
-        let mut refused = None;
         let orphans = matches!(author, Author::Journal { .. });
         let from_snapshot = document.snapshot.iter();
         let from_snapshot = from_snapshot.flat_map(|snapshot| &snapshot.changes);
@@ -1684,7 +1780,7 @@ fn place(
                 }
             }
         }
-        if let Some(code) = refused.or(document.refused) {
+        if let Some(code) = tombstone_refused.or(refused).or(document.refused) {
             placed.refused.push((document.document, code));
         }
         let snapshot = document.snapshot.as_ref().filter(|_| snapshot_adds);
@@ -1700,6 +1796,7 @@ fn place(
     for (document, row, hashes, is_new, snapshot, added) in staged {
         if let Some(slot) = state.slots.slots.get_mut(&document.document) {
             let kind = row.kind;
+            let is_purged = row.purged_at.is_some();
             slot.row = Some(row);
             slot.fresh.extend(hashes);
             let document = PlacedDocument {
@@ -1707,6 +1804,7 @@ fn place(
                 kind,
                 is_new,
                 snapshot: snapshot.cloned(),
+                is_purged,
             };
             placed.documents.push((document, added));
         }
@@ -1737,6 +1835,13 @@ fn judge(header: &ChangeHeader, row: &HeadRow, kind: DocumentKind, known: &Known
         max_op,
         orphans,
     } = *known;
+    if row.purged_at.is_some() {
+        let progress = row.actors.get(&header.actor);
+        return match progress.is_some_and(|progress| progress.holds(header.seq)) {
+            true => Judgement::Duplicate,
+            false => Judgement::Refuse(RefusalCode::DocumentDeleted),
+        };
+    }
     if present(&header.hash) {
         return Judgement::Duplicate;
     }
@@ -1794,21 +1899,23 @@ fn add(row: &mut HeadRow, header: &ChangeHeader, absent_dependencies: Vec<Change
     counters::count(row, header);
 }
 
-/// Enters placed documents in the feed and writes their rows.
-fn enter(
+/// Enters placed documents in the feed and writes their rows; yields what is to be removed.
+pub(super) fn enter(
     state: &mut Workspace,
     workspace: WorkspaceId,
     placed: Placed,
     origin: Option<PeerId>,
     puts: &mut Vec<(Key, Bytes)>,
     entries: &mut Vec<Entry>,
-) {
+) -> Vec<Key> {
+    let mut deletes = Vec::new();
     for (document, changes) in placed.documents {
         let PlacedDocument {
             document,
             kind,
             is_new,
             snapshot,
+            is_purged,
         } = document;
         let named = snapshot.iter().map(|snapshot| {
             // In the digest a snapshot stands for what it holds.
@@ -1816,7 +1923,14 @@ fn enter(
         });
         let named = named.chain(changes.iter().map(|change| change.header.hash));
         state.point = state.point.advance(&document, named);
-        state.documents += u64::from(is_new);
+        match (is_new, is_purged) {
+            (true, false) => state.documents += 1,
+            (false, true) => state.documents = state.documents.saturating_sub(1),
+            (true, true) | (false, false) => {}
+        }
+        if is_purged {
+            deletes.push(Key::index(&workspace, kind, &document));
+        }
         let head = state.slots.slots.get_mut(&document);
         let mut head = head.and_then(|slot| slot.row.as_mut());
         let previous = head.as_ref().map_or(FeedSeq(0), |row| row.feed_seq);
@@ -1835,12 +1949,20 @@ fn enter(
             digest: state.point.digest,
             snapshot: snapshot.as_ref().map(|snapshot| snapshot.snapshot),
             previous,
+            purged: head
+                .as_ref()
+                .and_then(|row| tombstone_of(row))
+                .map(|purged| {
+                    u32::try_from(purged.bytes()).expect("a tombstone is far below 4 GiB")
+                }),
         };
         puts.push((Key::feed(&workspace, state.point.seq), row.encode()));
         let before = head.as_ref().map_or(0, |row| {
             row.change_count.saturating_sub(changes.len() as u64)
         });
-        let compaction_due = head.as_ref().is_some_and(|row| row.compaction_due(before));
+        let compaction_due = head
+            .as_ref()
+            .is_some_and(|row| row.has_remains() || row.compaction_due(before));
         if let Some(row) = &mut head {
             row.feed_seq = state.point.seq;
             puts.push((Key::head(&workspace, &document), row.encode()));
@@ -1871,6 +1993,7 @@ fn enter(
                 .map(|change| (change.header.hash, change.body))
                 .collect(),
             has_snapshot: snapshot.is_some(),
+            is_purged,
             compaction_due,
             origin,
             point: state.point,
@@ -1880,6 +2003,7 @@ fn enter(
         state.persisted = true;
         puts.push((Key::feed_head(&workspace), Engine::feed_head(state)));
     }
+    deletes
 }
 
 /// Moves a cursor along a feed; whether it moved, or why that cannot be.
@@ -1969,6 +2093,7 @@ fn check_edit(
             snapshot: None,
             changes,
             refused: None,
+            tombstone: None,
         });
     }
     Ok(documents)

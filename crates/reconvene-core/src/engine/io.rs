@@ -98,8 +98,10 @@ pub enum Input {
     /// The host wants records of its own written.
     Write(Write),
     /// The host has put a snapshot of a document into the store, durably and proven to hold all that
-    /// it is to replace.
+    /// it is to replace; or asks for what is left of a purged document to be removed.
     Compact(Box<Compact>),
+    /// The host has decided that documents are to be purged, for everyone.
+    Purge(Purge),
     /// All journal frames found at open, in their order. To be given before any edit or link:
     /// what the engine then releases may free any of them.
     Replay(Vec<JournalEntry>),
@@ -179,7 +181,47 @@ pub struct Write {
     pub deletes: Vec<Key>,
 }
 
-/// What a stored snapshot is to replace: exactly what was read to make it.
+/// Documents to purge: nothing of them is kept but a tombstone, which says what was known of them, and
+/// nothing more of them is taken.
+#[derive(Clone, Debug)]
+pub struct Purge {
+    /// Comes back in [`Event::Purged`] or [`Event::PurgeRefused`].
+    pub request: RequestId,
+    /// Where.
+    pub workspace: WorkspaceId,
+    /// The documents, at most `limits::PURGE_DOCUMENTS_MAX`. Those that are not stored here, or that
+    /// are purged already, stay as they are.
+    pub documents: Vec<DocumentId>,
+}
+
+/// Why documents were not purged; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PurgeError {
+    /// More than one request may name.
+    #[error("{documents} documents were to be purged at once, at most {max} may be; ask for fewer")]
+    TooMany {
+        /// How many were named.
+        documents: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The journal holds changes of the document that the store has yet to take.
+    #[error("changes of document {document} are waiting for the disk; try again later")]
+    Owed {
+        /// The document.
+        document: DocumentId,
+    },
+    /// The workspace is being left.
+    #[error("the workspace is being left")]
+    Left,
+    /// The store failed.
+    #[error("the purge could not be stored")]
+    Store(#[source] StoreError),
+}
+
+/// What a stored snapshot is to replace: exactly what was read to make it. Or all that is left of a
+/// purged document.
 #[derive(Clone, Debug)]
 pub struct Compact {
     /// Comes back in [`Event::Compacted`] or [`Event::CompactRefused`].
@@ -188,15 +230,16 @@ pub struct Compact {
     pub workspace: WorkspaceId,
     /// The document.
     pub document: DocumentId,
-    /// The snapshot.
-    pub snapshot: SnapshotRef,
-    /// Snapshots whose changes are all in this one.
+    /// The snapshot; `None` for a purged document, of which nothing takes the place of what goes.
+    pub snapshot: Option<SnapshotRef>,
+    /// Snapshots whose changes are all in this one; those of a purged document, if this removes its
+    /// last entries.
     pub snapshots: Vec<SnapshotRef>,
     /// Snapshots that no head row names, left behind by a compaction that was cut short; their
     /// changes, too, are all in this one.
     pub orphans: Vec<SnapshotHash>,
     /// The document's last feed entry of those that go; it stays, with the snapshot in place of
-    /// changes.
+    /// changes. Of a purged document the entry that purged it, which stays as it is.
     pub last: (FeedSeq, FeedRow),
     /// Of all these entries the last one that came from someone else than that one did; 0 if there is
     /// none.
@@ -368,6 +411,8 @@ pub struct StoredDocument {
     pub snapshot: Option<SnapshotHash>,
     /// The changes, in order.
     pub changes: Vec<ChangeHash>,
+    /// Whether its tombstone is sent, and nothing else.
+    pub purged: bool,
 }
 
 /// Why the engine closes a link.
@@ -478,7 +523,31 @@ pub enum Event {
         /// Why.
         error: StoreError,
     },
-    /// A document has so many single changes beside its snapshot that compacting it is worth the work.
+    /// Documents are purged, durably.
+    Purged {
+        /// The request.
+        request: RequestId,
+        /// How many were not purged before.
+        documents: u64,
+    },
+    /// Documents were not purged.
+    PurgeRefused {
+        /// The request.
+        request: RequestId,
+        /// Why.
+        error: PurgeError,
+    },
+    /// A document was purged, durably, here or by a peer: nothing of it is to be shown any more.
+    DocumentPurged {
+        /// Where.
+        workspace: WorkspaceId,
+        /// What.
+        document: DocumentId,
+        /// Its kind.
+        kind: DocumentKind,
+    },
+    /// A document has so many single changes beside its snapshot that compacting it is worth the work,
+    /// or was purged and has something left to be removed.
     CompactionDue {
         /// Where.
         workspace: WorkspaceId,
@@ -503,6 +572,14 @@ pub enum Event {
         workspace: WorkspaceId,
         /// The last feed entry it covers.
         through: FeedSeq,
+    },
+    /// A journal frame has changes of documents that were purged in this store before it knew them.
+    /// The frame stays in the journal, which lets go of nothing of the workspace in this run.
+    JournalRefused {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The documents.
+        documents: Vec<DocumentId>,
     },
     /// All frames of an [`Input::Replay`] are in the store.
     ReplayDone {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use negentropy::{Id, Negentropy, NegentropyStorageVector};
 
 use super::ingest::CursorMove;
+use super::purge::tombstone_of;
 use super::{Engine, Event, ReadQuery, Reading, WorkspaceState};
 use crate::feed::{FeedPoint, heads_digest};
 use crate::guard::{ActorId, parse_change};
@@ -21,7 +22,7 @@ use crate::limits;
 use crate::records::{ActorProgress, ChangeRow, HeadRow, Record as _, RecordError, SnapshotRow};
 use crate::storage::{Direction, Rows, Scan, StoreError};
 use crate::wire::{
-    Changes, DocumentChanges, Done, Frame, KnownActor, Reconcile, Want, WantDocument,
+    Changes, DocumentChanges, Done, Frame, KnownActor, Purged, Reconcile, Want, WantDocument,
 };
 
 /// One run as far as this side has come.
@@ -111,6 +112,14 @@ struct Ready {
     kind: DocumentKind,
     is_snapshot: bool,
     body: Bytes,
+    /// The document's tombstone, which is sent alone.
+    purged: Option<Purged>,
+}
+
+impl Ready {
+    fn bytes(&self) -> usize {
+        self.body.len() + self.purged.as_ref().map_or(0, Purged::bytes)
+    }
 }
 
 /// What became of a document since it was asked for to be healed.
@@ -212,8 +221,21 @@ impl Exchange {
                 kind,
                 is_snapshot,
                 body,
+                purged: None,
             });
         }
+    }
+
+    fn add_tombstone(&mut self, (document, kind): (DocumentId, DocumentKind), purged: Purged) {
+        let ready = Ready {
+            document,
+            kind,
+            is_snapshot: false,
+            body: Bytes::new(),
+            purged: Some(purged),
+        };
+        self.ready_bytes += ready.bytes();
+        self.ready.push_back(ready);
     }
 
     /// The document that is being answered, with its kind.
@@ -729,6 +751,12 @@ impl Engine {
         let row = HeadRow::decode(value)?;
         answering.kind = Some(row.kind);
         let document = answering.document;
+        if let Some(purged) = tombstone_of(&row) {
+            flow.exchange.add_tombstone((document, row.kind), purged);
+            flow.end_answer(document, Some(row.kind));
+            self.send_exchange(link, workspace);
+            return Ok(());
+        }
         let lacking = lacking(&row, &answering.known);
         let worth = row.snapshot_bytes() <= lacking.saturating_mul(limits::LACKING_CHANGE_BYTES);
         let (query, reading) = if row.snapshots.is_empty() {
@@ -899,7 +927,7 @@ impl Engine {
         let mut count = 0;
         let mut snapshots = 0;
         while let Some(next) = exchange.ready.front() {
-            if bytes > 0 && bytes + next.body.len() > limits::FRAME_BODY_BYTES_TARGET {
+            if bytes > 0 && bytes + next.bytes() > limits::FRAME_BODY_BYTES_TARGET {
                 break;
             }
             let last = documents.last();
@@ -917,15 +945,18 @@ impl Engine {
                     kind: next.kind,
                     snapshot: None,
                     changes: Vec::new(),
+                    purged: None,
                 });
             }
             let Some(next) = exchange.ready.pop_front() else {
                 break;
             };
-            bytes += next.body.len();
-            exchange.ready_bytes -= next.body.len();
+            bytes += next.bytes();
+            exchange.ready_bytes -= next.bytes();
             if let Some(last) = documents.last_mut() {
-                if next.is_snapshot {
+                if next.purged.is_some() {
+                    last.purged = next.purged;
+                } else if next.is_snapshot {
                     last.snapshot = Some(next.body);
                     snapshots += 1;
                 } else if !next.body.is_empty() {

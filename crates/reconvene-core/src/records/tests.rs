@@ -94,6 +94,7 @@ fn cases() -> Vec<Case> {
         head_max_ops: BTreeMap::new(),
         actor_max_ops: BTreeMap::new(),
         operations: 0,
+        purged_at: None,
     };
     let snapshot = |byte| SnapshotRef {
         hash: SnapshotHash::from_bytes([byte; 32]),
@@ -110,6 +111,8 @@ fn cases() -> Vec<Case> {
         operations: 70_001,
         ..full.clone()
     };
+    let mut purged = counted.clone();
+    purged.purge(TIME);
     vec![
         case(
             "without an envelope",
@@ -134,6 +137,7 @@ fn cases() -> Vec<Case> {
             },
         ),
         case("empty", HeadRow::empty(DocumentKind(1))),
+        case("purged", purged),
         case("counted", counted),
         case(
             "full",
@@ -161,6 +165,20 @@ fn cases() -> Vec<Case> {
                 digest: Digest::from_bytes([4; 16]),
                 snapshot: Some(snapshot(9)),
                 previous: FeedSeq(70),
+                purged: None,
+            },
+        ),
+        case(
+            "of a purge",
+            FeedRow {
+                document: document(1),
+                kind: DocumentKind(2),
+                changes: Vec::new(),
+                origin: None,
+                digest: Digest::from_bytes([4; 16]),
+                snapshot: None,
+                previous: FeedSeq(70),
+                purged: Some(300),
             },
         ),
         case(
@@ -173,6 +191,7 @@ fn cases() -> Vec<Case> {
                 digest: Digest::from_bytes([4; 16]),
                 snapshot: None,
                 previous: FeedSeq(0),
+                purged: None,
             },
         ),
         case(
@@ -185,6 +204,7 @@ fn cases() -> Vec<Case> {
                 digest: Digest::default(),
                 snapshot: None,
                 previous: FeedSeq(0),
+                purged: None,
             },
         ),
         case(

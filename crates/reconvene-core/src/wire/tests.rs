@@ -59,12 +59,14 @@ fn frames() -> Vec<(&'static str, Frame)> {
             kind: DocumentKind(1),
             snapshot: None,
             changes: vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")],
+            purged: None,
         },
         DocumentChanges {
             document: document(3),
             kind: DocumentKind(255),
             snapshot: None,
             changes: Vec::new(),
+            purged: None,
         },
     ];
     let actor = |byte: u8, length: usize| ActorId::from_bytes(&vec![byte; length]).unwrap();
@@ -114,6 +116,27 @@ fn frames() -> Vec<(&'static str, Frame)> {
                     kind: DocumentKind(2),
                     snapshot: Some(Bytes::from_static(b"whole")),
                     changes: vec![Bytes::from_static(b"and what follows")],
+                    purged: None,
+                }],
+                Some((FeedSeq(298), point(300))),
+            ),
+        ),
+        (
+            "changes with a tombstone",
+            changes(
+                vec![DocumentChanges {
+                    document: document(4),
+                    kind: DocumentKind(2),
+                    snapshot: None,
+                    changes: Vec::new(),
+                    purged: Some(Purged {
+                        at: WallTime::from_millis(1_700_000_000_123),
+                        known: vec![KnownActor {
+                            actor: actor(8, 16),
+                            seq: 300,
+                            beyond: vec![302, 310],
+                        }],
+                    }),
                 }],
                 Some((FeedSeq(298), point(300))),
             ),
@@ -427,6 +450,7 @@ fn large(bytes: usize) -> Frame {
         kind: DocumentKind(1),
         snapshot: None,
         changes: vec![body.into()],
+        purged: None,
     }];
     changes(documents, Some((FeedSeq(u64::MAX - 1), point(u64::MAX))))
 }
@@ -530,6 +554,7 @@ fn lists_longer_than_their_limits_are_refused() {
         kind: DocumentKind(1),
         snapshot: None,
         changes: Vec::new(),
+        purged: None,
     };
     let want = |byte: usize| WantDocument {
         document: document(byte as u8),

@@ -279,6 +279,7 @@ fn snapshot_frame(number: u64, body: &[u8]) -> Vec<Bytes> {
             document: document(number),
             kind: KIND,
             snapshot: Some(Bytes::copy_from_slice(body)),
+            purged: None,
             changes: Vec::new(),
         }],
         feed: None,

@@ -226,6 +226,7 @@ fn changes(
         kind,
         snapshot: None,
         changes: made.iter().map(|made| made.body.clone()).collect(),
+        purged: None,
     }
 }
 

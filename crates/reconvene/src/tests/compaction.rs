@@ -222,3 +222,55 @@ fn a_home_with_snapshots_merges_into_the_one_a_ticket_brings() {
         assert_eq!(now.unwrap(), server_home.unwrap());
     });
 }
+
+#[test]
+fn a_purged_meeting_is_gone_everywhere_but_where_a_late_edit_of_it_waits() {
+    run(async {
+        let server = Peer::server().await;
+        let a = Peer::device_of(&server, "Ada").await;
+        let b = Peer::device_of(&server, "Ben").await;
+        let late = Peer::device_of(&server, "Cleo").await;
+        let id = meeting(&a).await;
+        let kept = meeting(&a).await;
+        type_notes(&a, id, "To be deleted.").await;
+        for device in [&a, &b, &late] {
+            device.sync().await;
+            // Open there, and shown.
+            device.replica.meetings().show(id).await.unwrap();
+        }
+        type_notes(&late, id, " Not yet!").await;
+        let workspace = server.replica.current_workspace().unwrap().to_string();
+        let purge = |documents| server.replica.purge_documents(&workspace, documents);
+        assert_eq!(purge(vec![id]).await.unwrap(), 1);
+        assert_eq!(purge(vec![id]).await.unwrap(), 0, "it is already");
+        let own = purge(vec![reconvene_model::WORKSPACE_DOCUMENT]).await;
+        assert_eq!(own.unwrap_err().code(), "bad_input");
+        for device in [&a, &b, &late] {
+            device.sync().await;
+        }
+        for peer in [&a, &b, &server] {
+            let meetings = peer.replica.meetings();
+            assert_eq!(
+                meetings.show(id).await.unwrap_err().code(),
+                "document_deleted"
+            );
+            let edited = meetings.edit(id, |meeting| meeting.append_note("more"));
+            assert_eq!(edited.await.unwrap_err().code(), "document_deleted");
+            let listed = meetings.list(crate::ListOptions::default()).await.unwrap();
+            let listed: Vec<_> = listed.meetings.iter().map(|row| row.id).collect();
+            assert_eq!(listed, [kept]);
+            let exported = peer.replica.export(None).await.unwrap();
+            assert!(!exported.contains(&id.to_string()));
+            let report = compact(peer).await;
+            assert!(report.held.is_empty(), "{report:?}");
+            let again = compact(peer).await;
+            assert_eq!(again.compacted, 0, "nothing is left: {again:?}");
+        }
+        let shown = late.replica.meetings().show(id).await.unwrap();
+        let text = serde_json::to_string(&shown).unwrap();
+        assert!(text.contains("Not yet!"), "it waits with its author");
+        let b = b.reopen(Role::Device).await;
+        let gone = b.replica.meetings().show(id).await.unwrap_err();
+        assert_eq!(gone.code(), "document_deleted");
+    });
+}

@@ -128,6 +128,51 @@ fn what_others_wrote_unseen_keeps_a_deleted_meeting_and_the_deletion_is_shown() 
 }
 
 #[test]
+fn a_server_purges_what_was_deleted_long_enough_ago_and_devices_follow() {
+    use std::time::Duration;
+    run(async {
+        let server = Peer::server().await;
+        let a = Peer::device_of(&server, "Ada").await;
+        let b = Peer::device_of(&server, "Ben").await;
+        let imported = qmsum::parse("ES2005a.json", MEETING).unwrap();
+        let gone = a.replica.meetings().import(imported).await.unwrap();
+        let kept = add(&a, "kept").await;
+        a.sync().await;
+        b.sync().await;
+        a.replica.meetings().delete(gone).await.unwrap();
+        a.sync().await;
+        let long = Duration::from_secs(3600);
+        let report = server.replica.purge(long).await.unwrap();
+        assert_eq!((report.meetings, report.documents), (0, 0), "not yet");
+        // Only the server decides for a workspace that it has.
+        let report = a.replica.purge(Duration::ZERO).await.unwrap();
+        assert_eq!((report.meetings, report.documents), (0, 0));
+        let of_server = server.replica.device().current.unwrap().to_string();
+        let scoped = a.replica.in_workspace(&of_server).await.unwrap();
+        assert!(matches!(
+            scoped.purge(Duration::ZERO).await,
+            Err(Error::BadInput(_))
+        ));
+        let report = server.replica.purge(Duration::ZERO).await.unwrap();
+        assert_eq!((report.meetings, report.documents), (1, 2));
+        a.sync().await;
+        b.sync().await;
+        for peer in [&a, &b, &server] {
+            assert_eq!(listed(peer, false).await, [kept]);
+            assert_eq!(listed(peer, true).await, []);
+            let error = peer.replica.meetings().show(gone).await.unwrap_err();
+            assert_eq!(error.code(), "document_deleted");
+            let error = peer.replica.meetings().restore(gone).await.unwrap_err();
+            assert_eq!(error.code(), "document_deleted");
+            assert!(peer.replica.verify(None).await.unwrap().intact);
+        }
+        let export = server.replica.export(None).await.unwrap();
+        assert_eq!(export, a.replica.export(None).await.unwrap());
+        assert_eq!(export, b.replica.export(None).await.unwrap());
+    });
+}
+
+#[test]
 fn a_project_is_deleted_when_nothing_is_filed_under_it_and_comes_back() {
     run(async {
         let a = Peer::new(crate::Role::Device).await;
