@@ -820,9 +820,9 @@ impl Engine {
         }
         self.emit(Event::Progress { link, peer, stats });
         if let Some((from, head)) = ack.head {
-            let now = self.now.wall;
+            let heard_at = self.heard_at(link);
             if let Some(flow) = self.flow(link, &workspace) {
-                flow.learn_head(head, now);
+                flow.learn_head(head, heard_at);
             }
             self.enqueue_cursor(link, peer, workspace, CursorMove::Follow(from, head));
         }

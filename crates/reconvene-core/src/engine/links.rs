@@ -57,7 +57,7 @@ pub(super) struct Link {
     /// Frames that came before we were ready for them, and when: the peer's greeting.
     early_frames: VecDeque<(Bytes, WallTime)>,
     /// When the frame being handled came.
-    heard_at: WallTime,
+    pub(super) heard_at: WallTime,
     assembler: Assembler,
     /// Workspaces of their hellos so far.
     greeted: BTreeMap<WorkspaceId, WorkspaceHello>,
@@ -1098,11 +1098,17 @@ impl Engine {
         }
     }
 
+    /// When the frame being handled came, which may be before it could be handled.
+    pub(super) fn heard_at(&self, link: LinkId) -> WallTime {
+        let state = self.links.get(&link);
+        state.map_or(self.now.wall, |state| state.heard_at)
+    }
+
     fn on_heartbeat(&mut self, link: LinkId, points: &[(WorkspaceId, FeedPoint)]) {
-        let now = self.now.wall;
+        let heard_at = self.heard_at(link);
         for (workspace, head) in points {
             if let Some(flow) = self.flow(link, workspace) {
-                flow.learn_head(*head, now);
+                flow.learn_head(*head, heard_at);
                 self.note_held(link, *workspace);
             }
         }

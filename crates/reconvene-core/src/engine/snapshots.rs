@@ -14,6 +14,7 @@ use crate::ids::{LinkId, ReadId, SnapshotHash};
 use crate::limits;
 use crate::records::SnapshotRef;
 use crate::refusal::RefusalCode;
+use crate::time::WallTime;
 use crate::wire::{Changes, Frame};
 
 /// A frame whose snapshots are being loaded, and what came after it.
@@ -21,7 +22,8 @@ use crate::wire::{Changes, Frame};
 pub(super) struct Inspection {
     read: ReadId,
     changes: Changes,
-    held: VecDeque<Frame>,
+    /// Each with when it came: that is as of when its words count.
+    held: VecDeque<(Frame, WallTime)>,
 }
 
 impl Engine {
@@ -62,7 +64,7 @@ impl Engine {
         if let Frame::Changes(changes) = &frame {
             state.held_bytes += changes.window_bytes();
         }
-        inspection.held.push_back(frame);
+        inspection.held.push_back((frame, state.heard_at));
         let too_many = inspection.held.len() > limits::HELD_FRAMES_MAX
             || state.held_bytes > limits::LINK_INGEST_BYTES_MAX;
         if too_many {
@@ -107,7 +109,11 @@ impl Engine {
         });
         let snapshots = snapshots.collect();
         self.enqueue_received(link, peer, changes, snapshots);
-        for frame in inspection.held {
+        for (frame, heard_at) in inspection.held {
+            let Some(state) = self.links.get_mut(&link) else {
+                return;
+            };
+            state.heard_at = heard_at;
             // One of them may have snapshots of its own; then the rest waits for that.
             self.on_whole_frame(link, frame);
         }
