@@ -469,6 +469,13 @@ impl Engine {
 
     fn on_read_failed(&mut self, reading: &Reading, error: StoreError) {
         match reading {
+            // One document that cannot be loaded is taken not to hold what was asked for: what came is
+            // refused for want of it, and nothing else is held up.
+            Reading::Holds(workspace, document, hashes) => {
+                let absent = vec![false; hashes.len()];
+                let (workspace, document, hashes) = (*workspace, *document, hashes.clone());
+                self.on_holds(workspace, document, &hashes, &absent);
+            }
             // Only this link needed the answer.
             Reading::Shares(link)
             | Reading::Peers(link, _)
@@ -488,7 +495,6 @@ impl Engine {
             | Reading::Roster
             | Reading::Slots(..)
             | Reading::Lookups(..)
-            | Reading::Holds(..)
             | Reading::Holders(_) => {
                 self.fail_store(&error);
             }

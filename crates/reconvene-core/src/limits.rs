@@ -149,7 +149,7 @@ pub const BEHIND_ENTRIES_MAX: u64 = 4096;
 pub const LACKING_CHANGE_BYTES: u64 = 128;
 
 /// Frames of a link that wait for a snapshot ahead of them to be verified. One more is a fault.
-pub const HELD_FRAMES_MAX: usize = 4096;
+pub const HELD_FRAMES_MAX: usize = 1024;
 
 /// Most feed entries and changes that one compaction of a document removes, newest first; what is
 /// older goes with the next one.

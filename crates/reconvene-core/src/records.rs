@@ -250,11 +250,13 @@ impl HeadRow {
         sizes.map(|snapshot| u64::from(snapshot.size)).sum()
     }
 
-    /// Whether single changes have come to so many, since there were `before`, that compacting is due.
+    /// Whether there are several snapshots, or single changes have come to so many since there were
+    /// `before`, that compacting is due.
     pub fn compaction_due(&self, before: u64) -> bool {
         let step = limits::COMPACTION_DUE_CHANGES;
-        self.change_count / step > before / step
-            && self.change_bytes >= limits::COMPACTION_DUE_RATIO * self.snapshot_bytes()
+        self.snapshots.len() > 1
+            || self.change_count / step > before / step
+                && self.change_bytes >= limits::COMPACTION_DUE_RATIO * self.snapshot_bytes()
     }
 
     /// Sum of the sizes of its snapshots and of its single changes.

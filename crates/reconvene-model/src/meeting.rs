@@ -503,6 +503,13 @@ fn deletion(view: &mut View<'_>) -> Option<Deletion> {
             }
         }
     }
+    // A page that was listed when nobody looked was not seen.
+    let listed = view.keys(PAGES);
+    let seen = |page: &String| {
+        page.parse()
+            .is_ok_and(|page| found.pages.contains_key(&page))
+    };
+    found.saw_all &= listed.iter().all(seen);
     Some(found)
 }
 

@@ -18,6 +18,7 @@ use reconvene_model::WORKSPACE_DOCUMENT;
 use reconvene_model::snapshot::{SnapshotError, snapshot};
 use serde::Serialize;
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 
 use crate::documents::decode;
 use crate::driver::Notice;
@@ -32,6 +33,9 @@ const CHANGES_MIN: u64 = 4;
 const DUE_MAX: usize = 4096;
 /// How long nothing must have become due before due documents are compacted.
 const QUIET: Duration = Duration::from_secs(2);
+
+/// How long what waits for a peer is left alone before it is tried again.
+const HELD_RETRY: Duration = Duration::from_secs(5);
 
 /// What a compaction came to.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -331,10 +335,6 @@ async fn replace(
         };
     };
     let key = Key::snapshot(&workspace, &document, &snapshot.hash);
-    let is_new = replaces
-        .snapshots()
-        .iter()
-        .all(|known| known.hash != snapshot.hash);
     let encoded = record.encode();
     shared
         .driver
@@ -362,18 +362,9 @@ async fn replace(
             after: u64::from(snapshot.size),
         }),
         Err(CompactHold::Store(error)) => Err(Error::Store(error)),
-        Err(why) => {
-            if is_new {
-                let deletes = vec![key];
-                let write = Write {
-                    request: request_id(),
-                    puts: Vec::new(),
-                    deletes,
-                };
-                shared.driver.write(write).await?;
-            }
-            Ok(Outcome::Held(why.to_string()))
-        }
+        // The snapshot stays where it is: another may have come to name it meanwhile. One that nobody
+        // names goes with the next compaction.
+        Err(why) => Ok(Outcome::Held(why.to_string())),
     }
 }
 
@@ -382,11 +373,14 @@ pub(crate) async fn run(shared: std::sync::Weak<Shared>, mut notices: broadcast:
     let mut due: BTreeSet<(WorkspaceId, DocumentId)> = BTreeSet::new();
     // Tried, and waiting for a peer to come or to catch up.
     let mut held: BTreeSet<(WorkspaceId, DocumentId)> = BTreeSet::new();
+    // When something last became due, and when what was held was last tried.
+    let mut due_at = Instant::now();
+    let mut tried_at = Instant::now();
     loop {
         let notice = if due.is_empty() {
             notices.recv().await
         } else {
-            match tokio::time::timeout(QUIET, notices.recv()).await {
+            match tokio::time::timeout_at(due_at + QUIET, notices.recv()).await {
                 Ok(notice) => notice,
                 Err(_) => {
                     let Some(shared) = shared.upgrade() else {
@@ -417,8 +411,12 @@ pub(crate) async fn run(shared: std::sync::Weak<Shared>, mut notices: broadcast:
                     document,
                 } if due.len() + held.len() < DUE_MAX => {
                     due.insert((*workspace, *document));
+                    due_at = Instant::now();
                 }
-                Event::Progress { .. } => due.append(&mut held),
+                Event::Progress { .. } if !held.is_empty() && tried_at.elapsed() > HELD_RETRY => {
+                    due.append(&mut held);
+                    (due_at, tried_at) = (Instant::now(), Instant::now());
+                }
                 _ => {}
             },
             // Those that were missed are due again at their next changes.

@@ -158,8 +158,14 @@ impl Documents {
     /// Drops everything that is open, after a failure of the store.
     pub(crate) fn forget_all(&self) {
         let mut table = self.table();
-        table.entries.clear();
-        table.bytes = 0;
+        // Who holds a lock goes on holding it: two at once would each take the document for theirs.
+        table
+            .entries
+            .retain(|_, entry| Arc::strong_count(&entry.lock) > 1);
+        for entry in table.entries.values_mut() {
+            entry.remote = vec![REPLACED];
+        }
+        table.bytes = table.entries.values().map(|entry| entry.bytes).sum();
     }
 
     /// Gives a lease back, keeping the document open if the budget allows.

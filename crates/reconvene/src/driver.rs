@@ -466,10 +466,16 @@ impl Driver {
                 };
                 if loads {
                     let turn = Arc::clone(&self.loading).acquire_owned();
+                    let done = self.done.clone();
                     tokio::spawn(async move {
                         let _turn = turn.await; // Given back when the load is done.
                         if let Err(error) = tokio::task::spawn_blocking(work).await {
-                            tracing::error!(%error, "a load did not end");
+                            // The engine waits for every read it asked for.
+                            let what = format!("a load did not end: {error}");
+                            let failed = LocalDone::Read(read, Err(StoreError::Io { what }));
+                            if done.send(failed).is_err() {
+                                tracing::debug!("a load failed after the driver ended");
+                            }
                         }
                     });
                 } else {

@@ -158,10 +158,24 @@ impl Engine {
     ) -> Result<(), CompactHold> {
         let workspace = compact.workspace;
         let last = compact.last.0;
+        let links = self.links.values();
+        let linked = links.filter(|link| link.shares(&workspace));
+        let linked: Vec<_> = linked.map(|link| link.peer).collect();
+        let is_leaving = self.leaving.contains_key(&workspace);
         let Some(state) = self.ready(&workspace) else {
             return Err(CompactHold::Changed);
         };
         let stored = state.stored;
+        // An orphan that a head row names by now is none.
+        let is_orphan_named = state.head_row(&compact.document).is_some_and(|row| {
+            let named = row.snapshots.iter();
+            named
+                .filter(|known| !compact.snapshots.contains(known))
+                .any(|known| compact.orphans.contains(&known.hash))
+        });
+        if is_leaving || is_orphan_named {
+            return Err(CompactHold::Changed);
+        }
         let unchanged = last <= stored.seq
             && state.head_row(&compact.document).is_some_and(|row| {
                 let bytes = compact.changes.iter().map(|(_, size)| u64::from(*size));
@@ -182,7 +196,9 @@ impl Engine {
         holders.extend(live.map(|(peer, known)| (*peer, known.row.clone())));
         for (peer, row) in holders {
             let last = last_for(&compact.last, compact.last_by_others, &peer);
-            if needs_singly(&row, stored, last) {
+            // With whoever is linked something may be on its way that was not read yet.
+            let is_linked = linked.contains(&peer);
+            if needs_singly(&row, stored, last) || (is_linked && !has_passed(&row, stored, last)) {
                 return Err(CompactHold::Behind { peer });
             }
         }
@@ -198,6 +214,12 @@ impl Engine {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a peer has acknowledged everything up to the feed entry `last`.
+fn has_passed(row: &PeerRow, end: FeedPoint, last: FeedSeq) -> bool {
+    row.acknowledged
+        .is_some_and(|cursor| cursor.epoch == end.epoch && cursor.seq >= last)
 }
 
 /// Whether a peer may yet ask for changes up to the feed entry `last` one by one; `end` is where the

@@ -327,6 +327,11 @@ impl Engine {
                 if bytes > 0 && bytes + snapshot_bytes > limits::FRAME_BODY_BYTES_TARGET {
                     break;
                 }
+                // A snapshot goes ahead of all else of its document in a frame.
+                let is_named = || documents.iter().any(|sent| sent.document == row.document);
+                if row.snapshot.is_some() && is_named() {
+                    break;
+                }
                 let snapshot = row.snapshot.take().map(|snapshot| snapshot.hash);
                 let (changes, taken) = take_changes(&mut row.changes, bytes + snapshot_bytes);
                 let purged = row.purged.is_some();

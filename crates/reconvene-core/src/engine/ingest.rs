@@ -1715,6 +1715,13 @@ fn place(
             .row
             .clone()
             .unwrap_or_else(|| HeadRow::empty(document.kind));
+        if document.snapshot.is_some() && row.snapshots.len() >= limits::SNAPSHOTS_PER_DOCUMENT_MAX
+        {
+            placed
+                .refused
+                .push((document.document, RefusalCode::TooLarge));
+            continue;
+        }
         let mut added = Vec::new();
         let mut hashes = BTreeMap::new();
         let orphans = matches!(author, Author::Journal { .. });
@@ -1874,7 +1881,6 @@ fn judge(header: &ChangeHeader, row: &HeadRow, kind: DocumentKind, known: &Known
     }
     if row.bytes() >= limits::DOCUMENT_BYTES_MAX
         || row.change_count >= limits::CHANGES_PER_DOCUMENT_MAX as u64
-        || row.snapshots.len() > limits::SNAPSHOTS_PER_DOCUMENT_MAX
     {
         return Judgement::Refuse(RefusalCode::TooLarge);
     }

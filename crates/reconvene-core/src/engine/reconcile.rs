@@ -94,6 +94,9 @@ pub(super) struct Exchange {
     barrier: Option<BatchId>,
 }
 
+/// Times that an answer is read anew because compaction came in between.
+const ANSWER_READS_MAX: u32 = 8;
+
 /// A document being read to answer a want.
 #[derive(Debug)]
 struct Answering {
@@ -101,8 +104,11 @@ struct Answering {
     /// Known once its head row was read.
     kind: Option<DocumentKind>,
     known: Vec<KnownActor>,
-    /// A snapshot that its head row named was gone: once may be compaction, twice is damage.
-    snapshot_gone: bool,
+    /// How many changes its head row says are stored singly.
+    singly: u64,
+    /// How often something that its head row named was gone: compaction comes in between at most so
+    /// often, then it is damage.
+    read_again: u32,
 }
 
 /// A body to send.
@@ -720,7 +726,8 @@ impl Engine {
             document,
             kind: None,
             known,
-            snapshot_gone: false,
+            singly: 0,
+            read_again: 0,
         });
         let query = ReadQuery::Values(vec![Key::head(&workspace, &document)]);
         self.read(query, Reading::ExchangeHead(link, workspace));
@@ -750,6 +757,7 @@ impl Engine {
         };
         let row = HeadRow::decode(value)?;
         answering.kind = Some(row.kind);
+        answering.singly = row.change_count;
         let document = answering.document;
         if let Some(purged) = tombstone_of(&row) {
             flow.exchange.add_tombstone((document, row.kind), purged);
@@ -811,7 +819,7 @@ impl Engine {
         Ok(())
     }
 
-    /// A snapshot that was compacted away meanwhile is in another, which the head row names now.
+    /// What was compacted away meanwhile is in a snapshot, which the head row names now.
     fn read_answer_again(
         &mut self,
         link: LinkId,
@@ -824,10 +832,11 @@ impl Engine {
             return Ok(());
         };
         let document = answering.document;
-        if std::mem::replace(&mut answering.snapshot_gone, true) {
+        answering.read_again += 1;
+        if answering.read_again > ANSWER_READS_MAX {
             let error = StoreError::Damaged {
-                key: format!("a snapshot of document {document}"),
-                what: "it is missing".to_owned(),
+                key: format!("document {document}"),
+                what: "a record that its head row names is missing".to_owned(),
             };
             self.on_send_failed(link, &error);
             return Ok(());
@@ -865,6 +874,11 @@ impl Engine {
             return Ok(());
         };
         flow.exchange.barrier = barrier;
+        let singly = flow.exchange.answering.as_ref();
+        if singly.is_some_and(|answering| (rows.rows.len() as u64) < answering.singly) {
+            // Compaction came in between: what is gone is in a snapshot that was not named then.
+            return self.read_answer_again(link, workspace);
+        }
         let Some(place) = flow.exchange.place() else {
             return Ok(());
         };
@@ -932,7 +946,8 @@ impl Engine {
             }
             let last = documents.last();
             let continues = last.is_some_and(|last| last.document == next.document);
-            if continues && next.is_snapshot {
+            let is_named = documents.iter().any(|sent| sent.document == next.document);
+            if is_named && next.is_snapshot {
                 break; // It goes ahead of a document's changes, and one per frame.
             }
             // The end of an answer is an entry of its own.

@@ -58,6 +58,9 @@ impl Engine {
     /// Keeps a frame back while a snapshot ahead of it is being loaded; hands it back otherwise.
     pub(super) fn hold_back(&mut self, link: LinkId, frame: Frame) -> Option<Frame> {
         let state = self.links.get_mut(&link)?;
+        if matches!(frame, Frame::Probe(_)) {
+            return Some(frame); // Whether a link is alive has no order with what it carries.
+        }
         let Some(inspection) = state.inspection.as_mut() else {
             return Some(frame);
         };
