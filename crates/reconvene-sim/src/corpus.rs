@@ -329,6 +329,8 @@ fn recover(world: &mut World) {
             if world.refuses_writes(node) {
                 world.crash(node, 0);
                 world.restart(node);
+            } else {
+                world.enter_shares(node);
             }
         } else {
             world.restart(node);

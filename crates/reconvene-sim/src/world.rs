@@ -425,14 +425,19 @@ impl World {
         if !entries.is_empty() {
             self.give(node, Input::Replay(entries));
         }
+        self.enter_shares(node);
+        for to in self.nodes[node].wanted.clone() {
+            self.connect(node, to);
+        }
+    }
+
+    /// Has a host write what it shares with whom, where its store lost it or failed to take it.
+    pub(crate) fn enter_shares(&mut self, node: NodeId) {
         let reader = self.disk(node).reader.clone();
         let mut shares = self.nodes[node].shares.clone();
         shares.retain(|key, _| !reader.contains(key).expect("an open store reads"));
         if !shares.is_empty() {
             self.write(node, shares.into_iter().collect());
-        }
-        for to in self.nodes[node].wanted.clone() {
-            self.connect(node, to);
         }
     }
 
