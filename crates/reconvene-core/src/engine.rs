@@ -8,8 +8,9 @@
 //! The parts: `links` greets peers and keeps them; `ingest` turns edits and received changes into
 //! batches; `follow` sends what a peer's cursor lacks and acknowledges what came; `reconcile` finds
 //! out what differs where no cursor can be trusted; `snapshots` takes whole versions in; `compact`
-//! lets changes go that a snapshot holds; `purge` leaves nothing of a document but a tombstone; `shares` knows what is shared with whom, and tells those who
-//! may know; `alive` closes links that no longer carry anything.
+//! lets changes go that a snapshot holds; `purge` leaves nothing of a document but a tombstone;
+//! `shares` knows what is shared with whom, and tells those who may know; `alive` closes links that
+//! no longer carry anything.
 
 mod alive;
 mod compact;

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use super::compact::Holders;
-use super::ingest::{Author, Job, PendingBatch, Placed, PlacedDocument, Work, enter};
+use super::ingest::{Author, Job, PendingBatch, Work};
+use super::ingest::{Placed, PlacedDocument, enter};
 use super::{Engine, Event, Purge, PurgeError};
 use crate::guard::ActorId;
 use crate::ids::{DocumentId, DocumentKind, WorkspaceId};

@@ -1,0 +1,436 @@
+//! Batches on their way into the store: handed over in order, let out behind their barrier, undone
+//! when the store fails; and what the journal may let go of.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::{Author, Job, PendingBatch, Redeemed, Work};
+use crate::engine::shares::Roster;
+use crate::engine::{CompactHold, EditError, Engine, Event, Output, PurgeError};
+use crate::feed::FeedPoint;
+use crate::ids::{BatchId, DocumentId, FeedSeq, LinkId, PeerId, RequestId, WorkspaceId};
+use crate::keys::{Key, KeyKind};
+use crate::limits;
+use crate::storage::{Batch, Durability, JournalEntry, JournalReleases, StoreError};
+
+impl Engine {
+    pub(in crate::engine) fn submit(
+        &mut self,
+        mut pending: PendingBatch,
+        puts: Vec<(Key, Bytes)>,
+        deletes: Vec<Key>,
+        journal: Option<JournalEntry>,
+    ) {
+        let id = self.next_batch;
+        self.next_batch = id.next();
+        pending.id = id;
+        pending.reaches = pending
+            .entries
+            .last()
+            .map(|entry| (entry.workspace, entry.point));
+        pending.journal.clone_from(&journal);
+        for (key, value) in &puts {
+            self.roster.note_write(key, Some(value));
+            pending.shares.extend(share_of(key));
+        }
+        for key in &deletes {
+            self.roster.note_write(key, None);
+            pending.shares.extend(share_of(key));
+            if key.kind() == Some(KeyKind::FeedHead) {
+                pending.removed.extend(key.workspace_id());
+            }
+        }
+        let batch = Batch {
+            id,
+            after: self.last_batch.replace(id),
+            puts,
+            deletes,
+            journal,
+            durability: Durability::Barrier,
+        };
+        self.pending.push_back(pending);
+        self.outputs.push_back(Output::StoreBatch(batch));
+    }
+
+    pub(in crate::engine) fn on_journaled(&mut self, id: BatchId) {
+        let Some(batch) = self.pending.iter_mut().find(|batch| batch.id == id) else {
+            return;
+        };
+        batch.journaled = true;
+        let edit = batch.edit.take();
+        if let Some(request) = edit {
+            self.emit(Event::EditDurable { request });
+        }
+        self.release();
+    }
+
+    pub(in crate::engine) fn on_stored(&mut self, id: BatchId) {
+        let mut edits = Vec::new();
+        for batch in self.pending.iter_mut().take_while(|batch| batch.id <= id) {
+            batch.stored = true;
+            edits.extend(batch.edit.take());
+        }
+        for request in edits {
+            self.emit(Event::EditDurable { request });
+        }
+        self.release();
+        while self.pending.front().is_some_and(|batch| batch.stored) {
+            let Some(batch) = self.pending.pop_front() else {
+                break;
+            };
+            if let Some((workspace, point)) = batch.reaches
+                && let Some(state) = self.ready(&workspace)
+            {
+                let epoch = state.stored.epoch;
+                state.stored = FeedPoint { epoch, ..point };
+            }
+            for (workspace, document) in batch.pinned {
+                self.unpin(&workspace, &[document]);
+            }
+            for workspace in batch.removed {
+                self.forget_workspace(workspace);
+            }
+        }
+        self.walk_all();
+        self.finish_recovery();
+    }
+
+    /// A workspace's records are gone: so is what was known of it, and what the journal has of it.
+    pub(super) fn forget_workspace(&mut self, workspace: WorkspaceId) {
+        if let Some(state) = self.ready(&workspace) {
+            let end = (state.point.epoch, FeedSeq(u64::MAX));
+            let releases = JournalReleases::from([(workspace, end)]);
+            self.outputs.push_back(Output::ReleaseJournal(releases));
+        }
+        self.workspaces.remove(&workspace);
+        self.replays.remove(&workspace);
+        self.leaving.remove(&workspace);
+        self.stalls.retain(|(_, of), _| *of != workspace);
+        for job in &mut self.jobs {
+            if job.work.documents().is_some_and(|(of, _)| of == workspace) {
+                job.pinned = false;
+                job.looking_up = 0;
+            }
+        }
+    }
+
+    /// Lets out, in order, whatever is behind its barrier.
+    pub(super) fn release(&mut self) {
+        let mut entries = Vec::new();
+        let mut acks = Vec::new();
+        let mut events = Vec::new();
+        let mut redeemed = Vec::new();
+        let mut replayed = Vec::new();
+        let mut shares = BTreeSet::new();
+        for batch in &mut self.pending {
+            if batch.released {
+                continue;
+            }
+            let behind_barrier = batch.stored || (batch.journal.is_some() && batch.journaled);
+            if !behind_barrier {
+                break;
+            }
+            batch.released = true;
+            entries.append(&mut batch.entries);
+            acks.append(&mut batch.acks);
+            if let Some(request) = batch.write.take() {
+                events.push(Event::WriteDone { request });
+            }
+            let compacted = batch.compact.take();
+            events.extend(compacted.map(|request| Event::Compacted { request }));
+            let purged = batch.purge.take();
+            events.extend(purged.map(|(request, documents)| Event::Purged { request, documents }));
+            if let Some(changes) = batch.replayed.take() {
+                replayed.push((
+                    changes,
+                    batch.pinned.first().map(|(workspace, _)| *workspace),
+                ));
+            }
+            redeemed.extend(batch.redeemed.take());
+            shares.append(&mut batch.shares);
+            if let Some(workspace) = batch.learned.take() {
+                events.push(Event::SharesLearned { workspace });
+            }
+        }
+        for event in events {
+            self.emit(event);
+        }
+        for entry in entries.iter().filter(|entry| entry.compaction_due) {
+            self.emit(Event::CompactionDue {
+                workspace: entry.workspace,
+                document: entry.document,
+            });
+        }
+        self.push_entries(entries);
+        self.acknowledge(acks);
+        for (changes, workspace) in replayed {
+            self.note_replayed(changes);
+            if let Some(workspace) = workspace
+                && let Some(state) = self.ready(&workspace)
+            {
+                let through = state.released.seq;
+                self.on_replayed(workspace, through);
+            }
+        }
+        for redeemed in redeemed {
+            // It stays among those being redeemed: an invitation read before may still be on its
+            // way to us as unused.
+            let Redeemed {
+                link,
+                peer,
+                invite,
+                device_name,
+                ..
+            } = redeemed;
+            self.emit(Event::DeviceEnrolled {
+                peer,
+                workspace: invite.workspace,
+                member: invite.member,
+                device_name,
+            });
+            self.answer_join(link, &invite);
+        }
+        if !shares.is_empty() {
+            self.on_shares_stored(&shares);
+        }
+    }
+
+    pub(in crate::engine) fn on_batch_failed(&mut self, id: BatchId, error: &StoreError) {
+        let Some(place) = self.pending.iter().position(|batch| batch.id == id) else {
+            return;
+        };
+        let Some(batch) = self.pending.remove(place) else {
+            return;
+        };
+        self.fail_batch(batch, error);
+        if !self.recovering {
+            self.fail_store(error);
+        }
+        self.finish_recovery();
+    }
+
+    pub(super) fn fail_batch(&mut self, batch: PendingBatch, error: &StoreError) {
+        if let Some(request) = batch.edit {
+            let error = EditError::Store(error.clone());
+            self.emit(Event::EditRefused { request, error });
+        }
+        if let Some(request) = batch.write {
+            self.emit(Event::WriteFailed {
+                request,
+                error: error.clone(),
+            });
+        }
+        if let Some(request) = batch.compact {
+            let why = CompactHold::Store(error.clone());
+            self.emit(Event::CompactRefused { request, why });
+        }
+        if let Some((request, _)) = batch.purge {
+            let error = PurgeError::Store(error.clone());
+            self.emit(Event::PurgeRefused { request, error });
+        }
+        if let Some(redeemed) = batch.redeemed {
+            self.redeeming.remove(&redeemed.secret_hash);
+        }
+        // An edit that was reported durable is still owed to the store.
+        if let Some(entry) = batch
+            .journal
+            .filter(|_| batch.journaled || batch.replayed.is_some())
+            && let Some(work) = self.read_journal(&entry)
+        {
+            // Its place in the feed may go to something else.
+            self.forked.insert(entry.workspace);
+            self.owed.push(Job::new(work));
+        }
+    }
+
+    /// The store refused or lost something: forget everything it was assumed to hold, close every
+    /// link, and start again from what it says once all outcomes are in.
+    pub(in crate::engine) fn fail_store(&mut self, error: &StoreError) {
+        let first = !std::mem::replace(&mut self.recovering, true);
+        let jobs = std::mem::take(&mut self.jobs);
+        for job in jobs {
+            match job.work {
+                work @ Work::Changes {
+                    author: Author::Journal { .. },
+                    ..
+                } => self.owed.push(Job::new(work)),
+                Work::Changes {
+                    author: Author::Host { request, .. },
+                    ..
+                } => {
+                    let error = EditError::Store(error.clone());
+                    self.emit(Event::EditRefused { request, error });
+                }
+                Work::Write(write) => {
+                    let error = error.clone();
+                    self.emit(Event::WriteFailed {
+                        request: write.request,
+                        error,
+                    });
+                }
+                Work::Redeem { secret_hash, .. } => {
+                    self.redeeming.remove(&secret_hash);
+                }
+                Work::Compact(compaction) => {
+                    let request = compaction.compact.request;
+                    let why = CompactHold::Store(error.clone());
+                    self.emit(Event::CompactRefused { request, why });
+                }
+                Work::Purge(purging) => {
+                    let request = purging.purge.request;
+                    let error = PurgeError::Store(error.clone());
+                    self.emit(Event::PurgeRefused { request, error });
+                }
+                Work::Changes { .. }
+                | Work::PeerRow { .. }
+                | Work::FeedHead { .. }
+                | Work::Learn(_)
+                | Work::Left { .. } => {}
+            }
+        }
+        self.close_all_links(error);
+        self.workspaces.clear();
+        self.roster = Roster::default();
+        self.reads.clear();
+        for batch in &mut self.pending {
+            // Their slots are gone, and the feed is read anew.
+            batch.pinned.clear();
+            batch.reaches = None;
+        }
+        if first {
+            self.emit(Event::StoreFailed {
+                error: error.clone(),
+            });
+        }
+        self.finish_recovery();
+    }
+
+    pub(super) fn finish_recovery(&mut self) {
+        if self.recovering && self.pending.is_empty() && self.failed.is_none() {
+            self.recovering = false;
+            self.last_batch = None;
+            if !self.owed.is_empty() {
+                self.replay_at = Some(self.now.tick + limits::REPLAY_AFTER);
+            }
+        }
+    }
+
+    /// Tries again what the store owes to the journal.
+    pub(in crate::engine) fn replay_owed(&mut self) {
+        self.replay_at = None;
+        self.jobs.extend(std::mem::take(&mut self.owed));
+    }
+
+    /// Whether something that is in the journal is not in the store yet, nor in the journal again
+    /// under its new place in the feed.
+    pub(super) fn owes_replay(&self) -> bool {
+        let queued = self
+            .jobs
+            .iter()
+            .any(|job| job.journaled_through().is_some());
+        let written = self
+            .pending
+            .iter()
+            .any(|batch| batch.replayed.is_some() && !batch.journaled && !batch.stored);
+        queued || written || !self.owed.is_empty()
+    }
+
+    /// A journal frame's changes are in the feed, at `through` at the latest.
+    pub(super) fn on_replayed(&mut self, workspace: WorkspaceId, through: FeedSeq) {
+        let replay = self.replays.entry(workspace).or_default();
+        replay.through = replay.through.max(through);
+        self.release_journal(workspace);
+    }
+
+    /// Tells the journal what other peers hold by now.
+    ///
+    /// A release also frees the frames of earlier epochs, so it waits until what those hold is in
+    /// the feed and held by the peer.
+    pub(in crate::engine) fn release_journal(&mut self, workspace: WorkspaceId) {
+        if self.owes_replay() {
+            return;
+        }
+        let earlier = match self.replays.get(&workspace) {
+            Some(replay) if replay.is_held => return,
+            Some(replay) => replay.through.0,
+            None => 0,
+        };
+        let Some(state) = self.ready(&workspace) else {
+            return;
+        };
+        let epoch = state.point.epoch;
+        let held = state
+            .peers
+            .values()
+            .filter_map(|peer| peer.row.acknowledged)
+            .filter(|point| point.epoch == epoch)
+            .map(|point| point.seq.0)
+            .max()
+            .unwrap_or(0);
+        if held > state.journal_released && held >= earlier {
+            state.journal_released = held;
+            let releases = JournalReleases::from([(workspace, (epoch, FeedSeq(held)))]);
+            self.outputs.push_back(Output::ReleaseJournal(releases));
+        }
+    }
+
+    /// The oldest batch whose barrier has not passed.
+    pub(in crate::engine) fn first_unstored(&self) -> Option<BatchId> {
+        self.pending
+            .iter()
+            .find(|batch| !batch.stored)
+            .map(|batch| batch.id)
+    }
+
+    pub(in crate::engine) fn links_sharing(&self, workspace: &WorkspaceId) -> Vec<LinkId> {
+        let links = self.links.iter().filter(|(_, link)| link.shares(workspace));
+        links.map(|(id, _)| *id).collect()
+    }
+}
+
+pub(super) fn share_of(key: &Key) -> Option<(WorkspaceId, PeerId)> {
+    let (peer, workspace) = key.share_parts()?;
+    Some((workspace, peer))
+}
+
+impl PendingBatch {
+    pub(in crate::engine) fn of_compaction(
+        request: RequestId,
+        place: (WorkspaceId, DocumentId),
+    ) -> Self {
+        let mut pending = Self::new();
+        pending.compact = Some(request);
+        pending.pinned.push(place);
+        pending
+    }
+
+    pub(in crate::engine) fn of_purge(request: RequestId, documents: u64) -> Self {
+        let mut pending = Self::new();
+        pending.purge = Some((request, documents));
+        pending
+    }
+
+    pub(super) fn new() -> Self {
+        Self {
+            id: BatchId(0),
+            journaled: false,
+            stored: false,
+            released: false,
+            reaches: None,
+            journal: None,
+            entries: Vec::new(),
+            acks: Vec::new(),
+            edit: None,
+            write: None,
+            compact: None,
+            purge: None,
+            replayed: None,
+            redeemed: None,
+            shares: BTreeSet::new(),
+            learned: None,
+            removed: Vec::new(),
+            pinned: Vec::new(),
+        }
+    }
+}
