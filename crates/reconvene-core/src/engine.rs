@@ -10,7 +10,7 @@
 //! out what differs where no cursor can be trusted; `snapshots` takes whole versions in; `compact`
 //! lets changes go that a snapshot holds; `purge` leaves nothing of a document but a tombstone;
 //! `shares` knows what is shared with whom, and tells those who may know; `alive` closes links that
-//! no longer carry anything.
+//! no longer carry anything; `space` waits while the disk is full.
 
 mod alive;
 mod compact;
@@ -23,6 +23,7 @@ mod rebuild;
 mod reconcile;
 mod shares;
 mod snapshots;
+mod space;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -55,6 +56,7 @@ pub use snapshots::snapshot_hash;
 use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
 use shares::Roster;
+use space::LowSpace;
 
 /// What an engine is, fixed for its life.
 #[derive(Clone, Debug)]
@@ -89,6 +91,8 @@ pub enum WakeReason {
     Proof(LinkId),
     /// Edits that are in the journal and that the store refused are to be tried again.
     Replay,
+    /// The store is to be asked whether the disk has room again.
+    Room,
 }
 
 /// When the engine next wants [`Input::Wake`].
@@ -190,6 +194,8 @@ pub struct Engine {
     /// The outcome of a batch is unknown: what can be read may not be durable, so nothing is
     /// stored, sent or believed until the store is opened again, with a new engine.
     failed: Option<StoreError>,
+    /// The disk has too little room: nothing is given to the store until it has.
+    low_space: Option<LowSpace>,
     /// Edits whose authors were told that they are safe, in the journal and refused by the store.
     owed: Vec<Job>,
     /// When those are tried again.
@@ -225,6 +231,7 @@ impl Engine {
             last_batch: None,
             recovering: false,
             failed: None,
+            low_space: None,
             owed: Vec::new(),
             replay_at: None,
             forked: BTreeSet::new(),
@@ -260,6 +267,7 @@ impl Engine {
                 self.failed.get_or_insert_with(|| error.clone());
                 self.on_batch_failed(batch, &error);
             }
+            Input::Room(room) => self.on_room(room),
             Input::ReadDone { read, result } => self.on_read_done(read, result),
             Input::Edit(edit) => self.on_edit(edit),
             Input::Write(write) => self.on_write(write),
@@ -295,10 +303,12 @@ impl Engine {
         });
         let replay = self.replay_at.map(|at| (at, WakeReason::Replay));
         let proofs = self.proofs_due();
+        let room = self.room_due().map(|at| (at, WakeReason::Room));
         let (at, why) = heartbeats
             .chain(redials)
             .chain(replay)
             .chain(proofs)
+            .chain(room)
             .min()?;
         Some(Wake { at, why })
     }
@@ -371,6 +381,11 @@ impl Engine {
     pub fn addresses(&self) -> impl Iterator<Item = (PeerId, &[String])> {
         let dialers = self.dialers.iter();
         dialers.map(|(peer, dialer)| (*peer, dialer.addresses()))
+    }
+
+    /// What the store said of the disk's room, for as long as that is too little.
+    pub fn low_space(&self) -> Option<&StoreError> {
+        self.low_space.as_ref().map(LowSpace::error)
     }
 
     /// Whether there is a link, or one is wanted.

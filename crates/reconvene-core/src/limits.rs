@@ -260,6 +260,9 @@ pub const STALL_DOUBLINGS_MAX: u32 = 3;
 /// Time until edits that are in the journal and that the store refused are tried again.
 pub const REPLAY_AFTER: Duration = Duration::from_secs(5);
 
+/// Time until a store that had too little room is asked again, if nobody waits for the answer.
+pub const ROOM_ASKED_EVERY: Duration = Duration::from_secs(2);
+
 /// Longest device, member or workspace name, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 200;
 

@@ -474,6 +474,11 @@ impl World {
         self.disk_mut(node).store.set_faults(faults);
     }
 
+    /// Fills a node's disk, or frees it.
+    pub fn set_low_space(&mut self, node: NodeId, low: bool) {
+        self.disk_mut(node).low_space = low;
+    }
+
     /// Keeps two nodes apart from now on.
     pub fn part(&mut self, one: NodeId, other: NodeId) {
         self.apart.insert((one.min(other), one.max(other)));
@@ -746,6 +751,10 @@ impl World {
                 }
                 self.disk_mut(node).submit(batch);
                 self.start_writing(node);
+            }
+            Output::AskRoom => {
+                let room = self.disk(node).room();
+                self.complete(node, vec![Input::Room(room)]);
             }
             Output::Read { read, query } => {
                 let delay = self.draw(self.settings.read);

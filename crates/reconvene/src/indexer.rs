@@ -11,7 +11,7 @@ use reconvene_core::engine::{Event, Write};
 use reconvene_core::ids::{ChangeHash, DocumentId, FeedSeq, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::records::{FeedHeadRow, FeedRow, IndexStateRow, Record as _};
-use reconvene_core::storage::{Scan, StoreRead as _};
+use reconvene_core::storage::{Scan, StoreError, StoreRead as _};
 use reconvene_model::index::{index_row, is_indexed};
 use reconvene_model::{MEETING, Purpose, TRANSCRIPT, WORKSPACE, WORKSPACE_DOCUMENT};
 use reconvene_sled::SledReader;
@@ -208,8 +208,10 @@ impl Indexer {
             }
             Event::StoreFailed { error } => {
                 self.parts.documents.forget_all();
-                self.tell(ReplicaEvent::StoreFailed {
-                    message: error.to_string(),
+                let message = error.to_string();
+                self.tell(match error {
+                    StoreError::LowSpace { .. } => ReplicaEvent::LowSpace { message },
+                    _ => ReplicaEvent::StoreFailed { message },
                 });
             }
             event => {
@@ -491,6 +493,7 @@ fn plan(
 /// The engine's events that concern the app.
 fn outward(event: &Event) -> Option<ReplicaEvent> {
     Some(match event {
+        Event::RoomAgain => ReplicaEvent::RoomAgain,
         Event::Verified {
             peer,
             workspace,

@@ -350,6 +350,13 @@ pub enum ReplicaEvent {
         /// Why.
         message: String,
     },
+    /// The disk has too little room: edits are refused and nothing of peers is taken until it has.
+    LowSpace {
+        /// What is free, and what has to be.
+        message: String,
+    },
+    /// The disk has room again.
+    RoomAgain,
     /// This reader was away for too long, and events were dropped for it. What is held and shown may
     /// have changed in any way.
     Lagged {

@@ -217,6 +217,9 @@ pub struct DiskUse {
     pub journal_bytes: u64,
     /// What was set aside as damaged.
     pub quarantine_bytes: u64,
+    /// Why nothing is written at present: what is free, and what has to be. `None` if nothing was
+    /// refused for want of room, or there is room again.
+    pub low_space: Option<String>,
 }
 
 impl Replica {
@@ -278,6 +281,7 @@ fn collect(shared: &Shared, device: DeviceInfo, live: &Live) -> Result<Status, E
             store_bytes: disk.sled,
             journal_bytes: disk.journal,
             quarantine_bytes: disk.quarantine,
+            low_space: live.low_space.as_ref().map(ToString::to_string),
         },
         device,
     })

@@ -516,12 +516,25 @@ fn an_edit_whose_future_is_dropped_is_stored_whole_or_not_at_all() {
                 () = tokio::task::yield_now() => {}
             }
         }
+        // Those that were dropped may still be on their way; closing takes them along.
+        let a = a.reopen(Role::Device).await;
+        let settled = a.replica.export(None).await.unwrap();
+        let shown = a.replica.meetings().show(id).await.unwrap();
+        let mut pieces: Vec<_> = shown.meeting.notes.lines().collect();
+        assert!(pieces.iter().all(|piece| {
+            let number = piece.strip_suffix(';').and_then(|n| n.parse().ok());
+            number.is_some_and(|number: u32| number < 20)
+        }));
+        let count = pieces.len();
+        pieces.sort_unstable();
+        pieces.dedup();
+        assert_eq!(pieces.len(), count, "nothing is there twice");
         let edit = |meeting: &mut crate::MeetingEditor<'_>| meeting.append_note("end");
         a.replica.meetings().edit(id, edit).await.unwrap();
-        let before = a.replica.export(None).await.unwrap();
         let a = a.reopen(Role::Device).await;
-        assert_eq!(a.replica.export(None).await.unwrap(), before);
-        assert!(before.contains("end"));
+        let export = a.replica.export(None).await.unwrap();
+        assert_ne!(export, settled);
+        assert!(export.contains("end"));
     });
 }
 

@@ -641,7 +641,6 @@ impl Engine {
             state.stats.changes_received += changes;
             let (peer, stats) = (state.peer, state.stats());
             self.emit(Event::Progress { link, peer, stats });
-            self.note_progress(peer);
         }
     }
 
@@ -657,6 +656,7 @@ impl Engine {
                     other.number = other.number.max(ack.number);
                     other.bytes += ack.bytes;
                     other.held = ack.held;
+                    other.brings_changes |= ack.brings_changes;
                     other.refused.extend(ack.refused);
                     other.refused.sort_unstable();
                     other.refused.dedup();
@@ -686,6 +686,7 @@ impl Engine {
             refused,
             accepted,
             healing: _,
+            brings_changes,
         } = due;
         if let Some(state) = self.ready(&workspace)
             && let Some(known) = state.peers.get_mut(&peer)
@@ -725,6 +726,9 @@ impl Engine {
                 accepted,
             }),
         );
+        if brings_changes {
+            self.note_progress(peer);
+        }
         self.note_held(link, workspace);
         self.settle(link, workspace);
     }

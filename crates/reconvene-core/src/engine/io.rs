@@ -86,6 +86,8 @@ pub enum Input {
         /// Why.
         error: StoreError,
     },
+    /// Answers [`Output::AskRoom`]: what `StoreWrite::room` says now.
+    Room(Result<(), StoreError>),
     /// A read finished.
     ReadDone {
         /// The read.
@@ -344,6 +346,8 @@ pub enum ReadResult {
 pub enum Output {
     /// Hand this batch to the store, in the order of ids.
     StoreBatch(Batch),
+    /// Ask the store whether it has room for a batch again; the answer is [`Input::Room`].
+    AskRoom,
     /// Read from the store.
     Read {
         /// Comes back in [`Input::ReadDone`].
@@ -753,6 +757,14 @@ pub enum Event {
         /// Its name.
         device_name: String,
     },
+    /// The disk still has too little room: what waits for it was asked for again in vain. What people
+    /// asked for is refused; what peers sent waits, and the links stay.
+    LowSpace {
+        /// What the store said.
+        error: StoreError,
+    },
+    /// The disk has room again: what waited is stored.
+    RoomAgain,
     /// The store failed. After [`Input::BatchUnknown`] edits and links fail until it is opened
     /// again; otherwise links are made anew and edits go on.
     StoreFailed {

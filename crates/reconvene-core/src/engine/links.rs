@@ -176,6 +176,7 @@ impl Engine {
         for link in links {
             self.close_link(link, CloseReason::Finished);
         }
+        self.give_up_waiting();
     }
 
     pub(super) fn on_join_request(&mut self, request: JoinRequest) {
@@ -363,6 +364,9 @@ impl Engine {
         if self.recovering {
             return; // What was known is no longer.
         }
+        if self.low_space.is_some() {
+            return self.drop_waiting(link);
+        }
         for workspace in gone.flows.keys() {
             let known = self
                 .ready(workspace)
@@ -416,7 +420,8 @@ impl Engine {
         });
     }
 
-    fn refuse(&mut self, link: LinkId, code: RefusalCode) {
+    /// Tells a peer that nothing comes of this link, and why, and closes it.
+    pub(super) fn refuse(&mut self, link: LinkId, code: RefusalCode) {
         self.send(
             link,
             &Frame::Refused(Refused {
@@ -1058,7 +1063,10 @@ impl Engine {
         let due: Vec<_> = due
             .filter_map(|(_, why)| match why {
                 WakeReason::Heartbeat(link) => Some(link),
-                WakeReason::Redial(_) | WakeReason::Proof(_) | WakeReason::Replay => None,
+                WakeReason::Redial(_)
+                | WakeReason::Proof(_)
+                | WakeReason::Replay
+                | WakeReason::Room => None,
             })
             .collect();
         for link in due {
@@ -1076,6 +1084,9 @@ impl Engine {
         }
         if self.replay_at.is_some_and(|at| at <= now) {
             self.replay_owed();
+        }
+        if self.room_due().is_some_and(|at| at <= now) {
+            self.ask_room();
         }
     }
 

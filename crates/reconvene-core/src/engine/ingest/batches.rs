@@ -12,6 +12,7 @@ use crate::feed::FeedPoint;
 use crate::ids::{BatchId, DocumentId, FeedSeq, LinkId, PeerId, RequestId, WorkspaceId};
 use crate::keys::{Key, KeyKind};
 use crate::limits;
+use crate::refusal::RefusalCode;
 use crate::storage::{Batch, Durability, JournalEntry, JournalReleases, StoreError};
 
 impl Engine {
@@ -204,6 +205,7 @@ impl Engine {
             return;
         };
         self.fail_batch(batch, error);
+        self.note_low_space(error);
         if !self.recovering {
             self.fail_store(error);
         }
@@ -248,46 +250,8 @@ impl Engine {
     /// link, and start again from what it says once all outcomes are in.
     pub(in crate::engine) fn fail_store(&mut self, error: &StoreError) {
         let first = !std::mem::replace(&mut self.recovering, true);
-        let jobs = std::mem::take(&mut self.jobs);
-        for job in jobs {
-            match job.work {
-                work @ Work::Changes {
-                    author: Author::Journal { .. },
-                    ..
-                } => self.owed.push(Job::new(work)),
-                Work::Changes {
-                    author: Author::Host { request, .. },
-                    ..
-                } => {
-                    let error = EditError::Store(error.clone());
-                    self.emit(Event::EditRefused { request, error });
-                }
-                Work::Write(write) => {
-                    let error = error.clone();
-                    self.emit(Event::WriteFailed {
-                        request: write.request,
-                        error,
-                    });
-                }
-                Work::Redeem { secret_hash, .. } => {
-                    self.redeeming.remove(&secret_hash);
-                }
-                Work::Compact(compaction) => {
-                    let request = compaction.compact.request;
-                    let why = CompactHold::Store(error.clone());
-                    self.emit(Event::CompactRefused { request, why });
-                }
-                Work::Purge(purging) => {
-                    let request = purging.purge.request;
-                    let error = PurgeError::Store(error.clone());
-                    self.emit(Event::PurgeRefused { request, error });
-                }
-                Work::Changes { .. }
-                | Work::PeerRow { .. }
-                | Work::FeedHead { .. }
-                | Work::Learn(_)
-                | Work::Left { .. } => {}
-            }
+        for job in std::mem::take(&mut self.jobs) {
+            self.refuse_job(job, error);
         }
         self.close_all_links(error);
         self.workspaces.clear();
@@ -304,6 +268,69 @@ impl Engine {
             });
         }
         self.finish_recovery();
+    }
+
+    /// Tells whoever asked for a job that it is not done; what only the journal has stays owed.
+    fn refuse_job(&mut self, job: Job, error: &StoreError) {
+        match job.work {
+            work @ Work::Changes {
+                author: Author::Journal { .. },
+                ..
+            } => self.owed.push(Job::new(work)),
+            Work::Changes {
+                author: Author::Host { request, .. },
+                ..
+            } => {
+                let error = EditError::Store(error.clone());
+                self.emit(Event::EditRefused { request, error });
+            }
+            Work::Write(write) => {
+                let error = error.clone();
+                self.emit(Event::WriteFailed {
+                    request: write.request,
+                    error,
+                });
+            }
+            Work::Redeem {
+                secret_hash, link, ..
+            } => {
+                self.redeeming.remove(&secret_hash);
+                self.refuse(link, RefusalCode::Unavailable);
+            }
+            Work::Compact(compaction) => {
+                let request = compaction.compact.request;
+                let why = CompactHold::Store(error.clone());
+                self.emit(Event::CompactRefused { request, why });
+            }
+            Work::Purge(purging) => {
+                let request = purging.purge.request;
+                let error = PurgeError::Store(error.clone());
+                self.emit(Event::PurgeRefused { request, error });
+            }
+            Work::Changes { .. }
+            | Work::PeerRow { .. }
+            | Work::FeedHead { .. }
+            | Work::Learn(_)
+            | Work::Left { .. } => {}
+        }
+    }
+
+    /// Takes jobs out of the queue without doing them.
+    pub(in crate::engine) fn refuse_jobs(
+        &mut self,
+        error: &StoreError,
+        which: impl Fn(&Work) -> bool,
+    ) {
+        for job in std::mem::take(&mut self.jobs) {
+            if !which(&job.work) {
+                self.jobs.push_back(job);
+                continue;
+            }
+            if let Some((workspace, documents)) = job.work.documents().filter(|_| job.pinned) {
+                self.unpin(&workspace, &documents);
+            }
+            self.refuse_job(job, error);
+        }
     }
 
     pub(super) fn finish_recovery(&mut self) {

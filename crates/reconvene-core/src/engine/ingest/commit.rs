@@ -166,6 +166,7 @@ impl Engine {
                     },
                     accepted: Vec::new(),
                     healing,
+                    brings_changes: !placed.documents.is_empty(),
                 };
                 self.commit_received(workspace, placed, ids, due, cursor, early);
             }
