@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reconvene_core::engine::{Config, Edit, EditedDocument, Engine, Event, Root, Write};
+use reconvene_core::feed::{Digest, heads_digest};
 use reconvene_core::ids::{DocumentId, DocumentKind, MemberId, PeerId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::records::{IndexStateRow, Record as _, ShareRow, Standing, WorkspaceRow};
@@ -754,6 +755,8 @@ pub(crate) struct EditMode {
     buffered: bool,
     /// Whether a deleted meeting may be edited, too.
     deleted_too: bool,
+    /// The version that the document must have: that of its view heads.
+    only_if: Option<Digest>,
 }
 
 impl EditMode {
@@ -775,6 +778,13 @@ impl EditMode {
         Self {
             deleted_too: true,
             ..Self::default()
+        }
+    }
+
+    pub(crate) fn only_if(self, version: Digest) -> Self {
+        Self {
+            only_if: Some(version),
+            ..self
         }
     }
 }
@@ -853,6 +863,13 @@ impl Shared {
         {
             self.documents.give_back(lease);
             return Err(error);
+        }
+        if mode
+            .only_if
+            .is_some_and(|version| version != heads_digest(&document.heads()))
+        {
+            self.documents.give_back(lease);
+            return Err(Error::MeetingChanged { id });
         }
         let actor = derive_actor(&self.peer, &id, &incarnation);
         let edited = document.edit(&actor, wall_now(), edit);

@@ -202,6 +202,7 @@ impl Side {
                 }
                 self.input(Input::Stored(batch.id));
             }
+            Output::AskRoom => self.input(Input::Room(Ok(()))),
             Output::Read { read, query } => {
                 let result = match query {
                     ReadQuery::Inspect(_) | ReadQuery::Holds { .. } | ReadQuery::Beyond { .. } => {
