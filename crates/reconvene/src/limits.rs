@@ -43,6 +43,14 @@ pub const APPLY_DOCUMENTS_MAX: usize = 256;
 /// applied then, so what others type is shown at most this much later than it could be.
 pub const GATHER_MAX: Duration = Duration::from_millis(250);
 
+/// Memory that open documents take, about, beyond which the least recently used are closed, in bytes.
+/// Those in use stay. Another bound can be set with
+/// [`OpenOptions::open_bytes_max`](crate::OpenOptions::open_bytes_max).
+pub const OPEN_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Most documents that are kept open, however small.
+pub const OPEN_DOCUMENTS_MAX: usize = 4096;
+
 /// Most remote changes that are noted for one open document while nobody uses it. Past it the
 /// document is closed, and read anew when it is used.
 pub const NOTED_CHANGES_MAX: usize = 4096;

@@ -29,7 +29,7 @@ use crate::deletion::check_living;
 use crate::documents::{Documents, Lease};
 use crate::driver::{self, Command, DriverHandle, Notice};
 use crate::indexer::{self, IndexProgress};
-use crate::limits::EVENTS_MAX;
+use crate::limits::{EVENTS_MAX, OPEN_BYTES_MAX};
 use crate::profile::{Profile, ProfileFile};
 use crate::subscriptions::Subscriptions;
 use crate::{Error, Events, Meetings, Projects, Role};
@@ -48,6 +48,7 @@ pub struct OpenOptions {
     create_new: bool,
     name: Option<String>,
     role: Option<Role>,
+    open_bytes_max: usize,
 }
 
 impl OpenOptions {
@@ -59,6 +60,7 @@ impl OpenOptions {
             create_new: false,
             name: None,
             role: None,
+            open_bytes_max: OPEN_BYTES_MAX,
         }
     }
 
@@ -88,6 +90,16 @@ impl OpenOptions {
     pub fn role(self, role: Role) -> Self {
         Self {
             role: Some(role),
+            ..self
+        }
+    }
+
+    /// The memory that open documents may take, about, in bytes; beyond it the least recently used
+    /// are closed, and read again when they are used. Those in use stay open whatever they take.
+    #[must_use]
+    pub fn open_bytes_max(self, bytes: usize) -> Self {
+        Self {
+            open_bytes_max: bytes,
             ..self
         }
     }
@@ -155,6 +167,7 @@ impl OpenOptions {
             opened,
             role,
             is_new,
+            open_bytes_max: self.open_bytes_max,
         })
     }
 }
@@ -167,6 +180,7 @@ struct Files {
     opened: reconvene_sled::Opened,
     role: Role,
     is_new: bool,
+    open_bytes_max: usize,
 }
 
 /// A device's replica: its store, its engine and its links. Cheap to clone; all clones are the same
@@ -384,6 +398,7 @@ impl Replica {
             opened,
             role,
             is_new,
+            open_bytes_max,
         } = files;
         let peer = identity.peer_id();
         let reader = opened.store.reader();
@@ -409,7 +424,7 @@ impl Replica {
             opened.journal.into_iter().partition(|entry| {
                 profile.removed.contains(&entry.workspace) || profile.past.contains(&entry.epoch)
             });
-        let documents = Arc::new(Documents::new(reader.clone()));
+        let documents = Arc::new(Documents::new(reader.clone(), open_bytes_max));
         let counter = documents.counter_handle();
         let subscriptions = Arc::<Subscriptions>::default();
         let driver = driver::start(

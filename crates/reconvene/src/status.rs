@@ -73,6 +73,8 @@ pub struct Status {
     pub documents: u64,
     /// Documents materialised since this replica was opened, by what for.
     pub documents_materialised_by: BTreeMap<&'static str, u64>,
+    /// What is open now.
+    pub open: crate::OpenDocuments,
     /// How remote changes came into open documents since this replica was opened.
     pub applied: crate::ApplyStats,
     /// Every workspace.
@@ -252,6 +254,7 @@ fn collect(shared: &Shared, device: DeviceInfo, live: &Live) -> Result<Status, E
     Ok(Status {
         documents: workspaces.iter().map(|workspace| workspace.documents).sum(),
         documents_materialised_by: shared.documents.counter().snapshot(),
+        open: shared.documents.open(),
         applied: shared.documents.apply_stats(),
         workspaces,
         links: live
