@@ -5,7 +5,6 @@
 
 mod disk;
 mod harness;
-mod proxy;
 mod qmsum;
 
 mod devices;
@@ -24,5 +23,7 @@ mod watching;
 
 mod refusals;
 mod versions;
+
+mod truth;
 
 mod facts;

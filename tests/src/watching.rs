@@ -126,6 +126,39 @@ fn a_watched_list_tells_what_is_done_here_and_elsewhere() {
 }
 
 #[test]
+fn a_watched_status_shows_what_is_to_be_delivered_and_that_it_was() {
+    let mut server = Server::new();
+    let device = Peer::joined(&server, "Ada");
+    device.run(&["sync"]);
+    let watch = device.start(&["status", "--watch"]);
+    let owed = |line: &Value| {
+        let shared = &line["workspaces"].as_array().unwrap();
+        let current = shared.iter().find(|of| of["current"] == true).unwrap();
+        let pending = line["pending"]["workspaces"].as_array().unwrap();
+        let of = pending.iter().find(|of| of["workspace"] == current["id"]);
+        let server = of.map(|of| of["peers"][0].clone()).unwrap_or_default();
+        (
+            server["owed"].clone(),
+            current["freshness"]["state"].clone(),
+        )
+    };
+    watch.line_where(|line| owed(line).1["is"] == "verified");
+    server.kill();
+    watch.line_where(|line| line["links"].as_array().unwrap().is_empty());
+    let begun = std::time::SystemTime::now();
+    device.add("Made offline");
+    let line = watch.line_where(|line| owed(line).0["documents"] == 1);
+    let debt = owed(&line).0;
+    assert!(debt["bytes"].as_u64().unwrap() > 0, "{debt}");
+    let since = begun.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let oldest = debt["oldest"].as_u64().unwrap();
+    assert!(u128::from(oldest) + 1_000 >= since.as_millis(), "{debt}");
+    server.start();
+    watch.line_where(|line| owed(line).0["documents"] == 0);
+    stop(watch);
+}
+
+#[test]
 fn a_caller_that_is_killed_and_ones_that_stay_disturb_nobody() {
     let server = Server::new();
     for _ in 0..12 {

@@ -121,6 +121,10 @@ pub(crate) enum Command {
         /// Count the records of this document of the current workspace.
         #[arg(long, value_name = "ID")]
         document: Option<String>,
+        /// Say it again whenever links, freshness or what is to be delivered change, until told to
+        /// stop; stays connected meanwhile.
+        #[arg(long, conflicts_with_all = ["records", "document"])]
+        watch: bool,
     },
     /// Read everything in this store, and say exactly what is damaged.
     Verify,
@@ -152,6 +156,9 @@ pub(crate) struct ServeArgs {
     /// Put this address into tickets instead of those it listens on.
     #[arg(long, value_name = "MULTIADDR")]
     pub announce: Vec<String>,
+    /// Another number than devices knew has them build everything anew that follows from documents.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub state_version: u32,
 }
 
 /// What to do with workspaces.

@@ -128,7 +128,12 @@ async fn dispatch(
             at.answer(Request::Purge { deleted_for_ms }, human::purged)
                 .await
         }
-        Command::Status { records, document } => {
+        Command::Status { watch: true, .. } => {
+            at.watch(Request::StatusWatch, human::status_again).await
+        }
+        Command::Status {
+            records, document, ..
+        } => {
             let request = Request::Status { records, document };
             at.answer(request, human::status).await
         }

@@ -173,6 +173,7 @@ pub(crate) async fn execute(
             }
             Ok(status)
         }
+        Request::StatusWatch => streams::status(replica, items).await,
         Request::Verify => {
             let told = progress::of_verify(progress);
             to_value(&replica.verify(Some(told)).await?)

@@ -178,6 +178,9 @@ pub(crate) enum Request {
         /// Only those of this document.
         document: Option<String>,
     },
+    /// The same without records, again whenever links, freshness or what is to be delivered change: a
+    /// stream.
+    StatusWatch,
     /// Read everything, and say what is damaged.
     Verify,
     /// A workspace as canonical JSON text.
@@ -209,7 +212,10 @@ impl Request {
     /// Whether it goes on until its caller has had enough, and tells items rather than an answer.
     pub(crate) fn is_stream(&self) -> bool {
         match self {
-            Self::MeetingWatch { .. } | Self::SyncWatch { .. } | Self::Events => true,
+            Self::MeetingWatch { .. }
+            | Self::SyncWatch { .. }
+            | Self::StatusWatch
+            | Self::Events => true,
             Self::In { request, .. } => request.is_stream(),
             _ => false,
         }

@@ -102,6 +102,8 @@ pub enum WakeReason {
     Room,
     /// What was verified last is about to be older than the bound.
     Stale(WorkspaceId),
+    /// The peers of a workspace are to be asked where their feeds end.
+    Ask(WorkspaceId),
 }
 
 /// When the engine next wants [`Input::Wake`].
@@ -221,8 +223,8 @@ pub struct Engine {
     /// With whether their records are going to be removed.
     leaving: BTreeMap<WorkspaceId, bool>,
     stalls: BTreeMap<(PeerId, WorkspaceId), Stall>,
-    /// Workspaces that the host was told to be fresh, and as of when they are.
-    fresh: BTreeMap<WorkspaceId, Moment>,
+    /// Workspaces that the host was told to be fresh.
+    fresh: BTreeMap<WorkspaceId, fresh::Fresh>,
 }
 
 impl Engine {
@@ -322,6 +324,7 @@ impl Engine {
         let replay = self.replay_at.map(|at| (at, WakeReason::Replay));
         let proofs = self.proofs_due();
         let stale = self.stale_due();
+        let asks = self.ask_due();
         let room = self.room_due().map(|at| (at, WakeReason::Room));
         let (at, why) = heartbeats
             .chain(redials)
@@ -329,6 +332,7 @@ impl Engine {
             .chain(proofs)
             .chain(room)
             .chain(stale)
+            .chain(asks)
             .min()?;
         Some(Wake { at, why })
     }

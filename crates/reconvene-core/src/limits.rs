@@ -221,8 +221,11 @@ pub const CHANGES_PER_DOCUMENT_MAX: usize = 1_000_000;
 /// Time between heartbeats, however much else is sent: only they say where a busy feed ends.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 
-/// Bound on staleness while a link is up and idle: three heartbeats.
+/// Bound on staleness while a link is up and idle, where the host names no other: three heartbeats.
 pub const STALENESS_BOUND: Duration = Duration::from_secs(30);
+
+/// Smallest bound on staleness. Below three heartbeats peers are asked, three times within the bound.
+pub const STALENESS_BOUND_MIN: Duration = Duration::from_secs(3);
 
 /// First and longest delay of the redial backoff (full jitter between zero and the delay).
 pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);

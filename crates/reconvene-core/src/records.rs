@@ -888,6 +888,8 @@ pub struct IndexStateRow {
     pub seq: FeedSeq,
     /// The state version the rows were written under.
     pub state_version: u32,
+    /// The state version of the workspace's server as it was then; 0 if none was heard.
+    pub server_state_version: u32,
 }
 
 impl Record for IndexStateRow {
@@ -897,6 +899,7 @@ impl Record for IndexStateRow {
         let row = proto::IndexStateRow {
             seq: self.seq.0,
             state_version: self.state_version,
+            server_state_version: self.server_state_version,
         };
         row.encode_to_vec().into()
     }
@@ -906,6 +909,7 @@ impl Record for IndexStateRow {
         Ok(Self {
             seq: FeedSeq(row.seq),
             state_version: row.state_version,
+            server_state_version: row.server_state_version,
         })
     }
 }

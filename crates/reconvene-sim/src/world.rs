@@ -135,6 +135,8 @@ pub struct World {
     steps: u64,
     /// How long things take from now on.
     pub settings: Settings,
+    /// For how long what is verified counts as fresh, on nodes that start from now on.
+    pub staleness_bound: Duration,
     /// Whether peers may lie, so that nobody can be blamed for believing them.
     pub liars: bool,
     /// Frames sent from now on, if they are to be kept.
@@ -176,6 +178,7 @@ impl World {
             trace: Sha256::new(),
             steps: 0,
             settings: Settings::default(),
+            staleness_bound: STALENESS_BOUND,
             liars: false,
             recorded: None,
             crossings: None,
@@ -413,7 +416,7 @@ impl World {
             me: self.peer(node),
             role: self.nodes[node].role,
             state_version: 1,
-            staleness_bound: STALENESS_BOUND,
+            staleness_bound: self.staleness_bound,
             roots: [KIND, OTHER_KIND]
                 .into_iter()
                 .map(|kind| (genesis(kind).hash, Root { kind, max_op: 1 }))

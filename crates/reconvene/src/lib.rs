@@ -41,7 +41,9 @@ mod query;
 mod sync;
 mod workspaces;
 
+mod delivery;
 mod events;
+mod freshness;
 mod status;
 
 mod compaction;
@@ -58,13 +60,19 @@ mod verify;
 pub mod limits;
 
 mod clock;
+mod enrolled;
 mod profile;
 
+pub use clock::ManualClock;
 pub use compaction::{CompactReport, HeldDocument};
+pub use delivery::{
+    Debt, Delivery, HeldBy, Holder, PeerPending, Pending, PendingWatch, WorkspacePending, Write,
+};
 pub use documents::{ApplyStats, OpenDocuments};
 pub use error::Error;
 pub use events::Events;
 pub use filter::MeetingFilter;
+pub use freshness::{AtLeast, Freshness, FreshnessState, StaleReason};
 pub use joining::{JoinOptions, JoinReport};
 pub use leaving::{LeaveOptions, LeaveReport};
 pub use meetings::{
@@ -79,8 +87,8 @@ pub use records::{RecordUse, RecordUses};
 pub use repair::RepairReport;
 pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
 pub use status::{
-    DialStatus, DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus,
-    PeerStatus, StallStatus, Status, WorkspaceStatus,
+    DialStatus, DiskUse, FeedStatus, IndexStatus, LinkStatus, PeerStatus, StallStatus, Status,
+    WorkspaceStatus,
 };
 pub use sync::{OnProgress, SyncOptions, SyncProgress, SyncReport};
 pub use verify::{DAMAGES_MAX, Damage, OnVerifyProgress, VerifyProgress, VerifyReport};

@@ -63,6 +63,13 @@ pub const NOTED_CHANGES_MAX: usize = 4096;
 /// again.
 pub const PAGES_KNOWN_MAX: usize = 4096;
 
+/// Most entries of a feed that are counted of what a peer is owed. Where there are more, the count
+/// says that it is a least one.
+pub const PENDING_ENTRIES_MAX: usize = 20_000;
+
+/// Shortest time between two items of a [`PendingWatch`](crate::PendingWatch).
+pub const PENDING_PACE: Duration = Duration::from_millis(250);
+
 const _: () = assert!(APPLY_DOCUMENTS_MIN <= APPLY_DOCUMENTS_MAX);
 const _: () = assert!(QUERY_BATCH_ROWS_MAX <= QUERY_MARKS_MAX);
 const _: () = assert!(QUERY_BATCH_ROWS_MAX <= LIST_SCAN_ROWS_MAX);

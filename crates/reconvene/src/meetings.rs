@@ -13,17 +13,19 @@ use reconvene_model::index::{IndexRow, MeetingRow};
 use reconvene_model::meeting::MeetingEditor;
 use reconvene_model::transcript::TranscriptEditor;
 use reconvene_model::{
-    MEETING, Meeting, ModelError, ProjectId, Purpose, Resolution, TranscriptPage, resolve_project,
+    MEETING, Meeting, ModelError, ProjectId, Purpose, Resolution, State, TranscriptPage,
+    resolve_project,
 };
 use reconvene_sled::SledReader;
 use serde::Serialize;
 
 use crate::clock::wall_now;
 use crate::deletion::is_deleted;
+use crate::delivery::{Holder, holders};
 use crate::filter::Matcher;
+use crate::freshness::{Freshness, freshness, tightened};
 use crate::limits::{LIST_SCAN_ROWS_MAX, QUERY_BATCH_ROWS_MAX};
 use crate::replica::{EditMode, bodies, new_document_id, random};
-use crate::status::{self, Freshness, Holder};
 use crate::{Error, ImportedMeeting, MeetingFilter, MeetingQuery, Replica};
 
 /// Most meetings of one page of a list.
@@ -218,7 +220,7 @@ impl Meetings {
             .blocking(move |shared| {
                 let (meetings, next) =
                     list_rows(&shared.reader, workspace, limit, after, &matcher)?;
-                let freshness = status::freshness(shared, workspace, &live, true)?;
+                let freshness = freshness(shared, workspace, &live, true)?;
                 Ok(MeetingPage {
                     meetings,
                     next,
@@ -289,8 +291,11 @@ impl Meetings {
                         Err(error) => return Err(error),
                     });
                 }
-                let freshness = status::freshness(shared, workspace, &live, false)?;
-                let held_by = status::holders(shared, workspace, id, &live)?;
+                let mut freshness = freshness(shared, workspace, &live, false)?;
+                if matches!(meeting.state, Some(State::Recording | State::Stopping)) {
+                    freshness = tightened(freshness, &live);
+                }
+                let held_by = holders(shared, workspace, id, &live)?;
                 Ok(MeetingView {
                     id,
                     meeting,
@@ -434,7 +439,7 @@ impl Meetings {
         let workspace = self.replica.current_workspace()?;
         let live = self.replica.shared.driver.live(Some(workspace)).await?;
         self.replica
-            .blocking(move |shared| status::holders(shared, workspace, id, &live))
+            .blocking(move |shared| holders(shared, workspace, id, &live))
             .await
     }
 }

@@ -725,6 +725,15 @@ pub enum Event {
         /// The peer.
         peer: PeerId,
     },
+    /// The server of a workspace greeted, and this is its number for breaking changes of state.
+    ServerState {
+        /// The server.
+        peer: PeerId,
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The number.
+        state_version: u32,
+    },
     /// The server told which devices share a workspace, and they are others than before.
     SharesLearned {
         /// The workspace.

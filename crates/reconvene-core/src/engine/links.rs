@@ -17,7 +17,7 @@ use crate::feed::{Digest, FeedPoint};
 use crate::ids::{LinkId, PeerId, RequestId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
-use crate::records::{InviteRow, PeerRow, Record as _, RecordError, RelayedRow};
+use crate::records::{InviteRow, PeerRow, Record as _, RecordError, RelayedRow, Standing};
 use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan, StoreError};
 use crate::time::{Tick, WallTime};
@@ -846,6 +846,7 @@ impl Engine {
         state.phase = Phase::Up;
         state.proof.is_given();
         let peer = state.peer;
+        let state_version = hello.state_version;
         let greeted = std::mem::take(&mut state.greeted);
         let ours: Vec<_> = state.flows.keys().copied().collect();
         let (shared, not_shared): (Vec<_>, Vec<_>) = ours
@@ -864,6 +865,13 @@ impl Engine {
             not_shared,
         });
         for workspace in shared {
+            if self.roster.standing(&workspace, &peer) == Some(Standing::Server) {
+                self.emit(Event::ServerState {
+                    peer,
+                    workspace,
+                    state_version,
+                });
+            }
             if self.leaving.contains_key(&workspace) {
                 if let Some(state) = self.links.get_mut(&link) {
                     state.flows.remove(&workspace);
@@ -1074,7 +1082,8 @@ impl Engine {
                 | WakeReason::Proof(_)
                 | WakeReason::Replay
                 | WakeReason::Room
-                | WakeReason::Stale(_) => None,
+                | WakeReason::Stale(_)
+                | WakeReason::Ask(_) => None,
             })
             .collect();
         for link in due {
@@ -1096,6 +1105,7 @@ impl Engine {
         if self.room_due().is_some_and(|at| at <= now) {
             self.ask_room();
         }
+        self.ask_peers();
         self.tell_stale();
     }
 

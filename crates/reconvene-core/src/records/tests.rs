@@ -312,6 +312,15 @@ fn cases() -> Vec<Case> {
             IndexStateRow {
                 seq: FeedSeq(300),
                 state_version: 2,
+                server_state_version: 0,
+            },
+        ),
+        case(
+            "with a server",
+            IndexStateRow {
+                seq: FeedSeq(300),
+                state_version: 2,
+                server_state_version: 7,
             },
         ),
         case(
