@@ -19,6 +19,7 @@ mod kills;
 mod space;
 
 mod beside;
+mod formats;
 mod serving;
 mod watching;
 
