@@ -155,8 +155,9 @@ type Fault = (Place, Problem);
 ///
 /// Speakers are those of voice tags (`<v Name>`); in a file without any, those of prefixes
 /// (`Name: text`) as in [`parse_srt`]. Comments, styles, regions, cue settings and further tags are not
-/// kept, character references are resolved, lines of a cue stay lines. A cue without text makes no
-/// segment, one with several speakers makes several.
+/// kept; what looks like a tag and is none, such as `<laughs>`, is text. Character references are
+/// resolved, lines of a cue stay lines. A cue without text makes no segment, one with several speakers
+/// makes several.
 ///
 /// # Errors
 /// With the first line that cannot be understood; nothing is passed over.

@@ -119,6 +119,38 @@ fn a_webvtt_file_without_voices_has_names_before_colons() {
 }
 
 #[test]
+fn an_angle_that_begins_no_tag_is_text() {
+    let said = |line: &str| {
+        let text = format!("WEBVTT\n\n00:00.000 --> 00:01.000\n<v Ann>{line}");
+        let meeting = parse_vtt("m", text.as_bytes()).unwrap();
+        assert_eq!(meeting.segments.len(), 1, "{line}");
+        assert_eq!(meeting.segments[0].speaker.as_deref(), Some("Ann"));
+        meeting.segments[0].text.clone()
+    };
+    for line in [
+        "5 < 6 of them",
+        "I <3 this",
+        "<laughs> ok",
+        "so <",
+        "at <10:30> or <V Bob>",
+        "<>",
+        "a <b",
+        "</ x>",
+    ] {
+        assert_eq!(said(line), line);
+    }
+    for (line, text) in [
+        ("a<b.loud>b</b>c<00:00.500>d</v>", "abcd"),
+        ("<I>a</I> <font color=\"red\">b</FONT>", "a b"),
+        ("<ruby>a<rt>b</rt></ruby><c.x.y>c", "abc"),
+        ("a <<i>b</i>> c", "a <b> c"),
+        ("&lt;b&gt; &amp;lt; &nope; &", "<b> &lt; &nope; &"),
+    ] {
+        assert_eq!(said(line), text, "{line}");
+    }
+}
+
+#[test]
 fn names_before_colons_look_like_names() {
     let said = |line: &str| {
         let text = format!("1\n00:00:00,000 --> 00:00:01,000\n{line}\n");

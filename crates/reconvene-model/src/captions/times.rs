@@ -17,8 +17,8 @@ pub(super) fn of_line(line: &str, format: Format) -> Result<(i64, i64), Problem>
     let (start, rest) = line.split_once(ARROW).ok_or(Problem::BadTimes(format))?;
     let rest = rest.trim_start_matches(SPACES);
     let end = rest.split(SPACES).next().unwrap_or_default();
-    let start = time(start.trim_matches(SPACES), format)?;
-    let end = time(end, format)?;
+    let start = of_text(start.trim_matches(SPACES), format)?;
+    let end = of_text(end, format)?;
     if end < start {
         return Err(Problem::Backwards);
     }
@@ -27,7 +27,7 @@ pub(super) fn of_line(line: &str, format: Format) -> Result<(i64, i64), Problem>
 
 /// `HH:MM:SS.mmm` with any number of hour digits; in WebVTT the hours may be missing, in SubRip there
 /// may be a comma.
-fn time(text: &str, format: Format) -> Result<i64, Problem> {
+pub(super) fn of_text(text: &str, format: Format) -> Result<i64, Problem> {
     let bad = Problem::BadTimes(format);
     let split = match format {
         Format::WebVtt => text.rsplit_once('.'),
