@@ -16,6 +16,7 @@ use reconvene_core::engine::{
 };
 use reconvene_core::ids::{LinkId, PeerId, ReadId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
+use reconvene_core::limits::STALENESS_BOUND;
 use reconvene_core::memory::{Faults, MemoryStore};
 use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_core::time::{Tick, WallTime};
@@ -412,6 +413,7 @@ impl World {
             me: self.peer(node),
             role: self.nodes[node].role,
             state_version: 1,
+            staleness_bound: STALENESS_BOUND,
             roots: [KIND, OTHER_KIND]
                 .into_iter()
                 .map(|kind| (genesis(kind).hash, Root { kind, max_op: 1 }))

@@ -745,7 +745,7 @@ impl Driver {
 
     fn on_event(&mut self, event: Event) {
         match &event {
-            Event::EditDurable { request } => {
+            Event::EditDurable { request, .. } => {
                 if let Some(answer) = self.edits.remove(request) {
                     reply(answer, Ok(()));
                 }

@@ -20,6 +20,10 @@ pub const DELETED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How often it is looked for deleted meetings to be purged.
 pub const PURGE_EVERY: Duration = Duration::from_secs(3600);
 
+/// How long a purge waits for the index to move on while that is behind what is stored. Then the purge
+/// fails and has purged nothing.
+pub const PURGE_INDEX_WAIT: Duration = Duration::from_secs(30);
+
 /// Longest text of a filter, in bytes. A longer one is refused.
 pub const FILTER_TEXT_BYTES_MAX: usize = 1024;
 

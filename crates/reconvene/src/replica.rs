@@ -410,6 +410,7 @@ impl Replica {
                 Role::Server => wire::Role::Server,
             },
             state_version: STATE_VERSION,
+            staleness_bound: reconvene_core::limits::STALENESS_BOUND,
             roots: roots()
                 .iter()
                 .map(|root| {
