@@ -366,7 +366,7 @@ pub(crate) enum ImportCommand {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Captions in WebVTT, a meeting for each file; who speaks is told by voice tags (<v Name>), or by
+    /// Captions in WebVTT, a meeting for each file; who speaks is told by voice tags (`<v Name>`), or by
     /// names before colons.
     Vtt {
         /// The files.
