@@ -18,6 +18,7 @@ mod kills;
 mod space;
 
 mod beside;
+mod formats;
 mod serving;
 mod watching;
 

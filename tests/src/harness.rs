@@ -350,7 +350,6 @@ impl Drop for Process {
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: String,
-    #[expect(dead_code, reason = "it is there to be printed when a test fails")]
     pub(crate) stderr: String,
 }
 

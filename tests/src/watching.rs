@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::formats::example;
 use crate::harness::{Peer, Process, Server};
 use crate::qmsum;
 
@@ -26,6 +27,7 @@ fn every_command_runs_beside_a_serving_process() {
     let workspace = peer.run(&["status"])["device"]["current"].clone();
     let workspace = workspace.as_str().unwrap();
     let file = qmsum::real(peer.files(), 1).remove(0);
+    let (vtt, srt) = (example("kickoff.vtt"), example("kickoff.srt"));
     for (command, alone) in reconvene_cli::commands() {
         let words: Vec<_> = command.split(' ').collect();
         // A command that is not here yet: say how it is called, or enter it in the table of those
@@ -47,6 +49,8 @@ fn every_command_runs_beside_a_serving_process() {
             "meeting show" | "meeting delete" | "meeting restore" => &[&meeting],
             "meeting edit" => &[&meeting, "--title", "renamed"],
             "import qmsum" => &[file.to_str().unwrap()],
+            "import vtt" => &[vtt.to_str().unwrap()],
+            "import srt" => &[srt.to_str().unwrap()],
             "demo" => &["--meetings", "1"],
             new => panic!("how `{new}` runs beside a serving process is not tested"),
         };

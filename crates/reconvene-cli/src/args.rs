@@ -131,8 +131,9 @@ pub(crate) enum Command {
     /// Keep what still reads of a damaged store, and set the damaged database aside; the next sync
     /// brings back what is missing.
     Repair,
-    /// Print a workspace as canonical JSON: the same bytes wherever the same is held.
-    Export,
+    /// Print a workspace as canonical JSON, or its meetings as Markdown: the same bytes wherever the
+    /// same is held.
+    Export(ExportArgs),
     /// Print events as they happen, until told to stop; stays connected meanwhile.
     Events,
     /// Show the main job on real meetings: a server and two devices in a temporary directory, or in
@@ -352,11 +353,35 @@ pub(crate) struct ChangeArgs {
     pub tag: Vec<TagEdit>,
 }
 
+/// What to export, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportArgs {
+    /// As Markdown, for people: every meeting that is not deleted, with its transcript.
+    #[arg(long)]
+    pub markdown: bool,
+    /// This meeting alone.
+    #[arg(long, value_name = "ID", requires = "markdown")]
+    pub meeting: Option<String>,
+}
+
 /// What to import.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImportCommand {
     /// Meetings of the QMSum corpus, one JSON file each.
     Qmsum {
+        /// The files.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Captions in WebVTT, a meeting for each file; who speaks is told by voice tags (`<v Name>`), or by
+    /// names before colons.
+    Vtt {
+        /// The files.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Captions in SubRip, a meeting for each file; who speaks is told by names before colons.
+    Srt {
         /// The files.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,

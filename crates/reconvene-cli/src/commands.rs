@@ -16,14 +16,14 @@ use reconvene::{MeetingFilter, OpenOptions, Ticket};
 use serde_json::Value;
 
 use crate::args::{
-    Args, ChangeArgs, Command, EditArgs, FilterArgs, ImportCommand, ListArgs, MeetingCommand,
-    ProjectCommand, WorkspaceCommand,
+    Args, ChangeArgs, Command, EditArgs, ExportArgs, FilterArgs, ImportCommand, ListArgs,
+    MeetingCommand, ProjectCommand, WorkspaceCommand,
 };
 use crate::exit;
 use crate::failure::Failure;
 use crate::output::{Output, to_value, write_line};
 use crate::progress::Indicator;
-use crate::request::{ImportFile, MeetingChanges, Request, Sinks, Wanted};
+use crate::request::{ImportFile, ImportFormat, MeetingChanges, Request, Sinks, Wanted};
 use crate::{beside, demo, human, import, place, session};
 
 /// Whether a command runs on and so tells in its logs what a user would notice.
@@ -58,7 +58,7 @@ async fn dispatch(
         Command::Project(_)
             | Command::Meeting(_)
             | Command::Import(_)
-            | Command::Export
+            | Command::Export(_)
             | Command::Compact
             | Command::Purge { .. }
             | Command::Status { records: true, .. }
@@ -107,7 +107,7 @@ async fn dispatch(
             let (request, human) = meeting(command)?;
             at.answer(request, human).await
         }
-        Command::Import(ImportCommand::Qmsum { files }) => at.import(files).await,
+        Command::Import(command) => at.import(command).await,
         Command::Sync {
             watch: true,
             with,
@@ -139,7 +139,14 @@ async fn dispatch(
         }
         Command::Verify => at.verify().await,
         Command::Repair => at.repair().await,
-        Command::Export => at.export().await,
+        Command::Export(ExportArgs {
+            markdown: true,
+            meeting,
+        }) => {
+            let request = Request::ExportMarkdown { meeting };
+            at.answer(request, human::markdown).await
+        }
+        Command::Export(_) => at.export().await,
         Command::Events => at.watch(Request::Events, human::event).await,
         Command::Demo { .. } => unreachable!("it was run without a data directory"),
     }
@@ -288,10 +295,15 @@ impl At<'_> {
         Ok(exit::OK)
     }
 
-    async fn import(&self, files: Vec<PathBuf>) -> Result<u8, Failure> {
+    async fn import(&self, command: ImportCommand) -> Result<u8, Failure> {
+        let (format, files) = match command {
+            ImportCommand::Qmsum { files } => (ImportFormat::Qmsum, files),
+            ImportCommand::Vtt { files } => (ImportFormat::Vtt, files),
+            ImportCommand::Srt { files } => (ImportFormat::Srt, files),
+        };
         let files = files.into_iter().map(absolute).collect::<Result<_, _>>()?;
         let answer = self
-            .perform(self.existing(), Request::ImportQmsum { files })
+            .perform(self.existing(), Request::Import { format, files })
             .await?;
         self.output.answer(&answer, human::imported)?;
         let code = import::exit_code(&answer);

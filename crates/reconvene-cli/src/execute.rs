@@ -129,7 +129,7 @@ pub(crate) async fn execute(
             replica.meetings().restore(id).await?;
             show(replica, id).await
         }
-        Request::ImportQmsum { files } => import::qmsum(replica, files, progress).await,
+        Request::Import { format, files } => import::files(replica, format, files, progress).await,
         Request::Sync { timeout_ms, with } => {
             let options = SyncOptions {
                 timeout: Duration::from_millis(timeout_ms),
@@ -181,6 +181,11 @@ pub(crate) async fn execute(
         Request::Export { workspace } => {
             // As text: its bytes are the promise, and must not be written anew.
             Ok(Value::String(replica.export(workspace.as_deref()).await?))
+        }
+        Request::ExportMarkdown { meeting } => {
+            let only = meeting.as_deref().map(document_id).transpose()?;
+            let markdown = replica.meetings().export_markdown(only).await?;
+            Ok(json!({ "markdown": markdown }))
         }
     }
 }

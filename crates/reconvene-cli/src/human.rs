@@ -325,8 +325,9 @@ pub(crate) fn imported(answer: &Value) -> String {
     let mut out = format!("Imported {} of {} files.\n", text(&answer["imported"]), {
         items(&answer["meetings"]).len() + items(&answer["failed"]).len()
     });
-    for id in items(&answer["meetings"]) {
-        put(&mut out, format_args!("  {}\n", text(id)));
+    for taken in items(&answer["taken"]) {
+        let (id, file) = (text(&taken["meeting"]), text(&taken["file"]));
+        put(&mut out, format_args!("  {id}  {file}\n"));
     }
     out
 }
@@ -619,6 +620,11 @@ pub(crate) fn event(event: &Value) -> String {
 /// An export is its own text.
 pub(crate) fn export(answer: &Value) -> String {
     answer.as_str().unwrap_or_default().to_owned()
+}
+
+/// Markdown, too; what people wrote is escaped in it.
+pub(crate) fn markdown(answer: &Value) -> String {
+    export(&answer["markdown"])
 }
 
 /// A scalar as one line without control characters; nothing for null.

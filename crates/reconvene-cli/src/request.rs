@@ -142,8 +142,10 @@ pub(crate) enum Request {
         /// Its id.
         id: String,
     },
-    /// Import files of the QMSum corpus.
-    ImportQmsum {
+    /// Import files, each a meeting.
+    Import {
+        /// What they are.
+        format: ImportFormat,
         /// The files.
         files: Vec<ImportFile>,
     },
@@ -188,6 +190,11 @@ pub(crate) enum Request {
         /// Its id or name; else the current one.
         workspace: Option<String>,
     },
+    /// Meetings as Markdown text.
+    ExportMarkdown {
+        /// Only this one.
+        meeting: Option<String>,
+    },
 }
 
 impl Request {
@@ -231,10 +238,10 @@ impl Request {
     pub(crate) fn doing(&self) -> &'static str {
         match self {
             Self::Join { .. } => "joining",
-            Self::ImportQmsum { .. } => "importing",
+            Self::Import { .. } => "importing",
             Self::Sync { .. } => "syncing",
             Self::Verify => "verifying",
-            Self::Export { .. } => "exporting",
+            Self::Export { .. } | Self::ExportMarkdown { .. } => "exporting",
             Self::Compact => "compacting",
             Self::Purge { .. } => "purging",
             Self::Status { records: true, .. } => "counting",
@@ -276,6 +283,18 @@ pub(crate) enum TagEdit {
     Add(String),
     /// Take it away.
     Remove(String),
+}
+
+/// What a file to import is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ImportFormat {
+    /// A meeting of the QMSum corpus.
+    Qmsum,
+    /// Captions in WebVTT.
+    Vtt,
+    /// Captions in SubRip.
+    Srt,
 }
 
 /// A file to import.

@@ -35,6 +35,7 @@ mod deletion;
 mod filter;
 mod joining;
 mod leaving;
+mod markdown;
 mod meetings;
 mod projects;
 mod query;
@@ -98,6 +99,7 @@ pub use reconvene_core::ids::{ChangeHash, DocumentId, MemberId, PeerId, Workspac
 pub use reconvene_core::refusal::RefusalCode;
 pub use reconvene_core::ticket::Ticket;
 pub use reconvene_core::time::WallTime;
+pub use reconvene_model::captions;
 pub use reconvene_model::import::ImportedMeeting;
 pub use reconvene_model::index::{MeetingRow, ProjectRow};
 pub use reconvene_model::meeting::MeetingEditor;

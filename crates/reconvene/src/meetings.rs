@@ -444,7 +444,7 @@ impl Meetings {
     }
 }
 
-fn not_a_meeting(id: DocumentId) -> Error {
+pub(crate) fn not_a_meeting(id: DocumentId) -> Error {
     Error::NotFound {
         what: "meeting",
         id: id.to_string(),
