@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use reconvene::{
-    AtLeast, Delivery, DocumentId, Error, FreshnessState, HeldBy, ListOptions, ManualClock,
-    MeetingFilter, MeetingSubscription, NewMeeting, PageView, Replica, ReplicaEvent, Segment,
-    StaleReason, State,
+    AddedMeeting, AtLeast, Delivery, DocumentId, Error, FreshnessState, HeldBy, ListOptions,
+    ManualClock, MeetingFilter, MeetingSubscription, NewMeeting, PageView, Replica, ReplicaEvent,
+    Resolution, Segment, StaleReason, State,
 };
 use reconvene_testkit::{ClientOptions, Fault, PATIENCE, Strike, TestClient, TestServer, Way};
 use tokio::time::timeout;
@@ -25,6 +25,11 @@ fn run(test: impl Future<Output = ()>) {
 async fn add(replica: &Replica, title: &str) -> DocumentId {
     let added = replica.meetings().add(NewMeeting::titled(title)).await;
     added.unwrap().meeting.id
+}
+
+async fn added(client: &TestClient, title: &str) -> AddedMeeting {
+    let meetings = client.replica().meetings();
+    meetings.add(NewMeeting::titled(title)).await.unwrap()
 }
 
 async fn title(replica: &Replica, id: DocumentId) -> String {
@@ -406,6 +411,100 @@ fn live_transcript_survives_cut() {
         assert!(ada.proxy().connections() > 1 || ben.proxy().connections() > 1);
         // The one who listens was told without asking.
         heard.next().await.unwrap();
+    });
+}
+
+#[test]
+fn active_project_resolved() {
+    run(async {
+        let mut server = TestServer::start().await.unwrap();
+        let ada = server.client("Ada").await.unwrap();
+        let phone = server.client("Ada").await.unwrap();
+        let ben = server.client("Ben").await.unwrap();
+        let (projects, meetings) = (ada.replica().projects(), ada.replica().meetings());
+        let unfiled = meetings.add(NewMeeting::titled("Before")).await.unwrap();
+        assert_eq!(unfiled.resolved_project_id, None);
+        assert_eq!(unfiled.resolution, Resolution::None);
+        let apollo = projects.add("Apollo").await.unwrap().id;
+        let gemini = projects.add("Gemini").await.unwrap().id;
+        projects.activate("Apollo").await.unwrap();
+        let filed = meetings.add(NewMeeting::titled("Landing")).await.unwrap();
+        assert_eq!(filed.resolved_project_id, Some(apollo));
+        assert_eq!(filed.resolution, Resolution::Active);
+        let named = |name: &str| NewMeeting {
+            title: "Docking".to_owned(),
+            project: Some(name.to_owned()),
+        };
+        let explicit = meetings.add(named("Gemini")).await.unwrap();
+        assert_eq!(explicit.resolved_project_id, Some(gemini));
+        assert_eq!(explicit.resolution, Resolution::Explicit);
+        // It is the member's, on all of their devices, and nobody else's.
+        for client in [&ada, &phone, &ben] {
+            client.settle().await.unwrap();
+        }
+        let elsewhere = NewMeeting::titled("On the phone");
+        let elsewhere = phone.replica().meetings().add(elsewhere).await.unwrap();
+        assert_eq!(elsewhere.resolved_project_id, Some(apollo));
+        let others = added(&ben, "Ben's").await;
+        assert_eq!(others.resolution, Resolution::None);
+        // What is out of use is an error where it is named, and is not chosen where it is not.
+        projects.archive("Apollo", true).await.unwrap();
+        let code = |name: &'static str| {
+            let adding = meetings.add(named(name));
+            async { adding.await.unwrap_err().code() }
+        };
+        assert_eq!(code("Apollo").await, "project_archived");
+        assert_eq!(code("Mercury").await, "unknown_project");
+        let activated = projects.activate("Apollo").await.unwrap_err();
+        assert_eq!(activated.code(), "project_archived");
+        let unfiled = meetings.add(NewMeeting::titled("After")).await.unwrap();
+        assert_eq!(unfiled.resolved_project_id, None);
+        assert_eq!(unfiled.resolution, Resolution::None);
+    });
+}
+
+#[test]
+fn active_project_conflict() {
+    run(async {
+        let mut server = TestServer::start().await.unwrap();
+        let ada = server.client("Ada").await.unwrap();
+        let phone = server.client("Ada").await.unwrap();
+        let ben = server.client("Ben").await.unwrap();
+        let projects = ada.replica().projects();
+        let apollo = projects.add("Apollo").await.unwrap().id;
+        let gemini = projects.add("Gemini").await.unwrap().id;
+        for client in [&ada, &phone, &ben] {
+            client.settle().await.unwrap();
+        }
+        ben.replica().projects().activate("Apollo").await.unwrap();
+        phone.cut_off();
+        projects.activate("Apollo").await.unwrap();
+        let chosen = phone.replica().projects().activate("Gemini").await;
+        assert!(chosen.unwrap().active);
+        phone.let_through();
+        for client in [&phone, &ada, &phone, &ben] {
+            client.settle().await.unwrap();
+        }
+        let mut candidates = vec![apollo, gemini];
+        candidates.sort_unstable();
+        for client in [&ada, &phone] {
+            let added = added(client, "Which?").await;
+            assert_eq!(added.resolved_project_id, None, "nobody chose for them");
+            let candidates = candidates.clone();
+            assert_eq!(added.resolution, Resolution::Ambiguous { candidates });
+            let shown = client.replica().projects().list().await.unwrap();
+            assert!(shown.iter().all(|project| project.active), "{shown:?}");
+        }
+        let others = added(&ben, "Ben's").await;
+        assert_eq!(others.resolved_project_id, Some(apollo));
+        // Choosing again settles it, everywhere.
+        phone.replica().projects().activate("Gemini").await.unwrap();
+        for client in [&phone, &ada] {
+            client.settle().await.unwrap();
+            let added = added(client, "This.").await;
+            assert_eq!(added.resolved_project_id, Some(gemini));
+            assert_eq!(added.resolution, Resolution::Active);
+        }
     });
 }
 

@@ -41,9 +41,9 @@ fn every_command_runs_beside_a_serving_process() {
             "workspace use" => &[workspace],
             "workspace leave" => &["Apollo", "--discard", "--remove"],
             "project rename" => &["Apollo", "Apollo 11"],
-            "project activate" | "project archive" | "project delete" | "project restore" => {
-                &["Apollo 11"]
-            }
+            // As it is already: what comes after needs it in use.
+            "project archive" => &["Apollo 11", "--undo"],
+            "project activate" | "project delete" | "project restore" => &["Apollo 11"],
             "join" => &[&ticket],
             "meeting add" => &["another"],
             "meeting show" | "meeting delete" | "meeting restore" => &[&meeting],

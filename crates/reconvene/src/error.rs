@@ -235,6 +235,7 @@ impl Error {
             Self::ProjectInUse { .. } => "project_in_use",
             Self::Project(ResolveError::AmbiguousName { .. }) => "ambiguous_project",
             Self::Project(ResolveError::Deleted { .. }) => "project_deleted",
+            Self::Project(ResolveError::Archived { .. }) => "project_archived",
             Self::Project(_) => "unknown_project",
             Self::Model(_) | Self::EditPanicked(_) => "edit_refused",
             Self::DocumentTooNew { .. } => "document_too_new",

@@ -44,7 +44,8 @@ pub struct Meetings {
 pub struct NewMeeting {
     /// Its title.
     pub title: String,
-    /// The project to file it under, by id or exact name; otherwise the active or the default one.
+    /// The project to file it under, by id or exact name; otherwise the member's active one or the
+    /// workspace's default.
     pub project: Option<String>,
 }
 
@@ -145,12 +146,14 @@ impl Meetings {
     /// Adds a meeting; resolves when it is durable.
     ///
     /// # Errors
-    /// If the project named does not exist or is ambiguous, or the edit fails; nothing is stored.
+    /// If the project named does not exist, is archived, deleted or ambiguous, or the edit fails; nothing
+    /// is stored.
     pub async fn add(&self, new: NewMeeting) -> Result<AddedMeeting, Error> {
         let workspace = self.replica.current_workspace()?;
         let known = self.replica.workspace_row(workspace).await?;
         let known = known.map(|row| row.to_workspace()).unwrap_or_default();
-        let (project, resolution) = resolve_project(new.project.as_deref(), &known)?;
+        let member = self.replica.profile().member;
+        let (project, resolution) = resolve_project(new.project.as_deref(), &known, &member)?;
         let id = new_document_id();
         let title = new.title;
         self.replica
@@ -391,7 +394,8 @@ impl Meetings {
         let workspace = self.replica.current_workspace()?;
         let known = self.replica.workspace_row(workspace).await?;
         let known = known.map(|row| row.to_workspace()).unwrap_or_default();
-        let (project, _) = resolve_project(None, &known)?;
+        let member = self.replica.profile().member;
+        let (project, _) = resolve_project(None, &known, &member)?;
         let id = new_document_id();
         // New documents have no history: an incarnation of their own is as good as this open's.
         let incarnation: [u8; 16] = random()?;

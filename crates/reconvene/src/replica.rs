@@ -951,6 +951,12 @@ impl Shared {
         self.server_of(workspace).is_some()
     }
 
+    /// Whose device this is.
+    pub(crate) fn member(&self) -> MemberId {
+        let profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
+        profile.member
+    }
+
     /// The server that a workspace is synced with.
     pub(crate) fn server_of(&self, workspace: &WorkspaceId) -> Option<PeerId> {
         let profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
