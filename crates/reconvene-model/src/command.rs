@@ -18,6 +18,10 @@ use crate::genesis::{ARGUMENTS, COMMAND, RESULT};
 use crate::ids::Author;
 use crate::view::{Conflict, View};
 
+mod ask;
+
+pub use ask::{Ask, AskError};
+
 /// Most arguments of a command, and most parts of its result. More are refused.
 pub const ARGUMENTS_MAX: usize = 64;
 
@@ -271,7 +275,19 @@ impl CommandEditor<'_> {
         self.editor.put_record(&ROOT, "outcome", registers)
     }
 
-    fn has_outcome(&self) -> Result<bool, ModelError> {
+    /// Whether its author wants it no more, as far as that is here.
+    pub fn is_cancelled(&self) -> Result<bool, ModelError> {
+        let found = self.editor.reader().get(ROOT, "cancel")?;
+        Ok(found.is_some_and(|(value, _)| value.as_bool() == Some(true)))
+    }
+
+    /// Whether the server took it up.
+    pub fn is_accepted(&self) -> Result<bool, ModelError> {
+        Ok(self.editor.reader().get(ROOT, "accepted_at")?.is_some())
+    }
+
+    /// Whether it has ended.
+    pub fn has_outcome(&self) -> Result<bool, ModelError> {
         let found = self.editor.reader().get(ROOT, "outcome")?;
         Ok(found.is_some_and(|(value, _)| value.is_object()))
     }

@@ -67,7 +67,7 @@ pub mod resolve;
 mod testing;
 
 pub use actor::derive_actor;
-pub use command::{Command, CommandDraft, Outcome, OutcomeState};
+pub use command::{Ask, AskError, Command, CommandDraft, Outcome, OutcomeState};
 pub use document::{ApplyError, Document, EncodedChange, ReadError};
 pub use edit::{EditError, Editor, ModelError};
 pub use entry::{Entry, EntryDraft, Resolved, Subject};

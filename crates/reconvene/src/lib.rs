@@ -41,6 +41,12 @@ mod query;
 mod sync;
 mod workspaces;
 
+mod commands;
+mod inbox;
+mod integrations;
+mod runs;
+mod serving;
+
 mod events;
 mod status;
 
@@ -48,11 +54,14 @@ mod compaction;
 mod documents;
 mod driver;
 mod indexer;
+mod news;
 mod pace;
 mod purging;
 mod records;
 mod repair;
+mod rows;
 mod subscriptions;
+mod together;
 mod verify;
 
 pub mod limits;
@@ -60,11 +69,14 @@ pub mod limits;
 mod clock;
 mod profile;
 
+pub use commands::{CommandFilter, Commands};
 pub use compaction::{CompactReport, HeldDocument};
 pub use documents::{ApplyStats, OpenDocuments};
 pub use error::Error;
 pub use events::Events;
 pub use filter::MeetingFilter;
+pub use inbox::{EntryFilter, Inbox, Retried, entries};
+pub use integrations::{IntegrationChanges, Integrations, NewIntegration};
 pub use joining::{JoinOptions, JoinReport};
 pub use leaving::{LeaveOptions, LeaveReport};
 pub use meetings::{
@@ -74,10 +86,12 @@ pub use meetings::{
 pub use profile::Role;
 pub use projects::Projects;
 pub use purging::PurgeReport;
-pub use query::{MeetingQuery, MeetingSubscription, QueryBatch};
+pub use query::{MeetingQuery, MeetingSubscription, QueryBatch, Subscription};
 pub use records::{RecordUse, RecordUses};
 pub use repair::RepairReport;
 pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
+pub use runs::{NotFoundReason, RunStanding, RunStatus, RunWatch, Runs};
+pub use serving::{ChangedMeetings, Changes, Due, DueFeed, Serving, Taken};
 pub use status::{
     DialStatus, DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus,
     PeerStatus, StallStatus, Status, WorkspaceStatus,
@@ -91,12 +105,16 @@ pub use reconvene_core::refusal::RefusalCode;
 pub use reconvene_core::ticket::Ticket;
 pub use reconvene_core::time::WallTime;
 pub use reconvene_model::import::ImportedMeeting;
-pub use reconvene_model::index::{MeetingRow, ProjectRow};
+pub use reconvene_model::index::{CommandRow, EntryRow, IntegrationRow, MeetingRow, ProjectRow};
+pub use reconvene_model::integration::IntegrationEditor;
 pub use reconvene_model::meeting::MeetingEditor;
 pub use reconvene_model::qmsum;
 pub use reconvene_model::transcript::TranscriptEditor;
 pub use reconvene_model::{
-    Meeting, ModelError, ProjectId, Resolution, Segment, State, TranscriptPage,
+    Ask, AskError, Author, Command, Entry, EntryDraft, Integration, IntegrationState, Meeting,
+    ModelError, Outcome, OutcomeState, Problem, ProjectId, Resolution, Resolved, Run, RunDraft,
+    RunEnd, RunId, RunState, Segment, Settings, State, Subject, TranscriptPage, Validation,
+    derive_document_id,
 };
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use automerge::{ObjType, ROOT, ScalarValue};
 use proptest::prelude::*;
 use reconvene_core::ids::MemberId;
 
-use super::{CommandDraft, Outcome, OutcomeState};
+use super::{Ask, AskError, CommandDraft, Outcome, OutcomeState};
 use crate::index::{IndexRow, index_row};
 use crate::testing::{Replica, device, document_id, export};
 use crate::{Author, COMMAND, Document, ENTRY, EditError, INTEGRATION, ModelError};
@@ -99,6 +99,42 @@ fn a_command_s_row_holds_all_of_it() {
     };
     assert_eq!(row.id, document_id(2));
     assert_eq!(row.command, one.document.command().unwrap());
+}
+
+#[test]
+fn what_is_asked_reads_as_it_was_written() {
+    let run = crate::RunId::from_bytes([3; 16]);
+    for ask in [
+        Ask::StartIntegrationSync {
+            integration: document_id(1),
+            trigger: "manual".to_owned(),
+        },
+        Ask::CancelRun { run },
+        Ask::FindRun { run },
+        Ask::ValidateIntegrations { integration: None },
+        Ask::ValidateIntegrations {
+            integration: Some(document_id(1)),
+        },
+        Ask::StopRecording {
+            meeting: document_id(2),
+        },
+    ] {
+        assert_eq!(Ask::parse(ask.name(), &ask.arguments()), Ok(ask));
+    }
+    let none = Default::default();
+    assert_eq!(
+        Ask::parse("stop_recording", &none),
+        Err(AskError::Missing("meeting"))
+    );
+    let bad = [("run".to_owned(), "12".to_owned())].into();
+    assert_eq!(
+        Ask::parse("find_run", &bad).unwrap_err().code(),
+        "bad_argument"
+    );
+    assert_eq!(
+        Ask::parse("launch", &none).unwrap_err().code(),
+        "unknown_command"
+    );
 }
 
 /// One write that no version of this crate makes.
