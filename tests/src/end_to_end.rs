@@ -7,6 +7,7 @@ mod disk;
 mod harness;
 mod proxy;
 mod qmsum;
+mod receiver;
 
 mod devices;
 mod merging;
@@ -16,6 +17,7 @@ mod cost;
 mod cuts;
 mod damage;
 mod kills;
+mod outbox;
 mod space;
 
 mod beside;
