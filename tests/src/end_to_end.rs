@@ -6,6 +6,7 @@
 mod disk;
 mod harness;
 mod qmsum;
+mod receiver;
 
 mod devices;
 mod merging;
@@ -15,6 +16,7 @@ mod cost;
 mod cuts;
 mod damage;
 mod kills;
+mod outbox;
 mod space;
 
 mod beside;

@@ -28,6 +28,26 @@ fn every_command_runs_beside_a_serving_process() {
     let workspace = workspace.as_str().unwrap();
     let file = qmsum::real(peer.files(), 1).remove(0);
     let (vtt, srt) = (example("kickoff.vtt"), example("kickoff.srt"));
+    // Entries to be worked off: of commands that are refused, and of an integration that does not work.
+    let mut refused = Vec::new();
+    for _ in 0..3 {
+        let stopped = peer.run(&["meeting", "stop", &meeting, "--wait", "100s"]);
+        assert_eq!(stopped["command"]["outcome"]["code"], "not_recording");
+        refused.push(stopped["command"]["id"].as_str().unwrap().to_owned());
+    }
+    let added = peer.run(&["integrations", "add", "ical", "file:none.ics"]);
+    let integration = added["integration"]["id"].as_str().unwrap().to_owned();
+    peer.run(&["integrations", "validate", "--wait", "100s"]);
+    let listed = peer.run(&["inbox", "list"])["entries"].clone();
+    let entry = |subject: &str| {
+        let mut entries = listed.as_array().unwrap().iter();
+        let found = entries.find(|entry| entry["subject"]["id"] == subject);
+        found.unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    let entries: Vec<_> = refused.iter().map(|id| entry(id)).collect();
+    let retryable = entry(&integration);
+    let amended = format!("meeting={workspace}");
+    let run = "0".repeat(32);
     for (command, alone) in reconvene_cli::commands() {
         let words: Vec<_> = command.split(' ').collect();
         // A command that is not here yet: say how it is called, or enter it in the table of those
@@ -48,6 +68,19 @@ fn every_command_runs_beside_a_serving_process() {
             "meeting add" => &["another"],
             "meeting show" | "meeting delete" | "meeting restore" => &[&meeting],
             "meeting edit" => &[&meeting, "--title", "renamed"],
+            "meeting stop" => &[&meeting],
+            "commands list" | "inbox list" | "integrations list" | "runs list" => &[],
+            "commands show" | "commands cancel" => &[&refused[0]],
+            "inbox retry" => &[&retryable],
+            "inbox amend" => &[&entries[0], "--set", &amended],
+            "inbox discard" => &[&entries[1]],
+            "inbox resolve" => &[&entries[2]],
+            "integrations add" => &["ical", "file:other.ics"],
+            "integrations edit" => &[&integration, "--place", "file:none-either.ics"],
+            "integrations remove" | "integrations validate" | "integrations sync" => {
+                &[&integration]
+            }
+            "runs show" | "runs cancel" => &[&run],
             "import qmsum" => &[file.to_str().unwrap()],
             "import vtt" => &[vtt.to_str().unwrap()],
             "import srt" => &[srt.to_str().unwrap()],

@@ -8,10 +8,15 @@ use std::time::{Duration, SystemTime};
 use clap::{ArgAction, Parser, Subcommand};
 use reconvene::{State, WallTime};
 
+use crate::args::outbox::{
+    CommandsCommand, InboxCommand, IntegrationsCommand, IssueArgs, RunsCommand,
+};
 use crate::demo::MEETINGS_MAX;
 use crate::exit;
 use crate::request::TagEdit;
 use crate::time::parse_moment;
+
+pub(crate) mod outbox;
 
 /// Most meetings that one page of `meeting list` can hold.
 pub(crate) const MEETINGS_PER_PAGE_MAX: u64 = 1_000;
@@ -29,8 +34,8 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     pub json: bool,
 
-    /// The workspace to use instead of the current one, by id or name: for project, meeting, import,
-    /// export and invite.
+    /// The workspace to use instead of the current one, by id or name: for project, meeting, commands,
+    /// integrations, runs, import, export and invite.
     #[arg(long = "workspace", global = true, value_name = "ID_OR_NAME")]
     pub within: Option<String>,
 
@@ -81,6 +86,18 @@ pub(crate) enum Command {
     /// Meetings of the current workspace.
     #[command(subcommand)]
     Meeting(MeetingCommand),
+    /// Commands: what the server was asked to do, and what became of it.
+    #[command(subcommand)]
+    Commands(CommandsCommand),
+    /// The inbox: what needs you, on whichever of your devices.
+    #[command(subcommand)]
+    Inbox(InboxCommand),
+    /// Integrations of the current workspace: what it is joined with elsewhere.
+    #[command(subcommand)]
+    Integrations(IntegrationsCommand),
+    /// Sync runs of integrations.
+    #[command(subcommand)]
+    Runs(RunsCommand),
     /// Bring in meetings from elsewhere.
     #[command(subcommand)]
     Import(ImportCommand),
@@ -160,6 +177,19 @@ pub(crate) struct ServeArgs {
     /// Another number than devices knew has them build everything anew that follows from documents.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub state_version: u32,
+    /// How long the result of a sync run is kept after its end.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub keep_runs: Duration,
+    /// How often integrations are looked at by themselves.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub validate_every: Duration,
+    /// The directory whose files integrations may read as `file:NAME`; else `calendars` in the
+    /// directory of the store.
+    #[arg(long, value_name = "DIR")]
+    pub calendars: Option<PathBuf>,
+    /// A host that integrations may call besides this machine; may be given several times.
+    #[arg(long, value_name = "HOST")]
+    pub allow_host: Vec<String>,
 }
 
 /// What to do with workspaces.
@@ -276,6 +306,14 @@ pub(crate) enum MeetingCommand {
     Restore {
         /// Its id.
         id: String,
+    },
+    /// Have the server stop its recording, on whatever device that runs.
+    Stop {
+        /// Its id.
+        id: String,
+        /// How to issue it.
+        #[command(flatten)]
+        issue: IssueArgs,
     },
 }
 

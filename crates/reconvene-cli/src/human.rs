@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use crate::time::rfc3339;
 
+pub(crate) mod outbox;
+
 /// Answer of `init`.
 pub(crate) fn initialised(answer: &Value) -> String {
     format!(

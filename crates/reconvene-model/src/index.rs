@@ -10,8 +10,11 @@ use reconvene_core::ids::{DocumentId, DocumentKind, MemberId};
 use reconvene_core::time::WallTime;
 use serde::{Deserialize, Serialize};
 
+use crate::command::Command;
 use crate::document::{Document, ReadError};
-use crate::genesis::{MEETING, WORKSPACE};
+use crate::entry::Entry;
+use crate::genesis::{COMMAND, ENTRY, INTEGRATION, MEETING, WORKSPACE};
+use crate::integration::Integration;
 use crate::meeting::{Deletion, State, headline};
 use crate::workspace::{ActiveProject, Project, ProjectId, Workspace};
 
@@ -19,13 +22,49 @@ use crate::workspace::{ActiveProject, Project, ProjectId, Workspace};
 pub const ROW_VERSION: u8 = 1;
 
 /// The row of one document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum IndexRow {
     /// A meeting's.
     Meeting(MeetingRow),
     /// The workspace document's: its projects.
     Workspace(WorkspaceRow),
+    /// A command's.
+    Command(Box<CommandRow>),
+    /// An inbox entry's.
+    Entry(Box<EntryRow>),
+    /// An integration's.
+    Integration(Box<IntegrationRow>),
+}
+
+/// What lists show of a command: all of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CommandRow {
+    /// The command.
+    pub id: DocumentId,
+    /// What it says.
+    #[serde(flatten)]
+    pub command: Command,
+}
+
+/// What lists show of an inbox entry: all of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EntryRow {
+    /// The entry.
+    pub id: DocumentId,
+    /// What it says.
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+/// What lists show of an integration: all of it but its secrets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IntegrationRow {
+    /// The integration.
+    pub id: DocumentId,
+    /// What it says.
+    #[serde(flatten)]
+    pub integration: Integration,
 }
 
 /// What lists show of a meeting.
@@ -107,9 +146,12 @@ pub enum RowError {
     Damaged(#[from] serde_json::Error),
 }
 
+/// The kinds whose documents have a row.
+pub const INDEXED: [DocumentKind; 5] = [WORKSPACE, MEETING, COMMAND, ENTRY, INTEGRATION];
+
 /// Whether documents of a kind have a row.
 pub fn is_indexed(kind: DocumentKind) -> bool {
-    matches!(kind, WORKSPACE | MEETING)
+    INDEXED.contains(&kind)
 }
 
 /// The row of a document; `None` for a kind without rows.
@@ -117,6 +159,22 @@ pub fn index_row(id: DocumentId, document: &Document) -> Result<Option<IndexRow>
     match document.kind() {
         MEETING => meeting_row(id, document).map(|row| Some(IndexRow::Meeting(row))),
         WORKSPACE => workspace_row(document).map(|row| Some(IndexRow::Workspace(row))),
+        COMMAND => {
+            let command = document.command()?;
+            Ok(Some(IndexRow::Command(Box::new(CommandRow {
+                id,
+                command,
+            }))))
+        }
+        ENTRY => {
+            let entry = document.entry()?;
+            Ok(Some(IndexRow::Entry(Box::new(EntryRow { id, entry }))))
+        }
+        INTEGRATION => {
+            let integration = document.integration()?;
+            let row = Box::new(IntegrationRow { id, integration });
+            Ok(Some(IndexRow::Integration(row)))
+        }
         _ => Ok(None),
     }
 }

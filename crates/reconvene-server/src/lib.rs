@@ -1,8 +1,8 @@
 //! The always-on peer: a replica that listens, for many devices and workspaces.
 //!
 //! It is the same engine and store as on a device; what makes a server is that it listens, issues
-//! tickets, and stays. This crate runs that from start to orderly end. It admits nobody by itself:
-//! the engine lets in only enrolled devices.
+//! tickets, carries out commands, talks to what integrations are joined with, and stays. This crate runs
+//! that from start to orderly end. It admits nobody by itself: the engine lets in only enrolled devices.
 
 use std::future::Future;
 use std::pin::pin;
@@ -11,6 +11,14 @@ use std::time::Duration;
 use reconvene::{Events, PeerId, Replica, ReplicaEvent};
 use serde::Serialize;
 use tokio::time::timeout;
+
+mod adapters;
+mod executor;
+
+pub mod limits;
+
+pub use adapters::{Adapter, AdapterError, Adapters, RunContext};
+pub use executor::ExecutorOptions;
 
 /// How long closing may take. Beyond it the process ends as if killed, which loses nothing that was
 /// acknowledged.
@@ -24,6 +32,8 @@ pub struct ServeOptions {
     pub listen: Vec<String>,
     /// Multiaddresses that tickets carry instead; none: as they were.
     pub announce: Vec<String>,
+    /// How commands are carried out.
+    pub executor: ExecutorOptions,
 }
 
 /// Who serves, and where.
@@ -86,12 +96,13 @@ async fn run(
     let peer_id = replica.device().peer_id;
     let info = ServerInfo { peer_id, listening };
     tracing::info!(peer = %peer_id, workspace = %workspace.id, "serving");
+    let executing = executor::run(replica.serving()?, options.executor);
     on_ready(&info);
     tokio::select! {
-        _ = pin!(shutdown) => {}
-        () = log(&mut events) => {}
+        _ = pin!(shutdown) => Ok(()),
+        () = log(&mut events) => Ok(()),
+        executed = executing => Ok(executed?),
     }
-    Ok(())
 }
 
 /// Logs what an operator would notice, until the replica is closed. Ids only: names and contents are
@@ -138,6 +149,14 @@ fn log_event(event: &ReplicaEvent) {
         ReplicaEvent::StoreFailed { message } => tracing::error!(message, "the store failed"),
         ReplicaEvent::LowSpace { message } => tracing::error!(message, "nothing is written"),
         ReplicaEvent::RoomAgain => tracing::info!("the disk has room again"),
+        ReplicaEvent::IntegrationState {
+            workspace,
+            integration,
+            state,
+            code,
+        } => {
+            tracing::info!(%workspace, %integration, %state, code, "an integration was looked at");
+        }
         ReplicaEvent::Verified {
             workspace, peer, ..
         } => {

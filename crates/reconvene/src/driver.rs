@@ -24,14 +24,14 @@ use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{Batch, JournalEntry, JournalReleases, StoreError, StoreRead as _};
 use reconvene_core::stored;
 use reconvene_libp2p::{Direction, Identity, Network, NetworkConfig, NetworkEvent, SendError};
-use reconvene_model::{MEETING, MaterialiseCounter, snapshot};
+use reconvene_model::{MaterialiseCounter, snapshot};
 use reconvene_sled::{Completion, SledReader, SledStore, SubmitError, Writer};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use crate::Error;
 use crate::clock::Clock;
 use crate::documents::Documents;
-use crate::subscriptions::Subscriptions;
+use crate::subscriptions::{RowPlace, Subscriptions};
 
 /// Commands waiting for the driver; senders wait beyond it.
 const COMMANDS_MAX: usize = 1024;
@@ -303,8 +303,8 @@ struct Driver {
     done_receiver: mpsc::UnboundedReceiver<LocalDone>,
     notices: broadcast::Sender<Notice>,
     subscriptions: Arc<Subscriptions>,
-    /// Rows of meetings in batches that are on their way to the store.
-    rows: BTreeMap<BatchId, Vec<(WorkspaceId, DocumentId)>>,
+    /// Index rows in batches that are on their way to the store.
+    rows: BTreeMap<BatchId, Vec<RowPlace>>,
     edits: BTreeMap<RequestId, oneshot::Sender<Result<(), Error>>>,
     writes: BTreeMap<RequestId, oneshot::Sender<Result<(), Error>>>,
     compactions: BTreeMap<RequestId, oneshot::Sender<Result<(), CompactHold>>>,
@@ -446,7 +446,7 @@ impl Driver {
                 let Some(writer) = &self.writer else {
                     return self.failed_batches.push((batch.id, StoreError::Closed));
                 };
-                let rows = meeting_rows(&batch);
+                let rows = index_rows(&batch);
                 if !rows.is_empty() {
                     self.rows.insert(batch.id, rows);
                 }
@@ -911,13 +911,16 @@ impl Driver {
     }
 }
 
-/// The meetings whose rows a batch writes or removes, whoever made it.
-fn meeting_rows(batch: &Batch) -> Vec<(WorkspaceId, DocumentId)> {
+/// The index rows that a batch writes or removes, whoever made it.
+fn index_rows(batch: &Batch) -> Vec<RowPlace> {
     let keys = batch.puts.iter().map(|(key, _)| key);
     let places = keys.chain(&batch.deletes).filter_map(Key::index_place);
-    let meetings = places.filter(|(_, kind, _)| *kind == MEETING);
-    meetings
-        .map(|(workspace, _, document)| (workspace, document))
+    places
+        .map(|(workspace, kind, document)| RowPlace {
+            workspace,
+            kind,
+            document,
+        })
         .collect()
 }
 

@@ -117,6 +117,12 @@ pub enum Error {
         /// The meeting.
         id: DocumentId,
     },
+    /// Trying the same again cannot help.
+    #[error("what entry {id} is about would end the same: amend it, or discard the entry")]
+    NotRetryable {
+        /// The entry.
+        id: DocumentId,
+    },
     /// Projects still hold meetings.
     #[error(
         "{meetings} meeting(s) are filed under the project; file them elsewhere, or archive it"
@@ -232,6 +238,7 @@ impl Error {
             Self::NotHeldElsewhere { .. } => "not_held_elsewhere",
             Self::MeetingDeleted { .. } => "meeting_deleted",
             Self::MeetingChanged { .. } => "meeting_changed",
+            Self::NotRetryable { .. } => "not_retryable",
             Self::ProjectInUse { .. } => "project_in_use",
             Self::Project(ResolveError::AmbiguousName { .. }) => "ambiguous_project",
             Self::Project(ResolveError::Deleted { .. }) => "project_deleted",

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use reconvene_core::engine::{Event, Write};
-use reconvene_core::ids::{ChangeHash, DocumentId, FeedSeq, PeerId, WorkspaceId};
+use reconvene_core::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, PeerId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::records::{FeedHeadRow, FeedRow, IndexStateRow, Record as _};
 use reconvene_core::storage::{Scan, StoreError, StoreRead as _};
-use reconvene_model::index::{index_row, is_indexed};
-use reconvene_model::{MEETING, Purpose, TRANSCRIPT, WORKSPACE, WORKSPACE_DOCUMENT};
+use reconvene_model::index::{INDEXED, index_row, is_indexed};
+use reconvene_model::{MEETING, Purpose, TRANSCRIPT, WORKSPACE_DOCUMENT};
 use reconvene_sled::SledReader;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout};
@@ -22,9 +22,10 @@ use crate::Error;
 use crate::documents::{Documents, decode};
 use crate::driver::{DriverHandle, Notice};
 use crate::limits::{APPLY_DOCUMENTS_MAX, PAGES_KNOWN_MAX};
+use crate::news::news_of;
 use crate::pace::Pace;
 use crate::replica::{ReplicaEvent, STATE_VERSION, request_id};
-use crate::subscriptions::Subscriptions;
+use crate::subscriptions::{RowPlace, Subscriptions};
 
 /// Feed entries looked at per round.
 const ROUND_ENTRIES: usize = 512;
@@ -241,11 +242,14 @@ impl Indexer {
             }
             // What is open gets what the feed names, whether or not it was noted yet: a row is written
             // once for good and must hold everything up to the end of this round.
-            for (document, changes) in &plan.documents {
+            for (document, (_, changes)) in &plan.documents {
                 self.parts
                     .documents
                     .note_remote(workspace, *document, changes);
             }
+            let meetings = plan.documents.iter();
+            let meetings = meetings.filter(|(_, (kind, _))| *kind == MEETING);
+            let meetings: BTreeSet<_> = meetings.map(|(document, _)| *document).collect();
             let documents: Vec<_> = plan.documents.into_keys().collect();
             let mut rest = &documents[..];
             while !rest.is_empty() {
@@ -278,7 +282,9 @@ impl Indexer {
                 self.tell(ReplicaEvent::Rebuilt { workspace });
             }
             if !documents.is_empty() || !plan.pages.is_empty() {
-                let event = self.changed(workspace, documents, plan.pages).await?;
+                let event = self
+                    .changed(workspace, documents, meetings, plan.pages)
+                    .await?;
                 self.tell(event);
             }
             return Ok(plan.more);
@@ -290,11 +296,10 @@ impl Indexer {
         &mut self,
         workspace: WorkspaceId,
         mut documents: Vec<DocumentId>,
+        mut meetings: BTreeSet<DocumentId>,
         pages: BTreeSet<DocumentId>,
     ) -> Result<ReplicaEvent, Error> {
         let projects = documents.contains(&WORKSPACE_DOCUMENT);
-        let indexed = documents.iter().filter(|id| **id != WORKSPACE_DOCUMENT);
-        let mut meetings: BTreeSet<_> = indexed.copied().collect();
         for page in &pages {
             let meeting = match self.meetings.get(page) {
                 Some(meeting) => Some(*meeting),
@@ -302,7 +307,12 @@ impl Indexer {
             };
             if let Some(meeting) = meeting {
                 // Its row is as it was; but a page that nobody saw brings a deleted meeting back.
-                self.parts.subscriptions.mark(&[(workspace, meeting)]);
+                let place = RowPlace {
+                    workspace,
+                    kind: MEETING,
+                    document: meeting,
+                };
+                self.parts.subscriptions.mark(&[place]);
                 meetings.insert(meeting);
             }
         }
@@ -391,10 +401,12 @@ impl Indexer {
             ));
         }
         let open = Arc::clone(&self.parts.documents);
+        let reader = self.parts.reader.clone();
         let work = tokio::task::spawn_blocking(move || {
             let mut puts = Vec::with_capacity(leases.len() + 1);
             let mut deletes = Vec::new();
             let mut pages = Vec::new();
+            let mut news = Vec::new();
             for (document, lease) in &mut leases {
                 match open.load(lease, Purpose::Index).and_then(|loaded| {
                     let row = index_row(*document, loaded)?;
@@ -404,12 +416,14 @@ impl Indexer {
                     }
                     Ok(row.map(|row| (Key::index(&workspace, loaded.kind(), document), row)))
                 }) {
-                    Ok(Some((key, row))) => puts.push((key, row.encode().into())),
+                    Ok(Some((key, row))) => {
+                        news.extend(news_of(&reader, workspace, &key, &row)?);
+                        puts.push((key, row.encode().into()));
+                    }
                     Ok(None) => {}
                     // A row that was made before may have been written after the purge.
                     Err(Error::DocumentDeleted { .. }) => {
-                        let kinds = [MEETING, WORKSPACE];
-                        deletes.extend(kinds.map(|kind| Key::index(&workspace, kind, document)));
+                        deletes.extend(INDEXED.map(|kind| Key::index(&workspace, kind, document)));
                     }
                     // The disk may answer next time: nothing is claimed to be indexed until then.
                     Err(Error::Store(error)) => return Err(Error::Store(error)),
@@ -417,9 +431,9 @@ impl Indexer {
                     Err(error) => tracing::warn!(%document, %error, "a document has no row"),
                 }
             }
-            Ok::<_, Error>((puts, deletes, leases, pages))
+            Ok::<_, Error>((puts, deletes, leases, pages, news))
         });
-        let (mut puts, deletes, leases, pages) = work.await.map_err(|_| Error::Closed)??;
+        let (mut puts, deletes, leases, pages, news) = work.await.map_err(|_| Error::Closed)??;
         self.know(pages);
         if let Some(state) = state {
             puts.push((Key::index_state(&workspace), state.encode()));
@@ -436,10 +450,13 @@ impl Indexer {
         for (_, lease) in leases {
             self.parts.documents.give_back(lease);
         }
-        match written {
-            Some(written) => written.await.map_err(|_| Error::Closed)?,
-            None => Ok(()),
+        if let Some(written) = written {
+            written.await.map_err(|_| Error::Closed)??;
         }
+        for event in news {
+            self.tell(event);
+        }
+        Ok(())
     }
 }
 
@@ -466,8 +483,8 @@ struct Plan {
     other_server_state: Option<u32>,
     /// Whether the server's state version was never heard before.
     is_heard_first: bool,
-    /// What has a row to be written, with the changes that peers made.
-    documents: BTreeMap<DocumentId, Vec<ChangeHash>>,
+    /// What has a row to be written, with its kind and the changes that peers made.
+    documents: BTreeMap<DocumentId, (DocumentKind, Vec<ChangeHash>)>,
     /// Transcript pages that peers changed. They have no rows; their meetings look different.
     pages: BTreeSet<DocumentId>,
 }
@@ -508,14 +525,15 @@ fn plan(
     let scan = Scan::ascending(KeyRange::feed_after(&workspace, from), ROUND_ENTRIES);
     let rows = reader.scan(&scan)?;
     let mut through = from;
-    let mut documents = BTreeMap::<_, Vec<ChangeHash>>::new();
+    let mut documents = BTreeMap::<_, (DocumentKind, Vec<ChangeHash>)>::new();
     let mut pages = BTreeSet::new();
     for (key, value) in &rows.rows {
         let row: FeedRow = decode(key, value)?;
         through = key.feed_seq().unwrap_or(through);
         let is_purge = row.purged.is_some();
         if is_indexed(row.kind) && (rebuild || row.origin.is_some() || is_purge) {
-            let changes = documents.entry(row.document).or_default();
+            let entry = documents.entry(row.document);
+            let (_, changes) = entry.or_insert_with(|| (row.kind, Vec::new()));
             if row.origin.is_some() {
                 changes.extend(row.changes.iter().map(|(hash, _)| *hash));
                 // What a snapshot holds is not named: the document is read anew.

@@ -70,6 +70,20 @@ pub const PENDING_ENTRIES_MAX: usize = 20_000;
 /// Shortest time between two items of a [`PendingWatch`](crate::PendingWatch).
 pub const PENDING_PACE: Duration = Duration::from_millis(250);
 
+/// How soon a followed sync run is looked at again without a push, and how long that grows at most.
+pub const RUN_POLL_MIN: Duration = Duration::from_millis(500);
+/// See [`RUN_POLL_MIN`].
+pub const RUN_POLL_MAX: Duration = Duration::from_secs(30);
+
+/// Most feed entries that are looked at at a time for meetings that changed. Past it the rest comes
+/// with the next look.
+pub const CHANGED_ENTRIES_MAX: usize = 1024;
+
+/// How long commands are kept after their outcome, and resolved inbox entries and removed integrations
+/// after that. Then the server purges them.
+pub const ENDED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+const _: () = assert!(RUN_POLL_MIN.as_millis() <= RUN_POLL_MAX.as_millis());
 const _: () = assert!(APPLY_DOCUMENTS_MIN <= APPLY_DOCUMENTS_MAX);
 const _: () = assert!(QUERY_BATCH_ROWS_MAX <= QUERY_MARKS_MAX);
 const _: () = assert!(QUERY_BATCH_ROWS_MAX <= LIST_SCAN_ROWS_MAX);

@@ -9,11 +9,11 @@ use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::storage::{Direction, Scan, StoreRead as _};
 use reconvene_model::export::export_missing_page;
 use reconvene_model::import::{ImportContext, build_meeting};
-use reconvene_model::index::{IndexRow, MeetingRow};
+use reconvene_model::index::{CommandRow, IndexRow, MeetingRow};
 use reconvene_model::meeting::MeetingEditor;
 use reconvene_model::transcript::TranscriptEditor;
 use reconvene_model::{
-    MEETING, Meeting, ModelError, ProjectId, Purpose, Resolution, State, TranscriptPage,
+    Ask, MEETING, Meeting, ModelError, ProjectId, Purpose, Resolution, State, TranscriptPage,
     resolve_project,
 };
 use reconvene_sled::SledReader;
@@ -361,6 +361,17 @@ impl Meetings {
         })
     }
 
+    /// Asks the server to have the recording of a meeting stop, on whatever device it runs: a command.
+    /// The device that records sees the meeting in state `stopping`.
+    ///
+    /// # Errors
+    /// As for [`Commands::issue`](crate::Commands::issue).
+    pub async fn stop(&self, id: DocumentId) -> Result<CommandRow, Error> {
+        let ask = Ask::StopRecording { meeting: id };
+        let commands = self.replica.commands();
+        commands.issue(crate::Commands::new_id(), &ask).await
+    }
+
     /// Edits a transcript page in one transaction; resolves when the edit is durable.
     ///
     /// # Errors
@@ -445,6 +456,27 @@ impl Meetings {
         self.replica
             .blocking(move |shared| holders(shared, workspace, id, &live))
             .await
+    }
+}
+
+impl Replica {
+    /// A meeting as it stands here, without its pages.
+    pub(crate) async fn read_meeting(
+        &self,
+        workspace: WorkspaceId,
+        id: DocumentId,
+    ) -> Result<Meeting, Error> {
+        let mut lease = self.shared.documents.lease(workspace, id).await;
+        self.blocking(move |shared| {
+            let loaded = shared.documents.load(&mut lease, Purpose::Read);
+            let meeting = loaded.and_then(|document| match document.kind() {
+                MEETING => Ok(document.meeting()?),
+                _ => Err(not_a_meeting(id)),
+            });
+            shared.documents.give_back(lease);
+            meeting
+        })
+        .await
     }
 }
 

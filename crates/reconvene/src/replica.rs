@@ -33,6 +33,7 @@ use crate::enrolled::EnrolledFile;
 use crate::indexer::{self, IndexProgress};
 use crate::limits::{EVENTS_MAX, OPEN_BYTES_MAX};
 use crate::profile::{Profile, ProfileFile};
+use crate::runs::key::RunKey;
 use crate::subscriptions::Subscriptions;
 use crate::{Error, Events, Meetings, Projects, Role};
 
@@ -207,6 +208,10 @@ impl OpenOptions {
         };
         let opened = open_store(&data_dir)?;
         let role = self.role.unwrap_or(profile.role);
+        let run_key = match role {
+            Role::Server => Some(RunKey::load_or_create(&self.path)?),
+            Role::Device => None,
+        };
         Ok(Files {
             data_dir,
             profile_file,
@@ -214,6 +219,7 @@ impl OpenOptions {
             identity,
             opened,
             role,
+            run_key,
             is_new,
             open_bytes_max: self.open_bytes_max,
             staleness_bound: self.staleness_bound,
@@ -230,6 +236,7 @@ struct Files {
     identity: Identity,
     opened: reconvene_sled::Opened,
     role: Role,
+    run_key: Option<RunKey>,
     is_new: bool,
     open_bytes_max: usize,
     staleness_bound: Duration,
@@ -259,6 +266,8 @@ pub(crate) struct Shared {
     data_dir: Mutex<Option<DataDir>>,
     pub(crate) peer: PeerId,
     pub(crate) role: Role,
+    /// By which a server knows the sync runs it issued.
+    pub(crate) run_key: Option<RunKey>,
     pub(crate) driver: DriverHandle,
     pub(crate) reader: SledReader,
     pub(crate) documents: Arc<Documents>,
@@ -458,6 +467,26 @@ pub enum ReplicaEvent {
     },
     /// The disk has room again.
     RoomAgain,
+    /// An integration was found not to work, or to work again.
+    IntegrationState {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The integration.
+        integration: DocumentId,
+        /// Whether it works.
+        state: reconvene_model::IntegrationState,
+        /// A stable word for what is wrong.
+        code: Option<String>,
+    },
+    /// Something needs the member, or does so no more: an entry of their inbox.
+    InboxEntry {
+        /// The entry.
+        entry: DocumentId,
+        /// A stable word for what is wrong.
+        code: String,
+        /// Whether it is open.
+        open: bool,
+    },
     /// This reader was away for too long, and events were dropped for it. What is held and shown may
     /// have changed in any way.
     Lagged {
@@ -483,6 +512,7 @@ impl Replica {
             identity,
             opened,
             role,
+            run_key,
             is_new,
             open_bytes_max,
             staleness_bound,
@@ -564,6 +594,7 @@ impl Replica {
             data_dir: Mutex::new(Some(data_dir)),
             peer,
             role,
+            run_key,
             driver,
             reader,
             documents,
@@ -803,6 +834,7 @@ impl Replica {
             value,
             document,
             rows,
+            news,
         } = match worked {
             Ok(edited) => edited,
             Err(error) => {
@@ -826,7 +858,11 @@ impl Replica {
         let durable = self.shared.driver.edit(edit).await?;
         self.shared.documents.give_back(lease);
         let replica = self.clone();
-        let confirm = async move { replica.confirm(workspace, id, durable).await };
+        let confirm = async move {
+            replica.confirm(workspace, &[id], durable).await?;
+            replica.tell(news);
+            Ok::<_, Error>(())
+        };
         if mode.buffered {
             tokio::spawn(confirm);
         } else {
@@ -835,21 +871,36 @@ impl Replica {
         Ok(value)
     }
 
-    async fn confirm(
+    /// Waits until an edit is durable; if it fails, its documents are loaded anew when they are used.
+    pub(crate) async fn confirm(
         &self,
         workspace: WorkspaceId,
-        id: DocumentId,
+        ids: &[DocumentId],
         durable: oneshot::Receiver<Result<(), Error>>,
     ) -> Result<(), Error> {
         let outcome = durable.await.map_err(|_| Error::Closed)?;
         if let Err(error) = &outcome {
             tracing::warn!(%error, "an edit failed; its document is loaded anew");
             self.shared.forget_incarnation();
-            let mut lease = self.shared.documents.lease(workspace, id).await;
-            lease.forget();
-            self.shared.documents.give_back(lease);
+            for id in ids {
+                let mut lease = self.shared.documents.lease(workspace, *id).await;
+                lease.forget();
+                self.shared.documents.give_back(lease);
+            }
         }
         outcome
+    }
+
+    /// Tells events of what was written here.
+    pub(crate) fn tell(&self, news: impl IntoIterator<Item = ReplicaEvent>) {
+        let Some(events) = self.shared.events.upgrade() else {
+            return;
+        };
+        for event in news {
+            if events.send(event).is_err() {
+                tracing::trace!("nobody listens to the replica's events");
+            }
+        }
     }
 
     /// Stores new documents, whole or not at all; resolves when they are durable.
@@ -913,11 +964,12 @@ impl EditMode {
     }
 }
 
-struct Edited<T> {
-    lease: Lease,
+pub(crate) struct Edited<T> {
+    pub(crate) lease: Lease,
     value: T,
-    document: Option<EditedDocument>,
-    rows: Vec<(Key, Bytes)>,
+    pub(crate) document: Option<EditedDocument>,
+    pub(crate) rows: Vec<(Key, Bytes)>,
+    pub(crate) news: Option<ReplicaEvent>,
 }
 
 impl Shared {
@@ -963,14 +1015,14 @@ impl Shared {
         profile.workspace(workspace)?.server
     }
 
-    fn forget_incarnation(&self) {
+    pub(crate) fn forget_incarnation(&self) {
         *self
             .incarnation
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn edit_leased<T>(
+    pub(crate) fn edit_leased<T>(
         &self,
         mut lease: Lease,
         id: DocumentId,
@@ -980,9 +1032,11 @@ impl Shared {
     ) -> Result<Edited<T>, Error> {
         let workspace = lease.workspace();
         let create = mode.create;
+        let mut is_new = false;
         match self.documents.load(&mut lease, Purpose::Edit) {
             Ok(_) => {}
             Err(Error::NotFound { .. }) if create.is_some() => {
+                is_new = true;
                 lease.put(
                     create
                         .and_then(Document::create)
@@ -1010,7 +1064,11 @@ impl Shared {
         let (value, changes) = match edited {
             Ok(edited) => edited,
             Err(error) => {
-                // A refused closure leaves the document as it was; anything else poisons it.
+                // A refused closure leaves the document as it was; anything else poisons it. One that
+                // was to be made is not there.
+                if is_new {
+                    lease.forget();
+                }
                 self.documents.give_back(lease);
                 return Err(match error {
                     EditError::Refused(error) => Error::Model(error),
@@ -1021,25 +1079,36 @@ impl Shared {
             }
         };
         if changes.is_empty() {
+            if is_new {
+                lease.forget();
+            }
             return Ok(Edited {
                 lease,
                 value,
                 document: None,
                 rows: Vec::new(),
+                news: None,
             });
         }
         let kind = document.kind();
-        let mut rows = Vec::new();
-        match index_row(id, document) {
-            Ok(Some(row)) => rows.push((Key::index(&workspace, kind, &id), row.encode().into())),
-            Ok(None) => {}
+        let key = Key::index(&workspace, kind, &id);
+        let made = index_row(id, document).map_err(Error::from);
+        let made = made.and_then(|row| {
+            let Some(row) = row else {
+                return Ok((Vec::new(), None));
+            };
+            let news = crate::news::news_of(&self.reader, workspace, &key, &row)?;
+            Ok((vec![(key, row.encode().into())], news))
+        });
+        let (rows, news) = match made {
+            Ok(made) => made,
             Err(error) => {
                 // The change is in the open document and will not be stored.
                 lease.forget();
                 self.documents.give_back(lease);
-                return Err(error.into());
+                return Err(error);
             }
-        }
+        };
         let document = EditedDocument {
             document: id,
             kind,
@@ -1050,6 +1119,7 @@ impl Shared {
             value,
             document: Some(document),
             rows,
+            news,
         })
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     SyncOptions, qmsum,
 };
 
+mod commands;
 mod compaction;
 mod deletion;
 mod markdown;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use reconvene::{OpenOptions, Role};
-use reconvene_server::{ServeOptions, ServerInfo};
+use reconvene_server::{Adapters, ExecutorOptions, ServeOptions, ServerInfo};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -54,6 +54,14 @@ pub(super) async fn run(data: &Path, args: ServeArgs, output: Output) -> Result<
     let options = ServeOptions {
         listen: args.listen,
         announce: args.announce,
+        executor: ExecutorOptions {
+            adapters: Adapters::standard(
+                Some(args.calendars.unwrap_or_else(|| data.join("calendars"))),
+                args.allow_host,
+            ),
+            run_kept: args.keep_runs,
+            validate_every: args.validate_every,
+        },
     };
     reconvene_server::serve(&replica, options, shutdown, ready).await?;
     told.map(|()| exit::OK)
