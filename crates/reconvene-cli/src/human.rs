@@ -474,6 +474,17 @@ fn workspace_status(out: &mut String, workspace: &Value) {
             freshness(&workspace["freshness"]),
         ),
     );
+    for damaged in items(&workspace["damaged"]) {
+        put(
+            out,
+            format_args!(
+                "  damaged since {}: document {}, {} changes lost; peers are asked for them\n",
+                moment(&damaged["since"]),
+                text(&damaged["document"]),
+                text(&damaged["lost"]),
+            ),
+        );
+    }
     for peer in items(&workspace["peers"]) {
         let linked = if is(&peer["linked"]) {
             "linked"

@@ -66,7 +66,7 @@ impl std::fmt::Debug for SledStore {
 impl SledStore {
     pub(crate) fn new(parts: OpenParts) -> Self {
         Self {
-            shared: Arc::new(Shared::new(parts.tree)),
+            shared: Arc::new(Shared::new(parts.tree, parts.data_dir.journal())),
             file: parts.file,
             blobs: parts.data_dir.sled().join("blobs"),
             journal: parts.journal,

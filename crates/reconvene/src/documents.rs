@@ -5,13 +5,13 @@
 //! engine's queue; so edits and rows of one document enter the store in the order of its versions.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use reconvene_core::ids::{ChangeHash, DocumentId, DocumentKind, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::records::{ChangeRow, HeadRow};
-use reconvene_core::storage::StoreRead as _;
+use reconvene_core::storage::{StoreError, StoreRead as _};
 use reconvene_core::stored;
 use reconvene_model::{Document, MaterialiseCounter, Purpose, materialise};
 use reconvene_sled::SledReader;
@@ -19,6 +19,7 @@ use serde::Serialize;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::Error;
+use crate::driver::Suspicions;
 use crate::limits::NOTED_CHANGES_MAX;
 
 /// How remote changes came into open documents since the replica was opened.
@@ -72,6 +73,8 @@ pub(crate) struct Documents {
     reader: SledReader,
     counter: Arc<MaterialiseCounter>,
     table: Mutex<Table>,
+    /// Where damage that is met is told.
+    suspicions: OnceLock<Suspicions>,
 }
 
 /// A locked document. Dropping it gives the lock back.
@@ -86,6 +89,14 @@ impl Documents {
             reader,
             counter: Arc::default(),
             table: Mutex::new(Table::default()),
+            suspicions: OnceLock::new(),
+        }
+    }
+
+    /// Says where damage that is met is told, from now on.
+    pub(crate) fn tell_damage(&self, to: Suspicions) {
+        if self.suspicions.set(to).is_err() {
+            tracing::debug!("damage is told already");
         }
     }
 
@@ -207,6 +218,21 @@ impl Documents {
         lease: &'a mut Lease,
         purpose: Purpose,
     ) -> Result<&'a mut Document, Error> {
+        let (workspace, document) = lease.place;
+        let loaded = self.bring_up(lease, purpose);
+        if let Err(Error::Store(StoreError::Damaged { .. })) = &loaded
+            && let Some(suspicions) = self.suspicions.get()
+        {
+            suspicions.tell(workspace, document);
+        }
+        loaded
+    }
+
+    fn bring_up<'a>(
+        &self,
+        lease: &'a mut Lease,
+        purpose: Purpose,
+    ) -> Result<&'a mut Document, Error> {
         let (workspace, id) = lease.place;
         let open = &mut *lease.guard;
         let reusable = open
@@ -309,7 +335,16 @@ pub(crate) fn read_document(
     id: DocumentId,
     purpose: Purpose,
 ) -> Result<Document, Error> {
-    let row = head_row(reader, workspace, id)?.ok_or_else(|| not_found(id))?;
+    let Some(row) = head_row(reader, workspace, id)? else {
+        let key = Key::damage(&workspace, &id);
+        return Err(match reader.contains(&key)? {
+            false => not_found(id),
+            true => Error::Store(StoreError::Damaged {
+                key: format!("{:?}", Key::head(&workspace, &id)),
+                what: "nothing of the document was left; peers are asked for it".to_owned(),
+            }),
+        });
+    };
     if let Some(at) = row.purged_at {
         return Err(Error::DocumentDeleted { id, at });
     }

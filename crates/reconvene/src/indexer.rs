@@ -11,7 +11,7 @@ use reconvene_core::engine::{Event, Write};
 use reconvene_core::ids::{ChangeHash, DocumentId, FeedSeq, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::records::{FeedHeadRow, FeedRow, IndexStateRow, Record as _};
-use reconvene_core::storage::{Scan, StoreRead as _};
+use reconvene_core::storage::{Scan, StoreError, StoreRead as _};
 use reconvene_model::index::{index_row, is_indexed};
 use reconvene_model::{MEETING, Purpose, TRANSCRIPT, WORKSPACE, WORKSPACE_DOCUMENT};
 use reconvene_sled::SledReader;
@@ -53,6 +53,8 @@ struct Indexer {
     applied_at: Option<Instant>,
     /// Documents that peers changed since; as many as matter to the pace.
     waiting: BTreeSet<(WorkspaceId, DocumentId)>,
+    /// Documents whose rows were damaged and are gone.
+    lost: BTreeSet<(WorkspaceId, DocumentId)>,
     /// Which meeting a transcript page belongs to, where that is known.
     meetings: BTreeMap<DocumentId, DocumentId>,
 }
@@ -73,6 +75,7 @@ impl Indexer {
             pace: Pace::new(),
             applied_at: None,
             waiting: BTreeSet::new(),
+            lost: BTreeSet::new(),
             meetings: BTreeMap::new(),
         };
         (indexer, receiver)
@@ -206,17 +209,34 @@ impl Indexer {
             Event::FeedAdvanced { workspace, .. } => {
                 due.insert(*workspace);
             }
+            Event::IndexRowLost {
+                workspace,
+                document,
+            } => {
+                self.lost.insert((*workspace, *document));
+                due.insert(*workspace);
+            }
+            Event::DocumentDamaged {
+                workspace,
+                document,
+                ..
+            } => {
+                self.parts.documents.note_replaced(*workspace, *document);
+                self.tell_outward(&event);
+            }
             Event::StoreFailed { error } => {
                 self.parts.documents.forget_all();
                 self.tell(ReplicaEvent::StoreFailed {
                     message: error.to_string(),
                 });
             }
-            event => {
-                if let Some(event) = outward(event) {
-                    self.tell(event);
-                }
-            }
+            event => self.tell_outward(event),
+        }
+    }
+
+    fn tell_outward(&self, event: &Event) {
+        if let Some(event) = outward(event) {
+            self.tell(event);
         }
     }
 
@@ -229,12 +249,22 @@ impl Indexer {
     /// Indexes the next part of a workspace's feed; whether there may be more.
     async fn round(&mut self, workspace: WorkspaceId) -> Result<bool, Error> {
         let known = self.progress.borrow().get(&workspace).copied();
+        let lost = self.lost.iter().filter(|(of, _)| *of == workspace);
+        let lost: Vec<_> = lost.map(|(_, document)| *document).collect();
+        if !lost.is_empty() {
+            self.refresh(workspace, &lost, None).await?;
+            self.lost.retain(|(of, _)| *of != workspace);
+        }
         let mut rebuilt_to = None;
         loop {
             let reader = self.parts.reader.clone();
             let read =
                 tokio::task::spawn_blocking(move || plan(&reader, workspace, known, rebuilt_to));
-            let plan = read.await.map_err(|_| Error::Closed)??;
+            let plan = read.await.map_err(|_| Error::Closed)?;
+            if let Err(Error::Store(StoreError::Damaged { .. })) = &plan {
+                self.parts.driver.suspect(workspace, None);
+            }
+            let plan = plan?;
             // What is open gets what the feed names, whether or not it was noted yet: a row is written
             // once for good and must hold everything up to the end of this round.
             for (document, changes) in &plan.documents {
@@ -378,6 +408,10 @@ impl Indexer {
                     Err(Error::DocumentDeleted { .. }) => {
                         let kinds = [MEETING, WORKSPACE];
                         deletes.extend(kinds.map(|kind| Key::index(&workspace, kind, document)));
+                    }
+                    // The engine was told, and enters in the feed what is left of it.
+                    Err(Error::Store(error @ StoreError::Damaged { .. })) => {
+                        tracing::warn!(%document, %error, "a document is damaged");
                     }
                     // The disk may answer next time: nothing is claimed to be indexed until then.
                     Err(Error::Store(error)) => return Err(Error::Store(error)),
@@ -561,6 +595,24 @@ fn outward(event: &Event) -> Option<ReplicaEvent> {
             workspace: *workspace,
             peer: *peer,
             since: *since,
+        },
+        Event::DocumentDamaged {
+            workspace,
+            document,
+            what,
+            lost,
+        } => ReplicaEvent::DocumentDamaged {
+            workspace: *workspace,
+            document: *document,
+            what: what.clone(),
+            lost: *lost,
+        },
+        Event::DocumentHealed {
+            workspace,
+            document,
+        } => ReplicaEvent::DocumentHealed {
+            workspace: *workspace,
+            document: *document,
         },
         Event::SharesLearned { workspace } => ReplicaEvent::DevicesChanged {
             workspace: *workspace,

@@ -79,8 +79,8 @@ pub use records::{RecordUse, RecordUses};
 pub use repair::RepairReport;
 pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
 pub use status::{
-    DialStatus, DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus,
-    PeerStatus, StallStatus, Status, WorkspaceStatus,
+    DAMAGED_MAX, DamagedDocument, DialStatus, DiskUse, FeedStatus, Freshness, FreshnessState,
+    Holder, IndexStatus, LinkStatus, PeerStatus, StallStatus, Status, WorkspaceStatus,
 };
 pub use sync::{OnProgress, SyncOptions, SyncProgress, SyncReport};
 pub use verify::{DAMAGES_MAX, Damage, OnVerifyProgress, VerifyProgress, VerifyReport};

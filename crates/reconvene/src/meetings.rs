@@ -207,8 +207,8 @@ impl Meetings {
         let live = self.replica.shared.driver.live(Some(workspace)).await?;
         self.replica
             .blocking(move |shared| {
-                let (meetings, next) =
-                    list_rows(&shared.reader, workspace, limit, after, &matcher)?;
+                let listed = list_rows(&shared.reader, workspace, limit, after, &matcher);
+                let (meetings, next) = shared.noting_damage(workspace, listed)?;
                 let freshness = status::freshness(shared, workspace, &live, true)?;
                 Ok(MeetingPage {
                     meetings,

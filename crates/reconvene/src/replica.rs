@@ -11,7 +11,7 @@ use reconvene_core::engine::{Config, Edit, EditedDocument, Engine, Event, Root, 
 use reconvene_core::ids::{DocumentId, DocumentKind, MemberId, PeerId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::records::{IndexStateRow, Record as _, ShareRow, Standing, WorkspaceRow};
-use reconvene_core::storage::{StoreRead as _, StoreWrite as _};
+use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_core::wire;
 use reconvene_libp2p::{Identity, load_or_create_identity};
 use reconvene_model::index::index_row;
@@ -328,6 +328,25 @@ pub enum ReplicaEvent {
         /// Since when nothing moves.
         since: reconvene_core::time::WallTime,
     },
+    /// Records of a document were damaged. They are kept in quarantine; what is left of the document
+    /// can be read, and peers are asked for what was lost, until `DocumentHealed`.
+    DocumentDamaged {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The document.
+        document: DocumentId,
+        /// What is damaged, for people.
+        what: String,
+        /// Changes that are known by name to be lost.
+        lost: u64,
+    },
+    /// Everything is back that was lost of a damaged document.
+    DocumentHealed {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The document.
+        document: DocumentId,
+    },
     /// The server told of other devices of the workspace than before.
     DevicesChanged {
         /// The workspace.
@@ -413,6 +432,7 @@ impl Replica {
             counter,
             Arc::clone(&subscriptions),
         )?;
+        documents.tell_damage(driver.suspicions());
         let mut replayed = driver.notices();
         driver.send(Command::Replay(journal)).await?;
         let releases = forgotten
@@ -780,6 +800,18 @@ struct Edited<T> {
 }
 
 impl Shared {
+    /// Has the engine look for a damaged record of the feed or the index, if a read met one.
+    pub(crate) fn noting_damage<T>(
+        &self,
+        workspace: WorkspaceId,
+        read: Result<T, Error>,
+    ) -> Result<T, Error> {
+        if let Err(Error::Store(StoreError::Damaged { .. })) = &read {
+            self.driver.suspect(workspace, None);
+        }
+        read
+    }
+
     /// The data directory, held.
     pub(crate) fn data_dir(&self) -> Result<DataDir, Error> {
         let held = self.data_dir.lock().unwrap_or_else(PoisonError::into_inner);

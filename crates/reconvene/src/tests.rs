@@ -12,6 +12,7 @@ use crate::{
 
 mod compaction;
 mod deletion;
+mod healing;
 mod verify;
 
 const MEETING: &[u8] = include_bytes!("../../../examples/qmsum/ES2005a.json");

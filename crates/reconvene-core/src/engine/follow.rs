@@ -16,7 +16,7 @@ use crate::keys::KeyRange;
 use crate::limits;
 use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
 use crate::refusal::RefusalCode;
-use crate::storage::{Rows, Scan, StoreError};
+use crate::storage::{Rows, Scan};
 use crate::time::WallTime;
 use crate::wire::{self, Ack, Changes, DocumentChanges, Frame};
 
@@ -309,11 +309,7 @@ impl Engine {
                 break;
             }
             if *seq != sent.seq.next() && sent.seq >= compacted {
-                let error = StoreError::Damaged {
-                    key: format!("feed entry {}", sent.seq.next()),
-                    what: "it is missing".to_owned(),
-                };
-                self.on_send_failed(link, &error);
+                self.on_entry_missing(link, workspace, sent.seq.next());
                 return false;
             }
             if row.origin != Some(peer) || *seq <= flow.echo_through {
@@ -449,6 +445,12 @@ impl Engine {
             }
             if !workspaces.contains(&entry.workspace) {
                 workspaces.push(entry.workspace);
+            }
+            if entry.is_healed {
+                self.emit(Event::DocumentHealed {
+                    workspace: entry.workspace,
+                    document: entry.document,
+                });
             }
             if entry.is_purged {
                 self.emit(Event::DocumentPurged {

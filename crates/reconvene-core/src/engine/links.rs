@@ -409,13 +409,6 @@ impl Engine {
         self.close_link(link, CloseReason::Fault(what));
     }
 
-    pub(super) fn on_send_failed(&mut self, link: LinkId, error: &StoreError) {
-        self.close_link(link, CloseReason::StoreFailed);
-        self.emit(Event::StoreFailed {
-            error: error.clone(),
-        });
-    }
-
     fn refuse(&mut self, link: LinkId, code: RefusalCode) {
         self.send(
             link,
@@ -540,8 +533,13 @@ impl Engine {
                 row,
                 dirty: false,
             });
-            if record.row.refused_here_unlisted > 0 {
-                // Some of what was refused is not listed: only comparing everything finds it again.
+            let mut refused = record.row.refused_here.values();
+            let was_unreadable = refused.any(|code| *code == RefusalCode::Unavailable);
+            if record.row.refused_here_unlisted > 0 || was_unreadable {
+                // Some of what was refused is not listed, or was for a reason of our own: only
+                // comparing everything finds it again.
+                let refused = &mut record.row.refused_here;
+                refused.retain(|_, code| *code != RefusalCode::Unavailable);
                 record.row.refused_here_unlisted = 0;
                 record.row.held = None;
                 record.held_stored = None;
@@ -978,12 +976,12 @@ impl Engine {
             return false;
         }
         self.emit(Event::RolledBack { workspace, peer });
-        self.begin_history(workspace);
+        self.begin_history(workspace, CloseReason::RolledBack);
         true
     }
 
     /// Begins a new history of a workspace's feed, and every cursor with it.
-    pub(super) fn begin_history(&mut self, workspace: WorkspaceId) {
+    pub(super) fn begin_history(&mut self, workspace: WorkspaceId, why: CloseReason) {
         let epoch = self.fresh_epoch();
         if let Some(state) = self.ready(&workspace) {
             state.point.epoch = epoch;
@@ -1005,7 +1003,7 @@ impl Engine {
         });
         let greeted: Vec<_> = greeted.map(|(id, _)| *id).collect();
         for link in greeted {
-            self.close_link(link, CloseReason::RolledBack);
+            self.close_link(link, why.clone());
         }
     }
 
