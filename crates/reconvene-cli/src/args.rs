@@ -260,6 +260,9 @@ pub(crate) enum MeetingCommand {
     Delete {
         /// Its id.
         id: String,
+        /// Only if the meeting and its pages are what `meeting show` gave as this `version`.
+        #[arg(long, value_name = "VERSION")]
+        seen: Option<String>,
     },
     /// Bring a deleted meeting back.
     Restore {

@@ -211,7 +211,9 @@ fn meeting(command: MeetingCommand) -> Result<(Request, Human), Failure> {
             (request, human::meetings)
         }
         MeetingCommand::Show { id } => (Request::MeetingShow { id }, human::meeting),
-        MeetingCommand::Delete { id } => (Request::MeetingDelete { id }, human::meeting_deleted),
+        MeetingCommand::Delete { id, seen } => {
+            (Request::MeetingDelete { id, seen }, human::meeting_deleted)
+        }
         MeetingCommand::Restore { id } => (Request::MeetingRestore { id }, human::meeting),
         MeetingCommand::Edit(EditArgs { id, changes }) => {
             let ChangeArgs {

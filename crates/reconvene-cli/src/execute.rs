@@ -116,9 +116,12 @@ pub(crate) async fn execute(
             replica.meetings().edit(id, edit).await?;
             show(replica, id).await
         }
-        Request::MeetingDelete { id } => {
+        Request::MeetingDelete { id, seen } => {
             let id = document_id(&id)?;
-            replica.meetings().delete(id).await?;
+            match seen {
+                Some(version) => replica.meetings().delete_seen(id, &version).await?,
+                None => replica.meetings().delete(id).await?,
+            }
             Ok(json!({ "id": id, "deleted": true }))
         }
         Request::MeetingRestore { id } => {

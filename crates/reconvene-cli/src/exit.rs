@@ -88,6 +88,7 @@ pub(crate) const TABLE: &[Exit] = &[
             "too_large",
             "not_held_elsewhere",
             "meeting_deleted",
+            "meeting_changed",
             "project_deleted",
             "project_in_use",
         ],

@@ -428,6 +428,10 @@ pub(crate) fn status(answer: &Value) -> String {
             bytes(&disk["quarantine_bytes"]),
         ),
     );
+    if disk["low_space"].is_string() {
+        let why = text(&disk["low_space"]);
+        put(&mut out, format_args!("  nothing is written: {why}\n"));
+    }
     let links = items(&answer["links"]).len();
     put(&mut out, format_args!("  links: {links}\n"));
     for peer in items(&answer["unreached"]) {

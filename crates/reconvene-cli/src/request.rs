@@ -134,6 +134,8 @@ pub(crate) enum Request {
     MeetingDelete {
         /// Its id.
         id: String,
+        /// Only if it still is this version.
+        seen: Option<String>,
     },
     /// Bring a deleted meeting back.
     MeetingRestore {

@@ -11,11 +11,13 @@
 //! lets changes go that a snapshot holds; `heal` quarantines damaged records and has peers give back
 //! what was lost; `purge` leaves nothing of a document but a tombstone;
 //! `shares` knows what is shared with whom, and tells those who may know; `alive` closes links that
-//! no longer carry anything.
+//! no longer carry anything; `fresh` knows as of when all a peer had is here, and `relay` what a
+//! member's other devices hold; `space` waits while the disk is full.
 
 mod alive;
 mod compact;
 mod follow;
+mod fresh;
 mod heal;
 mod ingest;
 mod io;
@@ -23,8 +25,10 @@ mod links;
 mod purge;
 mod rebuild;
 mod reconcile;
+mod relay;
 mod shares;
 mod snapshots;
+mod space;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -50,6 +54,7 @@ pub use io::{
 pub use alive::Stall;
 pub use compact::needs_singly;
 pub use follow::{StoredBodies, stored_frames};
+pub use fresh::Verified;
 pub use links::Trouble;
 pub use purge::tombstone_of;
 pub use rebuild::{Remains, rebuilt_row};
@@ -59,7 +64,9 @@ pub use snapshots::snapshot_hash;
 use heal::Search;
 use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
+use relay::Waypoints;
 use shares::Roster;
+use space::LowSpace;
 
 /// What an engine is, fixed for its life.
 #[derive(Clone, Debug)]
@@ -70,6 +77,8 @@ pub struct Config {
     pub role: Role,
     /// Number for breaking state changes, told to peers.
     pub state_version: u32,
+    /// How old what was verified last may be for a workspace to count as fresh.
+    pub staleness_bound: std::time::Duration,
     /// The constant genesis changes every document of a kind begins with; never stored or sent.
     pub roots: BTreeMap<ChangeHash, Root>,
 }
@@ -94,6 +103,10 @@ pub enum WakeReason {
     Proof(LinkId),
     /// Edits that are in the journal and that the store refused are to be tried again.
     Replay,
+    /// The store is to be asked whether the disk has room again.
+    Room,
+    /// What was verified last is about to be older than the bound.
+    Stale(WorkspaceId),
 }
 
 /// When the engine next wants [`Input::Wake`].
@@ -145,6 +158,11 @@ struct Peer {
     held_stored: Option<FeedPoint>,
     /// Whether `row` has something no batch carries yet.
     dirty: bool,
+    /// What was verified last in this engine's life.
+    verified: Option<Verified>,
+    /// Where in its own feed and in ours the peer was when what it sent was stored: a device that has
+    /// ours up to there has the peer's up to there, too.
+    waypoints: Waypoints,
 }
 
 #[derive(Debug)]
@@ -204,6 +222,8 @@ pub struct Engine {
     /// The outcome of a batch is unknown: what can be read may not be durable, so nothing is
     /// stored, sent or believed until the store is opened again, with a new engine.
     failed: Option<StoreError>,
+    /// The disk has too little room: nothing is given to the store until it has.
+    low_space: Option<LowSpace>,
     /// Edits whose authors were told that they are safe, in the journal and refused by the store.
     owed: Vec<Job>,
     /// When those are tried again.
@@ -215,6 +235,8 @@ pub struct Engine {
     /// With whether their records are going to be removed.
     leaving: BTreeMap<WorkspaceId, bool>,
     stalls: BTreeMap<(PeerId, WorkspaceId), Stall>,
+    /// Workspaces that the host was told to be fresh, and as of when they are.
+    fresh: BTreeMap<WorkspaceId, Moment>,
 }
 
 impl Engine {
@@ -239,12 +261,14 @@ impl Engine {
             last_batch: None,
             recovering: false,
             failed: None,
+            low_space: None,
             owed: Vec::new(),
             replay_at: None,
             forked: BTreeSet::new(),
             roster: Roster::default(),
             leaving: BTreeMap::new(),
             stalls: BTreeMap::new(),
+            fresh: BTreeMap::new(),
         }
     }
 
@@ -283,6 +307,7 @@ impl Engine {
                 self.failed.get_or_insert_with(|| error.clone());
                 self.on_batch_failed(batch, &error);
             }
+            Input::Room(room) => self.on_room(room),
             Input::ReadDone { read, result } => self.on_read_done(read, result),
             Input::Edit(edit) => self.on_edit(edit),
             Input::Write(write) => self.on_write(write),
@@ -294,6 +319,7 @@ impl Engine {
             Input::Join(request) => self.on_join_request(request),
             Input::Reached { peer, address } => self.on_reached(peer, &address),
             Input::NetworkChanged | Input::Resumed => self.on_disturbed(),
+            Input::Refresh(workspace) => self.on_refresh(workspace),
             Input::Leave {
                 workspace,
                 removing,
@@ -318,10 +344,14 @@ impl Engine {
         });
         let replay = self.replay_at.map(|at| (at, WakeReason::Replay));
         let proofs = self.proofs_due();
+        let stale = self.stale_due();
+        let room = self.room_due().map(|at| (at, WakeReason::Room));
         let (at, why) = heartbeats
             .chain(redials)
             .chain(replay)
             .chain(proofs)
+            .chain(room)
+            .chain(stale)
             .min()?;
         Some(Wake { at, why })
     }
@@ -394,6 +424,11 @@ impl Engine {
     pub fn addresses(&self) -> impl Iterator<Item = (PeerId, &[String])> {
         let dialers = self.dialers.iter();
         dialers.map(|(peer, dialer)| (*peer, dialer.addresses()))
+    }
+
+    /// What the store said of the disk's room, for as long as that is too little.
+    pub fn low_space(&self) -> Option<&StoreError> {
+        self.low_space.as_ref().map(LowSpace::error)
     }
 
     /// Whether there is a link, or one is wanted.

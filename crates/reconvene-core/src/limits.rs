@@ -266,6 +266,20 @@ pub const STALL_DOUBLINGS_MAX: u32 = 3;
 /// Time until edits that are in the journal and that the store refused are tried again.
 pub const REPLAY_AFTER: Duration = Duration::from_secs(5);
 
+/// Time until a store that had too little room is asked again, if nobody waits for the answer.
+pub const ROOM_ASKED_EVERY: Duration = Duration::from_secs(2);
+
+/// Most other devices of a member that a server tells a device of what they hold, per workspace. What
+/// is told of further ones is not kept.
+pub const SIBLINGS_MAX: usize = 64;
+
+/// Most documents a device refused that are told with what it holds; further ones are counted.
+pub const RELAYED_REFUSALS_MAX: usize = 64;
+
+/// Most places in a feed that are remembered to know what a device far behind holds of another. A
+/// device further behind is told of later.
+pub const WAYPOINTS_MAX: usize = 1024;
+
 /// Longest device, member or workspace name, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 200;
 

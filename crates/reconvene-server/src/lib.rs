@@ -150,6 +150,8 @@ fn log_event(event: &ReplicaEvent) {
             tracing::info!(%peer, %workspace, "device left");
         }
         ReplicaEvent::StoreFailed { message } => tracing::error!(message, "the store failed"),
+        ReplicaEvent::LowSpace { message } => tracing::error!(message, "nothing is written"),
+        ReplicaEvent::RoomAgain => tracing::info!("the disk has room again"),
         ReplicaEvent::Verified {
             workspace, peer, ..
         } => {

@@ -231,6 +231,7 @@ fn go_on_alone(world: &mut World, shared: WorkspaceId) {
 /// Ends every mishap that has befallen a node.
 fn repair(world: &mut World, node: NodeId) {
     world.set_faults(node, Faults::default());
+    world.set_low_space(node, false);
     for other in (0..4).filter(|other| *other != node) {
         world.heal(node, other);
     }
@@ -310,9 +311,10 @@ fn fault(world: &mut World, node: NodeId) {
         1 => {
             faults.barrier.insert(call, Fault { error, lands });
         }
-        _ => {
+        2 => {
             faults.apply.insert(call, error);
         }
+        _ => world.set_low_space(node, lands),
     }
     world.set_faults(node, faults);
 }
@@ -324,6 +326,7 @@ fn recover(world: &mut World) {
             world.heal(node, other);
         }
         world.set_faults(node, Faults::default());
+        world.set_low_space(node, false);
         if world.is_up(node) {
             // A store that refuses writes has to be opened again.
             if world.refuses_writes(node) {

@@ -46,6 +46,8 @@ pub(crate) struct Disk {
     covered: BTreeMap<Key, Bytes>,
     /// Whether the store failed in a way that needs it opened again.
     pub(crate) refuses_writes: bool,
+    /// Whether it has too little room.
+    pub(crate) low_space: bool,
 }
 
 /// What a disk was asked to do.
@@ -93,6 +95,7 @@ impl Disk {
             counts: DiskCounts::default(),
             covered,
             refuses_writes: false,
+            low_space: false,
         }
     }
 
@@ -111,11 +114,29 @@ impl Disk {
         !self.queue.is_empty()
     }
 
+    pub(crate) fn room(&self) -> Result<(), StoreError> {
+        if self.low_space {
+            return Err(StoreError::LowSpace {
+                free_bytes: 1,
+                floor_bytes: 2,
+            });
+        }
+        Ok(())
+    }
+
     /// Takes a group and journals it.
     pub(crate) fn journal(&mut self) -> Vec<Input> {
         const GROUP_BATCHES_MAX: usize = 16;
         let count = self.queue.len().min(GROUP_BATCHES_MAX);
         self.group = self.queue.drain(..count).collect();
+        if let Err(error) = self.room() {
+            let group = std::mem::take(&mut self.group);
+            let failed = group.iter().map(|batch| Input::BatchFailed {
+                batch: batch.id,
+                error: error.clone(),
+            });
+            return failed.collect();
+        }
         let entries: Vec<_> = self
             .group
             .iter()

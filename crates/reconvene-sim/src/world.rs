@@ -16,6 +16,7 @@ use reconvene_core::engine::{
 };
 use reconvene_core::ids::{LinkId, PeerId, ReadId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
+use reconvene_core::limits::STALENESS_BOUND;
 use reconvene_core::memory::{Faults, MemoryStore};
 use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_core::time::{Tick, WallTime};
@@ -412,6 +413,7 @@ impl World {
             me: self.peer(node),
             role: self.nodes[node].role,
             state_version: 1,
+            staleness_bound: STALENESS_BOUND,
             roots: [KIND, OTHER_KIND]
                 .into_iter()
                 .map(|kind| (genesis(kind).hash, Root { kind, max_op: 1 }))
@@ -480,6 +482,11 @@ impl World {
     /// Sets which of the coming calls of a node's store fail.
     pub fn set_faults(&mut self, node: NodeId, faults: Faults) {
         self.disk_mut(node).store.set_faults(faults);
+    }
+
+    /// Fills a node's disk, or frees it.
+    pub fn set_low_space(&mut self, node: NodeId, low: bool) {
+        self.disk_mut(node).low_space = low;
     }
 
     /// Keeps two nodes apart from now on.
@@ -756,6 +763,10 @@ impl World {
                 }
                 self.disk_mut(node).submit(batch);
                 self.start_writing(node);
+            }
+            Output::AskRoom => {
+                let room = self.disk(node).room();
+                self.complete(node, vec![Input::Room(room)]);
             }
             Output::Read { read, query } => {
                 let delay = self.draw(self.settings.read);

@@ -39,7 +39,7 @@ pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 const _: () = assert!(GROUP_BATCHES_MAX <= QUEUE_BATCHES_MAX);
 const _: () = assert!(GROUP_BYTES_MAX <= QUEUE_BYTES_MAX);
 
-/// What became of a batch.
+/// What became of a batch, or what was asked for.
 ///
 /// A batch gets `Journaled` at most once and first, if it has a journal entry, and then exactly one
 /// of the others.
@@ -66,6 +66,8 @@ pub enum Completion {
         /// Why.
         error: StoreError,
     },
+    /// Whether there is room for a batch, as of now; answers [`Writer::ask_room`].
+    Room(Result<(), StoreError>),
 }
 
 /// A batch the writer did not take.
@@ -101,6 +103,7 @@ impl<S> fmt::Debug for Writer<S> {
 
 enum Message {
     Batch(Box<Batch>),
+    AskRoom,
     /// Releases wait in the queue.
     Release,
     Shutdown,
@@ -186,8 +189,15 @@ impl<S: StoreWrite> Writer<S> {
             .send(Message::Batch(batch))
             .map_err(|refused| match refused.0 {
                 Message::Batch(batch) => SubmitError::Closed(batch),
-                Message::Release | Message::Shutdown => unreachable!("a batch was sent"),
+                Message::AskRoom | Message::Release | Message::Shutdown => {
+                    unreachable!("a batch was sent")
+                }
             })
+    }
+
+    /// Asks whether the store has room; [`Completion::Room`] answers. `false` if the writer has ended.
+    pub fn ask_room(&self) -> bool {
+        self.sender.send(Message::AskRoom).is_ok()
     }
 
     /// Tells the writer what the journal may forget; cheap, and merged with what still waits.
@@ -303,6 +313,10 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
                     turn.group.push(*batch);
                 }
                 Message::Release => {}
+                Message::AskRoom => {
+                    let room = self.call(|store| store.room());
+                    (self.on_completion)(Completion::Room(room.map_err(Fault::into_error)));
+                }
                 Message::Shutdown => {
                     turn.ends = true;
                     return turn;

@@ -14,41 +14,66 @@ use reconvene_model::index::MeetingRow;
 use reconvene_model::meeting::Deletion;
 use reconvene_model::{Document, MEETING};
 
-use crate::replica::EditMode;
-use crate::{Error, Meetings};
+use crate::replica::{EditMode, Shared};
+use crate::{Error, MeetingView, Meetings};
+
+/// How often a meeting is looked at again that others change while it is being deleted.
+const DELETE_ATTEMPTS: u32 = 8;
 
 impl Meetings {
-    /// Deletes a meeting as far as it is seen here: it is listed no more, and nobody edits it until it
-    /// is restored. Resolves when that is durable. Deleting a deleted meeting changes nothing.
+    /// Deletes a meeting as far as it is here: it is listed no more, and nobody edits it until it is
+    /// restored. Resolves when that is durable. Deleting a deleted meeting changes nothing.
     ///
     /// # Errors
-    /// If there is no such meeting, or the edit fails.
+    /// If there is no such meeting, the edit fails, or others change the meeting faster than it can be
+    /// looked at.
     pub async fn delete(&self, id: DocumentId) -> Result<(), Error> {
-        let workspace = self.replica.current_workspace()?;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let view = self.show(id).await?;
+            match self.delete_shown(&view).await {
+                Err(Error::MeetingChanged { .. }) if attempts < DELETE_ATTEMPTS => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Deletes a meeting if it still is what somebody saw: `version` is that of the
+    /// [`MeetingView`] that was shown to them. Otherwise like [`Self::delete`].
+    ///
+    /// # Errors
+    /// If the meeting or one of its pages changed since; then nothing is deleted. If there is no such
+    /// meeting, or the edit fails.
+    pub async fn delete_seen(&self, id: DocumentId, version: &str) -> Result<(), Error> {
         let view = self.show(id).await?;
-        let pages = self
-            .replica
-            .blocking(move |shared| {
-                let reader = &shared.reader;
-                let deletion = view.meeting.deletion.as_ref();
-                let gone = deletion.map(|found| has_effect(reader, workspace, found));
-                if gone.transpose()?.unwrap_or(false) {
-                    return Ok(None);
-                }
-                let mut pages = BTreeMap::new();
-                for page in view.meeting.pages.keys() {
-                    // One that has not arrived was not seen, in no version.
-                    let version = version_of(reader, workspace, *page)?;
-                    pages.insert(*page, version.unwrap_or_default());
-                }
-                Ok(Some(pages))
-            })
-            .await?;
-        let Some(pages) = pages else {
-            return Ok(());
-        };
+        if view.version != version {
+            return Err(Error::MeetingChanged { id });
+        }
+        self.delete_shown(&view).await
+    }
+
+    /// Deletes what a view shows: what came since, in the meeting or in a page, keeps the meeting.
+    async fn delete_shown(&self, view: &MeetingView) -> Result<(), Error> {
+        let workspace = self.replica.current_workspace()?;
+        if let Some(deletion) = view.meeting.deletion.clone() {
+            let read = move |shared: &Shared| has_effect(&shared.reader, workspace, &deletion);
+            if self.replica.blocking(read).await? {
+                return Ok(());
+            }
+        }
+        // A page that has not arrived was not seen, in no version.
+        let version = |page: &DocumentId| view.versions.get(page).map(ToString::to_string);
+        let pages = view.meeting.pages.keys();
+        let pages: BTreeMap<_, _> = pages
+            .map(|page| (*page, version(page).unwrap_or_default()))
+            .collect();
+        let mut mode = EditMode::deleted_too();
+        if let Some(shown) = view.versions.get(&view.id) {
+            mode = mode.only_if(*shown);
+        }
         self.replica
-            .edit_document(workspace, id, EditMode::deleted_too(), move |editor| {
+            .edit_document(workspace, view.id, mode, move |editor| {
                 editor.meeting()?.delete(&pages)
             })
             .await

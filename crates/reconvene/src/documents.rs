@@ -20,7 +20,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::Error;
 use crate::driver::Suspicions;
-use crate::limits::NOTED_CHANGES_MAX;
+use crate::limits::{NOTED_CHANGES_MAX, OPEN_DOCUMENTS_MAX};
 
 /// How remote changes came into open documents since the replica was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -33,8 +33,16 @@ pub struct ApplyStats {
     pub changes_max: u64,
 }
 
-/// Memory of open documents beyond which the least recently used are dropped, in bytes.
-const OPEN_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What is open at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct OpenDocuments {
+    /// How many documents.
+    pub documents: usize,
+    /// What they take in memory, about, in bytes.
+    pub bytes: usize,
+    /// The most they may take, but for those in use.
+    pub bytes_max: usize,
+}
 
 /// Stands among noted changes for a whole version that came: no change has this hash, so it is not
 /// found, and the document is read anew.
@@ -72,6 +80,8 @@ struct Table {
 pub(crate) struct Documents {
     reader: SledReader,
     counter: Arc<MaterialiseCounter>,
+    /// Memory of open documents beyond which the least recently used are dropped, in bytes.
+    bytes_max: usize,
     table: Mutex<Table>,
     /// Where damage that is met is told.
     suspicions: OnceLock<Suspicions>,
@@ -84,10 +94,11 @@ pub(crate) struct Lease {
 }
 
 impl Documents {
-    pub(crate) fn new(reader: SledReader) -> Self {
+    pub(crate) fn new(reader: SledReader, bytes_max: usize) -> Self {
         Self {
             reader,
             counter: Arc::default(),
+            bytes_max,
             table: Mutex::new(Table::default()),
             suspicions: OnceLock::new(),
         }
@@ -161,6 +172,17 @@ impl Documents {
         }
     }
 
+    /// What is open now.
+    pub(crate) fn open(&self) -> OpenDocuments {
+        let table = self.table();
+        let open = table.entries.values().filter(|entry| entry.bytes > 0);
+        OpenDocuments {
+            documents: open.count(),
+            bytes: table.bytes,
+            bytes_max: self.bytes_max,
+        }
+    }
+
     /// How remote changes came into open documents so far.
     pub(crate) fn apply_stats(&self) -> ApplyStats {
         self.table().applied
@@ -194,7 +216,7 @@ impl Documents {
         let before = std::mem::replace(&mut entry.bytes, bytes);
         table.bytes = table.bytes - before + bytes;
         drop(lease);
-        while table.bytes > OPEN_BYTES_MAX || table.entries.len() > 4096 {
+        while table.bytes > self.bytes_max || table.entries.len() > OPEN_DOCUMENTS_MAX {
             // A locked document is in use and stays.
             let free = table
                 .entries

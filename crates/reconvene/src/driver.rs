@@ -88,6 +88,8 @@ pub(crate) struct Live {
     pub(crate) troubles: BTreeMap<PeerId, Trouble>,
     /// The addresses of wanted peers, those that worked last first.
     pub(crate) addresses: BTreeMap<PeerId, Vec<String>>,
+    /// Why nothing is written at present, where the disk has too little room.
+    pub(crate) low_space: Option<StoreError>,
 }
 
 impl Live {
@@ -481,6 +483,17 @@ impl Driver {
                     Err(other) => unreachable!("an unknown refusal of the writer: {other}"),
                 }
             }
+            Output::AskRoom => {
+                let asked = self.writer.as_ref().is_some_and(Writer::ask_room);
+                if !asked
+                    && self
+                        .done
+                        .send(LocalDone::Store(Completion::Room(Err(StoreError::Closed))))
+                        .is_err()
+                {
+                    tracing::debug!("the store was asked for room after the driver ended");
+                }
+            }
             Output::Read { read, query } => {
                 let reader = self.reader.clone();
                 let done = self.done.clone();
@@ -586,6 +599,7 @@ impl Driver {
                 self.mark_rows(id);
                 self.input(Input::BatchUnknown { batch: id, error });
             }
+            LocalDone::Store(Completion::Room(room)) => self.input(Input::Room(room)),
             LocalDone::Store(other) => tracing::error!(?other, "an unknown completion"),
             LocalDone::Read(read, result) => self.input(Input::ReadDone { read, result }),
             LocalDone::SendFailed(link, workspace, document, error) => {
@@ -685,6 +699,7 @@ impl Driver {
                 .addresses()
                 .map(|(peer, addresses)| (peer, addresses.to_vec()))
                 .collect(),
+            low_space: self.engine.low_space().cloned(),
         }
     }
 
@@ -777,7 +792,7 @@ impl Driver {
 
     fn on_event(&mut self, event: Event) {
         match &event {
-            Event::EditDurable { request } => {
+            Event::EditDurable { request, .. } => {
                 if let Some(answer) = self.edits.remove(request) {
                     reply(answer, Ok(()));
                 }
@@ -853,6 +868,7 @@ impl Driver {
             } => {
                 tracing::error!(%document, what, lost, "a document is damaged");
             }
+            Event::RoomAgain => tracing::info!("the disk has room again"),
             Event::JournalUnreadable { workspace, through } => {
                 tracing::error!(%workspace, %through, "a journal frame is unreadable and is kept");
             }

@@ -110,6 +110,12 @@ pub enum Error {
         /// The meeting.
         id: DocumentId,
     },
+    /// The meeting is not as it was seen.
+    #[error("meeting {id} changed since it was seen; look at it again")]
+    MeetingChanged {
+        /// The meeting.
+        id: DocumentId,
+    },
     /// Projects still hold meetings.
     #[error(
         "{meetings} meeting(s) are filed under the project; file them elsewhere, or archive it"
@@ -224,6 +230,7 @@ impl Error {
             Self::TooManyWorkspaces { .. } => "too_many_workspaces",
             Self::NotHeldElsewhere { .. } => "not_held_elsewhere",
             Self::MeetingDeleted { .. } => "meeting_deleted",
+            Self::MeetingChanged { .. } => "meeting_changed",
             Self::ProjectInUse { .. } => "project_in_use",
             Self::Project(ResolveError::AmbiguousName { .. }) => "ambiguous_project",
             Self::Project(ResolveError::Deleted { .. }) => "project_deleted",

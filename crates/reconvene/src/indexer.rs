@@ -226,8 +226,10 @@ impl Indexer {
             }
             Event::StoreFailed { error } => {
                 self.parts.documents.forget_all();
-                self.tell(ReplicaEvent::StoreFailed {
-                    message: error.to_string(),
+                let message = error.to_string();
+                self.tell(match error {
+                    StoreError::LowSpace { .. } => ReplicaEvent::LowSpace { message },
+                    _ => ReplicaEvent::StoreFailed { message },
                 });
             }
             event => self.tell_outward(event),
@@ -525,6 +527,7 @@ fn plan(
 /// The engine's events that concern the app.
 fn outward(event: &Event) -> Option<ReplicaEvent> {
     Some(match event {
+        Event::RoomAgain => ReplicaEvent::RoomAgain,
         Event::Verified {
             peer,
             workspace,

@@ -61,7 +61,7 @@ mod clock;
 mod profile;
 
 pub use compaction::{CompactReport, HeldDocument};
-pub use documents::ApplyStats;
+pub use documents::{ApplyStats, OpenDocuments};
 pub use error::Error;
 pub use events::Events;
 pub use filter::MeetingFilter;

@@ -20,6 +20,10 @@ pub const DELETED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How often it is looked for deleted meetings to be purged.
 pub const PURGE_EVERY: Duration = Duration::from_secs(3600);
 
+/// How long a purge waits for the index to move on while that is behind what is stored. Then the purge
+/// fails and has purged nothing.
+pub const PURGE_INDEX_WAIT: Duration = Duration::from_secs(30);
+
 /// Longest text of a filter, in bytes. A longer one is refused.
 pub const FILTER_TEXT_BYTES_MAX: usize = 1024;
 
@@ -42,6 +46,14 @@ pub const APPLY_DOCUMENTS_MAX: usize = 256;
 /// Longest time that remote changes are gathered after a batch, however much that one cost. They are
 /// applied then, so what others type is shown at most this much later than it could be.
 pub const GATHER_MAX: Duration = Duration::from_millis(250);
+
+/// Memory that open documents take, about, beyond which the least recently used are closed, in bytes.
+/// Those in use stay. Another bound can be set with
+/// [`OpenOptions::open_bytes_max`](crate::OpenOptions::open_bytes_max).
+pub const OPEN_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Most documents that are kept open, however small.
+pub const OPEN_DOCUMENTS_MAX: usize = 4096;
 
 /// Most remote changes that are noted for one open document while nobody uses it. Past it the
 /// document is closed, and read anew when it is used.

@@ -1,6 +1,9 @@
 //! Meetings: adding, listing, showing, editing, importing.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use reconvene_core::engine::EditedDocument;
+use reconvene_core::feed::{Digest, heads_digest};
 use reconvene_core::ids::{DocumentId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::storage::{Direction, Scan, StoreRead as _};
@@ -109,6 +112,12 @@ pub struct MeetingView {
     pub freshness: Freshness,
     /// Who holds this version of the meeting.
     pub held_by: Vec<Holder>,
+    /// What is shown here: another one after every change of the meeting or of a page. For
+    /// [`Meetings::delete_seen`].
+    pub version: String,
+    /// The versions of the meeting and of the pages that are here.
+    #[serde(skip)]
+    pub(crate) versions: BTreeMap<DocumentId, Digest>,
 }
 
 /// One transcript page of a meeting.
@@ -240,19 +249,21 @@ impl Meetings {
                         .load(&mut lease, Purpose::Read)
                         .and_then(|document| {
                             if document.kind() == MEETING {
-                                Ok(document.meeting()?)
+                                Ok((document.meeting()?, document.heads()))
                             } else {
                                 Err(not_a_meeting(id))
                             }
                         });
                 shared.documents.give_back(lease);
-                let meeting = meeting.map_err(|error| match error {
+                let (meeting, heads) = meeting.map_err(|error| match error {
                     Error::NotFound { id, .. } => Error::NotFound {
                         what: "meeting",
                         id,
                     },
                     other => other,
                 })?;
+                let mut versions = BTreeMap::from([(id, heads_digest(&heads))]);
+                let mut shown: BTreeSet<_> = heads.into_iter().collect();
                 let mut pages = Vec::new();
                 for page in meeting.pages_in_order() {
                     let read = crate::documents::read_document(
@@ -263,10 +274,15 @@ impl Meetings {
                         Purpose::Read,
                     );
                     pages.push(match read {
-                        Ok(document) => PageView::Present {
-                            id: page,
-                            page: document.transcript()?,
-                        },
+                        Ok(document) => {
+                            let heads = document.heads();
+                            versions.insert(page, heads_digest(&heads));
+                            shown.extend(heads);
+                            PageView::Present {
+                                id: page,
+                                page: document.transcript()?,
+                            }
+                        }
                         Err(Error::NotFound { .. }) => {
                             PageView::Missing(export_missing_page(page, id))
                         }
@@ -281,6 +297,8 @@ impl Meetings {
                     pages,
                     freshness,
                     held_by,
+                    version: heads_digest(&shown).to_string(),
+                    versions,
                 })
             })
             .await

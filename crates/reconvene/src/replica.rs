@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reconvene_core::engine::{Config, Edit, EditedDocument, Engine, Event, Root, Write};
+use reconvene_core::feed::{Digest, heads_digest};
 use reconvene_core::ids::{DocumentId, DocumentKind, MemberId, PeerId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::records::{IndexStateRow, Record as _, ShareRow, Standing, WorkspaceRow};
@@ -28,7 +29,7 @@ use crate::deletion::check_living;
 use crate::documents::{Documents, Lease};
 use crate::driver::{self, Command, DriverHandle, Notice};
 use crate::indexer::{self, IndexProgress};
-use crate::limits::EVENTS_MAX;
+use crate::limits::{EVENTS_MAX, OPEN_BYTES_MAX};
 use crate::profile::{Profile, ProfileFile};
 use crate::subscriptions::Subscriptions;
 use crate::{Error, Events, Meetings, Projects, Role};
@@ -47,6 +48,7 @@ pub struct OpenOptions {
     create_new: bool,
     name: Option<String>,
     role: Option<Role>,
+    open_bytes_max: usize,
 }
 
 impl OpenOptions {
@@ -58,6 +60,7 @@ impl OpenOptions {
             create_new: false,
             name: None,
             role: None,
+            open_bytes_max: OPEN_BYTES_MAX,
         }
     }
 
@@ -87,6 +90,16 @@ impl OpenOptions {
     pub fn role(self, role: Role) -> Self {
         Self {
             role: Some(role),
+            ..self
+        }
+    }
+
+    /// The memory that open documents may take, about, in bytes; beyond it the least recently used
+    /// are closed, and read again when they are used. Those in use stay open whatever they take.
+    #[must_use]
+    pub fn open_bytes_max(self, bytes: usize) -> Self {
+        Self {
+            open_bytes_max: bytes,
             ..self
         }
     }
@@ -154,6 +167,7 @@ impl OpenOptions {
             opened,
             role,
             is_new,
+            open_bytes_max: self.open_bytes_max,
         })
     }
 }
@@ -166,6 +180,7 @@ struct Files {
     opened: reconvene_sled::Opened,
     role: Role,
     is_new: bool,
+    open_bytes_max: usize,
 }
 
 /// A device's replica: its store, its engine and its links. Cheap to clone; all clones are the same
@@ -369,6 +384,13 @@ pub enum ReplicaEvent {
         /// Why.
         message: String,
     },
+    /// The disk has too little room: edits are refused and nothing of peers is taken until it has.
+    LowSpace {
+        /// What is free, and what has to be.
+        message: String,
+    },
+    /// The disk has room again.
+    RoomAgain,
     /// This reader was away for too long, and events were dropped for it. What is held and shown may
     /// have changed in any way.
     Lagged {
@@ -395,6 +417,7 @@ impl Replica {
             opened,
             role,
             is_new,
+            open_bytes_max,
         } = files;
         let peer = identity.peer_id();
         let reader = opened.store.reader();
@@ -406,6 +429,7 @@ impl Replica {
                 Role::Server => wire::Role::Server,
             },
             state_version: STATE_VERSION,
+            staleness_bound: reconvene_core::limits::STALENESS_BOUND,
             roots: roots()
                 .iter()
                 .map(|root| {
@@ -420,7 +444,7 @@ impl Replica {
             opened.journal.into_iter().partition(|entry| {
                 profile.removed.contains(&entry.workspace) || profile.past.contains(&entry.epoch)
             });
-        let documents = Arc::new(Documents::new(reader.clone()));
+        let documents = Arc::new(Documents::new(reader.clone(), open_bytes_max));
         let counter = documents.counter_handle();
         let subscriptions = Arc::<Subscriptions>::default();
         let driver = driver::start(
@@ -767,6 +791,8 @@ pub(crate) struct EditMode {
     buffered: bool,
     /// Whether a deleted meeting may be edited, too.
     deleted_too: bool,
+    /// The version that the document must have: that of its view heads.
+    only_if: Option<Digest>,
 }
 
 impl EditMode {
@@ -788,6 +814,13 @@ impl EditMode {
         Self {
             deleted_too: true,
             ..Self::default()
+        }
+    }
+
+    pub(crate) fn only_if(self, version: Digest) -> Self {
+        Self {
+            only_if: Some(version),
+            ..self
         }
     }
 }
@@ -878,6 +911,13 @@ impl Shared {
         {
             self.documents.give_back(lease);
             return Err(error);
+        }
+        if mode
+            .only_if
+            .is_some_and(|version| version != heads_digest(&document.heads()))
+        {
+            self.documents.give_back(lease);
+            return Err(Error::MeetingChanged { id });
         }
         let actor = derive_actor(&self.peer, &id, &incarnation);
         let edited = document.edit(&actor, wall_now(), edit);

@@ -76,6 +76,8 @@ pub struct Status {
     pub documents: u64,
     /// Documents materialised since this replica was opened, by what for.
     pub documents_materialised_by: BTreeMap<&'static str, u64>,
+    /// What is open now.
+    pub open: crate::OpenDocuments,
     /// How remote changes came into open documents since this replica was opened.
     pub applied: crate::ApplyStats,
     /// Every workspace.
@@ -236,6 +238,9 @@ pub struct DiskUse {
     pub journal_bytes: u64,
     /// What was set aside as damaged.
     pub quarantine_bytes: u64,
+    /// Why nothing is written at present: what is free, and what has to be. `None` if nothing was
+    /// refused for want of room, or there is room again.
+    pub low_space: Option<String>,
 }
 
 impl Replica {
@@ -268,6 +273,7 @@ fn collect(shared: &Shared, device: DeviceInfo, live: &Live) -> Result<Status, E
     Ok(Status {
         documents: workspaces.iter().map(|workspace| workspace.documents).sum(),
         documents_materialised_by: shared.documents.counter().snapshot(),
+        open: shared.documents.open(),
         applied: shared.documents.apply_stats(),
         workspaces,
         links: live
@@ -297,6 +303,7 @@ fn collect(shared: &Shared, device: DeviceInfo, live: &Live) -> Result<Status, E
             store_bytes: disk.sled,
             journal_bytes: disk.journal,
             quarantine_bytes: disk.quarantine,
+            low_space: live.low_space.as_ref().map(ToString::to_string),
         },
         device,
     })

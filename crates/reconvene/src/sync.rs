@@ -277,7 +277,9 @@ impl Replica {
             Event::TooManyWorkspaces { peer } if *peer == server => {
                 Some(Error::TooManyWorkspaces { peer: *peer })
             }
-            Event::StoreFailed { error } => Some(Error::Store(error.clone())),
+            Event::StoreFailed { error } | Event::LowSpace { error } => {
+                Some(Error::Store(error.clone()))
+            }
             _ => None,
         }
     }

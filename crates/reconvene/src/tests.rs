@@ -517,12 +517,71 @@ fn an_edit_whose_future_is_dropped_is_stored_whole_or_not_at_all() {
                 () = tokio::task::yield_now() => {}
             }
         }
+        // Those that were dropped may still be on their way; closing takes them along.
+        let a = a.reopen(Role::Device).await;
+        let settled = a.replica.export(None).await.unwrap();
+        let shown = a.replica.meetings().show(id).await.unwrap();
+        let mut pieces: Vec<_> = shown.meeting.notes.lines().collect();
+        assert!(pieces.iter().all(|piece| {
+            let number = piece.strip_suffix(';').and_then(|n| n.parse().ok());
+            number.is_some_and(|number: u32| number < 20)
+        }));
+        let count = pieces.len();
+        pieces.sort_unstable();
+        pieces.dedup();
+        assert_eq!(pieces.len(), count, "nothing is there twice");
         let edit = |meeting: &mut crate::MeetingEditor<'_>| meeting.append_note("end");
         a.replica.meetings().edit(id, edit).await.unwrap();
-        let before = a.replica.export(None).await.unwrap();
         let a = a.reopen(Role::Device).await;
-        assert_eq!(a.replica.export(None).await.unwrap(), before);
-        assert!(before.contains("end"));
+        let export = a.replica.export(None).await.unwrap();
+        assert_ne!(export, settled);
+        assert!(export.contains("end"));
+    });
+}
+
+#[test]
+fn open_documents_keep_to_their_budget_and_are_read_again_when_used() {
+    run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || {
+            let options = crate::OpenOptions::new(directory.path().join("data"));
+            options.open_bytes_max(400_000)
+        };
+        let replica = open().open().await.unwrap();
+        let meetings = replica.meetings();
+        let mut ids = Vec::new();
+        for number in 0..20 {
+            let added = meetings.add(NewMeeting::titled(format!("{number}"))).await;
+            let id = added.unwrap().meeting.id;
+            let text = format!("{number};").repeat(2_000);
+            let edit = meetings.edit(id, move |meeting| meeting.append_note(&text));
+            edit.await.unwrap();
+            ids.push(id);
+            let open = replica.status().await.unwrap().open;
+            assert!(open.bytes <= open.bytes_max, "{open:?}");
+        }
+        let status = replica.status().await.unwrap();
+        assert!(
+            (1..20).contains(&status.open.documents),
+            "{:?}",
+            status.open
+        );
+        let before = status.documents_materialised_by["read"];
+        for (number, id) in ids.iter().enumerate() {
+            let shown = meetings.show(*id).await.unwrap();
+            assert!(shown.meeting.notes.starts_with(&format!("{number};")));
+        }
+        let read = replica.status().await.unwrap().documents_materialised_by["read"] - before;
+        assert!(read >= 15, "{read} were closed and read again");
+        // One in use stays, however large.
+        replica.close().await.unwrap();
+        let replica = open().open_bytes_max(1).open().await.unwrap();
+        let meetings = replica.meetings();
+        let edit = meetings.edit(ids[0], |meeting| meeting.append_note("once more"));
+        edit.await.unwrap();
+        assert_eq!(replica.status().await.unwrap().open.documents, 0);
+        let shown = meetings.show(ids[0]).await.unwrap();
+        assert!(shown.meeting.notes.ends_with("once more"));
     });
 }
 

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::ingest::{Entry, Job, PendingBatch, Work};
 use super::purge::tombstone_of;
+use super::relay::Waypoints;
 use super::{CloseReason, Engine, Event, ReadQuery, Reading, Remains, Workspace, rebuilt_row};
 use crate::examine::{DamagedRecord, Examined, Found};
 use crate::feed::FeedPoint;
@@ -454,6 +455,12 @@ impl Engine {
             what,
             lost,
         });
+        let stale = self.fresh.remove(&workspace);
+        let stale = stale.map(|as_of| Event::Stale {
+            workspace,
+            since: as_of.wall,
+        });
+        pending.told.extend(stale);
         self.submit(pending, puts, deletes.into_iter().collect(), None);
         // What the journal keeps of earlier histories stays until others hold what was entered now.
         let replay = self.replays.entry(workspace).or_default();
@@ -571,7 +578,8 @@ pub(super) fn note_returned(
     false
 }
 
-/// No cursor into a peer's feed says the truth any more, where something was lost.
+/// No cursor into a peer's feed says the truth any more, where something was lost, and nothing that
+/// was concluded from one.
 fn forget_cursors(
     state: &mut Workspace,
     workspace: WorkspaceId,
@@ -584,11 +592,14 @@ fn forget_cursors(
     rows.extend(live.map(|(peer, known)| (*peer, known.row.clone())));
     for (peer, mut row) in rows {
         row.held = None;
+        row.verified_at = None;
         puts.push((Key::peer(&workspace, &peer), row.encode()));
         if let Some(known) = state.peers.get_mut(&peer) {
             known.held_stored = None;
             known.row = row;
             known.dirty = false;
+            known.verified = None;
+            known.waypoints = Waypoints::default();
         }
     }
 }

@@ -142,6 +142,38 @@ pub(super) enum Work {
 }
 
 impl Work {
+    /// Whether someone waits to be told what came of it.
+    pub(super) fn is_waited_for(&self) -> bool {
+        match self {
+            Self::Changes { author, .. } => matches!(author, Author::Host { .. }),
+            Self::Write(_) | Self::Redeem { .. } | Self::Compact(_) | Self::Purge(_) => true,
+            Self::PeerRow { .. }
+            | Self::Learn(_)
+            | Self::Left { .. }
+            | Self::FeedHead { .. }
+            | Self::Heal(_)
+            | Self::SetAside(..) => false,
+        }
+    }
+
+    /// Whether it came on this link, or on any and is told again with the next.
+    pub(super) fn came_with(&self, gone: LinkId) -> bool {
+        match self {
+            Self::Changes { author, .. } => {
+                matches!(author, Author::Peer { link, .. } if *link == gone)
+            }
+            Self::Redeem { link, .. } => *link == gone,
+            Self::PeerRow { .. } | Self::Learn(_) => true,
+            Self::Write(_)
+            | Self::Left { .. }
+            | Self::FeedHead { .. }
+            | Self::Compact(_)
+            | Self::Purge(_)
+            | Self::Heal(_)
+            | Self::SetAside(..) => false,
+        }
+    }
+
     /// The documents whose slots the work needs.
     pub(super) fn documents(&self) -> Option<(WorkspaceId, Vec<DocumentId>)> {
         match self {
@@ -356,6 +388,8 @@ pub(super) struct AckDue {
     pub(super) accepted: Vec<DocumentId>,
     /// Documents of which an answer ends with this, and what that means.
     pub(super) healing: Vec<(DocumentId, Healing)>,
+    /// Whether something was new in what is acknowledged.
+    pub(super) brings_changes: bool,
 }
 
 /// A batch on its way.
@@ -638,6 +672,9 @@ impl Engine {
 
     pub(super) fn enqueue(&mut self, work: Work) {
         let mut job = Job::new(work);
+        if job.work.is_waited_for() {
+            self.ask_room();
+        }
         // A journal frame usually needs nothing: it is looked at when its turn comes.
         if job.journaled_through().is_none() {
             self.pin(&mut job);
@@ -750,7 +787,8 @@ impl Engine {
 
     /// Carries out jobs from the front of the queue until one has to wait.
     pub(super) fn advance_jobs(&mut self) {
-        while !self.recovering
+        let may_write = !self.recovering && self.low_space.is_none();
+        while may_write
             && self.pending.len() < limits::PENDING_BATCHES_MAX
             && self.pending.back().is_none_or(|last| !last.heals)
         {

@@ -12,7 +12,7 @@ use crate::ids::{
     RequestId, SnapshotHash, WorkspaceId,
 };
 use crate::keys::{Key, KeyRange};
-use crate::records::{FeedRow, SnapshotRef};
+use crate::records::{FeedRow, RelayedRow, SnapshotRef};
 use crate::refusal::RefusalCode;
 use crate::storage::{Batch, JournalEntry, JournalReleases, Rows, Scan, StoreError};
 use crate::time::{Tick, WallTime};
@@ -98,6 +98,8 @@ pub enum Input {
         /// Why.
         error: StoreError,
     },
+    /// Answers [`Output::AskRoom`]: what `StoreWrite::room` says now.
+    Room(Result<(), StoreError>),
     /// A read finished.
     ReadDone {
         /// The read.
@@ -143,6 +145,9 @@ pub enum Input {
     NetworkChanged,
     /// The machine slept: the same.
     Resumed,
+    /// The host wants to know how fresh a workspace is now: its peers are asked where their feeds end,
+    /// and those that wait to be dialled are dialled.
+    Refresh(WorkspaceId),
     /// The host leaves a workspace: its server is told, now or when it next greets, and nothing of it
     /// is sent or taken any more. The host then removes its shares.
     Leave {
@@ -381,6 +386,8 @@ pub enum ReadResult {
 pub enum Output {
     /// Hand this batch to the store, in the order of ids.
     StoreBatch(Batch),
+    /// Ask the store whether it has room for a batch again; the answer is [`Input::Room`].
+    AskRoom,
     /// Read from the store.
     Read {
         /// Comes back in [`Input::ReadDone`].
@@ -542,6 +549,8 @@ pub enum Event {
     EditDurable {
         /// The edit.
         request: RequestId,
+        /// Where it is in our feed; `None` if it changed no document.
+        at: Option<FeedPoint>,
     },
     /// An edit was refused or failed.
     EditRefused {
@@ -702,6 +711,27 @@ pub enum Event {
         /// As of when: when the peer's word of where its feed ends came here.
         as_of: WallTime,
     },
+    /// A workspace is fresh: what was verified last is within the bound.
+    Fresh {
+        /// The workspace.
+        workspace: WorkspaceId,
+    },
+    /// A workspace is not fresh any more.
+    Stale {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// As of when what was verified last is.
+        since: WallTime,
+    },
+    /// By the word of the server another device of the same member holds more of our feed.
+    Relayed {
+        /// The device.
+        peer: PeerId,
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// What.
+        row: RelayedRow,
+    },
     /// Something moved on a link: for progress and time-outs.
     Progress {
         /// The link.
@@ -820,6 +850,14 @@ pub enum Event {
         /// Its name.
         device_name: String,
     },
+    /// The disk still has too little room: what waits for it was asked for again in vain. What people
+    /// asked for is refused; what peers sent waits, and the links stay.
+    LowSpace {
+        /// What the store said.
+        error: StoreError,
+    },
+    /// The disk has room again: what waited is stored.
+    RoomAgain,
     /// The store failed. After [`Input::BatchUnknown`] edits and links fail until it is opened
     /// again; otherwise links are made anew and edits go on.
     StoreFailed {

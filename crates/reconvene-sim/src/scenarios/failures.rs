@@ -146,6 +146,117 @@ fn a_disk_that_stays_full_is_tried_again_and_again_without_hurry() {
     assert_eq!(world.acknowledged().len(), 1);
 }
 
+fn greetings(world: &World, node: NodeId) -> usize {
+    let ready = told(world, node).filter(|event| matches!(event, Event::LinkReady { .. }));
+    ready.count()
+}
+
+#[test]
+fn a_full_disk_refuses_edits_takes_nothing_and_keeps_its_link() {
+    let (mut world, server, devices, of) = linked_team(47, 2);
+    let [a, b] = [devices[0], devices[1]];
+    world.part(b, server);
+    world.edit(b, of, document(1), 60);
+    world.run_until_quiet();
+    world.set_low_space(b, true);
+    // What was on its way when it became known costs the link; nothing after that does.
+    world.edit(b, of, document(1), 60);
+    world.run_until_quiet();
+    world.heal(b, server);
+    world.run_until_quiet();
+    world.advance(seconds(70));
+    world.run_until_quiet();
+    assert!(world.is_greeted(b, server));
+    let (greetings_before, held) = (greetings(&world, b), world.held(b, of));
+    assert_eq!(world.held(server, of), held, "what it has still goes out");
+    for number in 0..40 {
+        world.edit(a, of, document(number), 60);
+        world.edit(b, of, document(number), 60);
+        world.advance(seconds(1));
+    }
+    world.run_until_quiet();
+    let refused = refused(&world, b);
+    assert_eq!(refused.len(), 41);
+    let is_typed =
+        |error: &EditError| matches!(error, EditError::Store(StoreError::LowSpace { .. }));
+    assert!(refused.iter().all(|error| is_typed(error)));
+    assert_eq!(world.held(b, of), held);
+    let engine = world.engine(b).expect("it runs");
+    assert!(engine.low_space().is_some());
+    assert!(told(&world, b).any(|event| matches!(event, Event::LowSpace { .. })));
+
+    // An edit is enough to find out that there is room again, and what came meanwhile is stored
+    // without being sent once more.
+    world.set_low_space(b, false);
+    world.edit(b, of, document(3), 60);
+    world.run_until_quiet();
+    assert_eq!(greetings(&world, b), greetings_before);
+    assert!(told(&world, b).any(|event| matches!(event, Event::RoomAgain)));
+    world.check_converged(&[server, a, b], of);
+    assert_eq!(world.held(b, of).len(), 42);
+}
+
+#[test]
+fn what_waits_for_room_goes_with_its_link_and_comes_again() {
+    let (mut world, server, devices, of) = linked_team(48, 2);
+    let [a, b] = [devices[0], devices[1]];
+    world.set_low_space(b, true);
+    world.edit(b, of, document(1), 60);
+    world.advance(seconds(70));
+    world.run_until_quiet();
+    for _ in 0..3 {
+        for number in 0..20 {
+            world.edit(a, of, document(number), 60);
+        }
+        world.run_until_quiet();
+        let is_idle = |world: &World| world.engine(b).is_some_and(|engine| engine.is_idle());
+        assert!(!is_idle(&world), "something waits");
+        world.part(b, server);
+        world.run_until_quiet();
+        assert!(is_idle(&world), "nothing waits any more");
+        world.heal(b, server);
+        world.advance(seconds(70));
+        world.run_until_quiet();
+    }
+    world.set_low_space(b, false);
+    // Nobody asks for anything: it finds out by itself.
+    world.advance(seconds(5));
+    world.run_until_quiet();
+    world.check_converged(&[server, a, b], of);
+}
+
+#[test]
+fn a_server_without_room_says_that_a_ticket_cannot_be_redeemed_now() {
+    let (mut world, server, devices, of) = linked_team(49, 1);
+    world.set_low_space(server, true);
+    world.edit(devices[0], of, document(1), 60);
+    world.run_until_quiet();
+    world.advance(seconds(5));
+    let engine = world.engine(server).expect("it runs");
+    assert!(engine.low_space().is_some());
+    world.set_low_space(server, false);
+    let home = crate::world::workspace(9);
+    let secret = world.issue_ticket(server, (of, home), 600_000);
+    world.run_until_quiet();
+    world.set_low_space(server, true);
+    world.edit(devices[0], of, document(1), 60);
+    world.run_until_quiet();
+    let other = world.add(reconvene_core::wire::Role::Device);
+    let request = world.join(other, server, secret);
+    world.run_until_quiet();
+    let failed = told(&world, other).any(|event| {
+        matches!(event, Event::JoinFailed { request: of, code: Some(code), .. }
+            if *of == request && *code == reconvene_core::refusal::RefusalCode::Unavailable)
+    });
+    assert!(failed);
+    world.set_low_space(server, false);
+    let request = world.join(other, server, secret);
+    world.run_until_quiet();
+    let joined = told(&world, other)
+        .any(|event| matches!(event, Event::Joined { request: of, .. } if *of == request));
+    assert!(joined);
+}
+
 fn check_unknown_outcome(barrier: bool, lands: bool) {
     for call in 0..3 {
         let (mut world, server, devices, of) = linked_team(45, 2);

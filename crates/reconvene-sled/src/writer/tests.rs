@@ -319,6 +319,7 @@ fn check_answers(run: &Run, at: usize, failure: Failure) {
                     run.calls.get(at - 1) == Some(&Call::Apply(id.0)) && failure == Failure::Panic;
                 assert!(!panicked_in, "{context}");
             }
+            Completion::Room(_) => panic!("nobody asked: {context}"),
             Completion::Unknown { id, .. } => {
                 answered.push(id.0);
                 assert!(!durable.contains(&Call::Apply(id.0)), "{context}");

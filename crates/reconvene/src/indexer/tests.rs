@@ -31,7 +31,10 @@ fn a_row_holds_what_the_feed_names_though_nobody_noted_it_for_the_open_document(
         // Documents of which nobody tells this indexer's: as if every note came too late.
         let shared = &b.replica.shared;
         let workspace = b.replica.current_workspace().unwrap();
-        let documents = Arc::new(Documents::new(shared.reader.clone()));
+        let documents = Arc::new(Documents::new(
+            shared.reader.clone(),
+            crate::limits::OPEN_BYTES_MAX,
+        ));
         let mut lease = documents.lease(workspace, id).await;
         documents.load(&mut lease, Purpose::Edit).unwrap();
         documents.give_back(lease);

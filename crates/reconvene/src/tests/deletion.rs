@@ -2,7 +2,7 @@
 
 use reconvene_core::ids::DocumentId;
 
-use super::{MEETING, Peer, run};
+use super::{MEETING, Peer, Role, run};
 use crate::{Error, ListOptions, MeetingFilter, NewMeeting, PageView, Segment, qmsum};
 
 async fn add(peer: &Peer, title: &str) -> DocumentId {
@@ -11,7 +11,10 @@ async fn add(peer: &Peer, title: &str) -> DocumentId {
 }
 
 /// The ids that a list shows, of deleted meetings or of the others.
+/// The meetings that are listed once the index holds all that is stored.
 async fn listed(peer: &Peer, deleted: bool) -> Vec<DocumentId> {
+    let patience = std::time::Duration::from_secs(30);
+    peer.replica.wait_for_index(patience).await.unwrap();
     let options = ListOptions {
         filter: MeetingFilter {
             deleted,
@@ -67,6 +70,45 @@ fn a_deleted_meeting_is_hidden_everywhere_until_it_is_restored() {
         assert_eq!(listed(&a, false).await, [gone, kept]);
         let export = a.replica.export(None).await.unwrap();
         assert_eq!(export, b.replica.export(None).await.unwrap());
+    });
+}
+
+#[test]
+fn a_deletion_of_what_was_seen_fails_if_anything_is_other_than_that() {
+    run(async {
+        let a = Peer::new(Role::Device).await;
+        let imported = qmsum::parse("ES2005a.json", MEETING).unwrap();
+        let meetings = a.replica.meetings();
+        let id = meetings.import(imported).await.unwrap();
+        let seen = meetings.show(id).await.unwrap().version;
+        assert_eq!(meetings.show(id).await.unwrap().version, seen);
+
+        let note = meetings.edit(id, |meeting| meeting.append_note("One more thing."));
+        note.await.unwrap();
+        let error = meetings.delete_seen(id, &seen).await.unwrap_err();
+        assert!(matches!(error, Error::MeetingChanged { id: of } if of == id));
+        let seen = meetings.show(id).await.unwrap().version;
+        let page = match &meetings.show(id).await.unwrap().pages[0] {
+            PageView::Present { id, .. } => *id,
+            PageView::Missing(missing) => panic!("{missing}"),
+        };
+        let said = meetings.edit_page(page, |transcript| {
+            transcript.append_segment(&Segment {
+                id: "live".to_owned(),
+                start: 9_999_999,
+                end: None,
+                speaker: None,
+                text: "And another.".to_owned(),
+            })
+        });
+        said.await.unwrap();
+        let error = meetings.delete_seen(id, &seen).await.unwrap_err();
+        assert_eq!(error.code(), "meeting_changed");
+        assert_eq!(listed(&a, false).await, [id]);
+
+        let seen = meetings.show(id).await.unwrap().version;
+        meetings.delete_seen(id, &seen).await.unwrap();
+        assert_eq!(listed(&a, true).await, [id]);
     });
 }
 

@@ -12,6 +12,7 @@ use crate::feed::FeedPoint;
 use crate::ids::{BatchId, DocumentId, FeedSeq, LinkId, PeerId, RequestId, WorkspaceId};
 use crate::keys::{Key, KeyKind};
 use crate::limits;
+use crate::refusal::RefusalCode;
 use crate::storage::{Batch, Durability, JournalEntry, JournalReleases, StoreError};
 
 impl Engine {
@@ -58,9 +59,10 @@ impl Engine {
             return;
         };
         batch.journaled = true;
+        let at = batch.reaches.map(|(_, point)| point);
         let edit = batch.edit.take();
         if let Some(request) = edit {
-            self.emit(Event::EditDurable { request });
+            self.emit(Event::EditDurable { request, at });
         }
         self.release();
     }
@@ -69,10 +71,11 @@ impl Engine {
         let mut edits = Vec::new();
         for batch in self.pending.iter_mut().take_while(|batch| batch.id <= id) {
             batch.stored = true;
-            edits.extend(batch.edit.take());
+            let at = batch.reaches.map(|(_, point)| point);
+            edits.extend(batch.edit.take().map(|request| (request, at)));
         }
-        for request in edits {
-            self.emit(Event::EditDurable { request });
+        for (request, at) in edits {
+            self.emit(Event::EditDurable { request, at });
         }
         self.release();
         while self.pending.front().is_some_and(|batch| batch.stored) {
@@ -107,6 +110,7 @@ impl Engine {
         self.replays.remove(&workspace);
         self.leaving.remove(&workspace);
         self.stalls.retain(|(_, of), _| *of != workspace);
+        self.fresh.remove(&workspace);
         for job in &mut self.jobs {
             if job.work.documents().is_some_and(|(of, _)| of == workspace) {
                 job.pinned = false;
@@ -205,6 +209,7 @@ impl Engine {
             return;
         };
         self.fail_batch(batch, error);
+        self.note_low_space(error);
         if !self.recovering {
             self.fail_store(error);
         }
@@ -249,48 +254,8 @@ impl Engine {
     /// link, and start again from what it says once all outcomes are in.
     pub(in crate::engine) fn fail_store(&mut self, error: &StoreError) {
         let first = !std::mem::replace(&mut self.recovering, true);
-        let jobs = std::mem::take(&mut self.jobs);
-        for job in jobs {
-            match job.work {
-                work @ Work::Changes {
-                    author: Author::Journal { .. },
-                    ..
-                } => self.owed.push(Job::new(work)),
-                Work::Changes {
-                    author: Author::Host { request, .. },
-                    ..
-                } => {
-                    let error = EditError::Store(error.clone());
-                    self.emit(Event::EditRefused { request, error });
-                }
-                Work::Write(write) => {
-                    let error = error.clone();
-                    self.emit(Event::WriteFailed {
-                        request: write.request,
-                        error,
-                    });
-                }
-                Work::Redeem { secret_hash, .. } => {
-                    self.redeeming.remove(&secret_hash);
-                }
-                Work::Compact(compaction) => {
-                    let request = compaction.compact.request;
-                    let why = CompactHold::Store(error.clone());
-                    self.emit(Event::CompactRefused { request, why });
-                }
-                Work::Purge(purging) => {
-                    let request = purging.purge.request;
-                    let error = PurgeError::Store(error.clone());
-                    self.emit(Event::PurgeRefused { request, error });
-                }
-                Work::Changes { .. }
-                | Work::PeerRow { .. }
-                | Work::FeedHead { .. }
-                | Work::Learn(_)
-                | Work::Left { .. }
-                | Work::Heal(_)
-                | Work::SetAside(..) => {}
-            }
+        for job in std::mem::take(&mut self.jobs) {
+            self.refuse_job(job, error);
         }
         self.close_all_links(error);
         self.workspaces.clear();
@@ -307,6 +272,71 @@ impl Engine {
             });
         }
         self.finish_recovery();
+    }
+
+    /// Tells whoever asked for a job that it is not done; what only the journal has stays owed.
+    fn refuse_job(&mut self, job: Job, error: &StoreError) {
+        match job.work {
+            work @ Work::Changes {
+                author: Author::Journal { .. },
+                ..
+            } => self.owed.push(Job::new(work)),
+            Work::Changes {
+                author: Author::Host { request, .. },
+                ..
+            } => {
+                let error = EditError::Store(error.clone());
+                self.emit(Event::EditRefused { request, error });
+            }
+            Work::Write(write) => {
+                let error = error.clone();
+                self.emit(Event::WriteFailed {
+                    request: write.request,
+                    error,
+                });
+            }
+            Work::Redeem {
+                secret_hash, link, ..
+            } => {
+                self.redeeming.remove(&secret_hash);
+                self.refuse(link, RefusalCode::Unavailable);
+            }
+            Work::Compact(compaction) => {
+                let request = compaction.compact.request;
+                let why = CompactHold::Store(error.clone());
+                self.emit(Event::CompactRefused { request, why });
+            }
+            Work::Purge(purging) => {
+                let request = purging.purge.request;
+                let error = PurgeError::Store(error.clone());
+                self.emit(Event::PurgeRefused { request, error });
+            }
+            Work::Changes { .. }
+            | Work::PeerRow { .. }
+            | Work::FeedHead { .. }
+            | Work::Learn(_)
+            | Work::Left { .. }
+            | Work::Heal(_)
+            | Work::SetAside(..) => {}
+        }
+    }
+
+    /// Takes jobs out of the queue without doing them.
+    pub(in crate::engine) fn refuse_jobs(
+        &mut self,
+        error: &StoreError,
+        which: impl Fn(&Work) -> bool,
+    ) {
+        for job in std::mem::take(&mut self.jobs) {
+            if !which(&job.work) {
+                self.jobs.push_back(job);
+                continue;
+            }
+            if let Some((workspace, documents)) = job.work.documents().filter(|_| job.pinned) {
+                self.unpin(&workspace, &documents);
+            }
+            self.refuse_job(job, error);
+        }
     }
 
     pub(super) fn finish_recovery(&mut self) {

@@ -126,6 +126,7 @@ impl Side {
                 Role::Device
             },
             state_version: 1,
+            staleness_bound: crate::limits::STALENESS_BOUND,
             roots: BTreeMap::from([(genesis(), ROOT)]),
         };
         let journal = store.journal_entries();
@@ -202,6 +203,7 @@ impl Side {
                 }
                 self.input(Input::Stored(batch.id));
             }
+            Output::AskRoom => self.input(Input::Room(Ok(()))),
             Output::Read { read, query } => {
                 let result = match query {
                     ReadQuery::Inspect(_) | ReadQuery::Holds { .. } | ReadQuery::Beyond { .. } => {
