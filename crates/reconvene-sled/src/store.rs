@@ -121,6 +121,28 @@ impl SledStore {
         }
     }
 
+    /// Flips a bit of a stored record behind its checksum, as a disk may; whether there is such a record.
+    ///
+    /// # Errors
+    /// If sled fails.
+    #[cfg(feature = "rot")]
+    pub fn rot(&mut self, key: &reconvene_core::keys::Key) -> Result<bool, StoreError> {
+        let tree = self.tree();
+        let stored_key = crate::record::part_key(key.as_bytes(), 0);
+        let subject = format!("{key:?}");
+        let failed = |error: sled::Error| crate::contain::sled_error(&error, &subject);
+        let Some(found) = tree.get(&stored_key).map_err(failed)? else {
+            return Ok(false);
+        };
+        let mut flipped = found.to_vec();
+        if let Some(last) = flipped.last_mut() {
+            *last ^= 1;
+        }
+        tree.insert(&stored_key, flipped).map_err(failed)?;
+        tree.flush().map_err(failed)?;
+        Ok(true)
+    }
+
     /// The store's tree; its only other owner, the readers' state, loses it when this is dropped.
     pub(crate) fn tree(&self) -> Tree {
         let guard = self.shared.read();

@@ -21,6 +21,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::Error;
 use crate::driver::Suspicions;
 use crate::limits::{NOTED_CHANGES_MAX, OPEN_DOCUMENTS_MAX};
+use crate::replica::random;
 
 /// How remote changes came into open documents since the replica was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -85,6 +86,7 @@ pub(crate) struct Documents {
     table: Mutex<Table>,
     /// Where damage that is met is told.
     suspicions: OnceLock<Suspicions>,
+    incarnation: Mutex<Option<[u8; 16]>>,
 }
 
 /// A locked document. Dropping it gives the lock back.
@@ -101,6 +103,7 @@ impl Documents {
             bytes_max,
             table: Mutex::new(Table::default()),
             suspicions: OnceLock::new(),
+            incarnation: Mutex::new(None),
         }
     }
 
@@ -149,6 +152,13 @@ impl Documents {
             }
         }
         Lease { place, guard }
+    }
+
+    /// A document lost changes: what is open of it is not what is stored, and the numbers of what was
+    /// lost must not be given to others.
+    pub(crate) fn note_damaged(&self, workspace: WorkspaceId, document: DocumentId) {
+        self.forget_incarnation();
+        self.note_replaced(workspace, document);
     }
 
     /// Drops what is open of a document, once nobody uses it: it is loaded again when used next.
@@ -240,14 +250,54 @@ impl Documents {
         lease: &'a mut Lease,
         purpose: Purpose,
     ) -> Result<&'a mut Document, Error> {
-        let (workspace, document) = lease.place;
+        let place = lease.place;
         let loaded = self.bring_up(lease, purpose);
-        if let Err(Error::Store(StoreError::Damaged { .. })) = &loaded
+        self.note_damage(place, &loaded);
+        loaded
+    }
+
+    /// Materialises a document from its stored changes, without opening it. Blocks on the disk.
+    pub(crate) fn read(
+        &self,
+        workspace: WorkspaceId,
+        id: DocumentId,
+        purpose: Purpose,
+    ) -> Result<Document, Error> {
+        let read = read_document(&self.reader, &self.counter, workspace, id, purpose);
+        self.note_damage((workspace, id), &read);
+        read
+    }
+
+    /// Has the engine look at a document if a read of it met damage.
+    pub(crate) fn note_damage<T>(&self, (workspace, id): Place, read: &Result<T, Error>) {
+        if let Err(Error::Store(StoreError::Damaged { .. })) = read
             && let Some(suspicions) = self.suspicions.get()
         {
-            suspicions.tell(workspace, document);
+            suspicions.tell(workspace, Some(id));
         }
-        loaded
+    }
+
+    /// The incarnation of this open, minted at its first write.
+    pub(crate) fn incarnation(&self) -> Result<[u8; 16], Error> {
+        let mut incarnation = self.lock_incarnation();
+        if let Some(incarnation) = *incarnation {
+            return Ok(incarnation);
+        }
+        let minted = random()?;
+        *incarnation = Some(minted);
+        Ok(minted)
+    }
+
+    /// Nobody knows any more which numbers were used under this incarnation: the next write mints
+    /// another one.
+    pub(crate) fn forget_incarnation(&self) {
+        *self.lock_incarnation() = None;
+    }
+
+    fn lock_incarnation(&self) -> std::sync::MutexGuard<'_, Option<[u8; 16]>> {
+        self.incarnation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn bring_up<'a>(
@@ -350,7 +400,7 @@ pub(crate) fn decode<R: reconvene_core::records::Record>(
 
 /// Materialises a document from its stored changes, without opening it. Blocks on the disk. One that
 /// was purged is [`Error::DocumentDeleted`], also while something of it is left.
-pub(crate) fn read_document(
+fn read_document(
     reader: &SledReader,
     counter: &MaterialiseCounter,
     workspace: WorkspaceId,

@@ -48,7 +48,7 @@ const SLEEP_CHECK_EVERY: Duration = Duration::from_secs(2);
 pub(crate) enum Command {
     Edit(Edit, oneshot::Sender<Result<(), Error>>),
     Write(Write, oneshot::Sender<Result<(), Error>>),
-    /// A record of a document did not read; of the feed or of the index without one.
+    /// A record of a document did not read; or some head row, feed entry or index row.
     Suspect(WorkspaceId, Option<DocumentId>),
     Compact(Box<Compact>, oneshot::Sender<Result<(), CompactHold>>),
     Purge(Purge, oneshot::Sender<Result<u64, PurgeError>>),
@@ -197,10 +197,7 @@ impl DriverHandle {
     /// Has the engine look at what could not be read. Nothing waits for it: where there is no room for
     /// the question it is asked again when the damage is met again.
     pub(crate) fn suspect(&self, workspace: WorkspaceId, document: Option<DocumentId>) {
-        let command = Command::Suspect(workspace, document);
-        if self.commands.try_send(command).is_err() {
-            tracing::debug!(%workspace, "no room to ask about a damaged record");
-        }
+        self.suspicions().tell(workspace, document);
     }
 
     /// The same for who must not keep the driver running.
@@ -229,11 +226,11 @@ impl DriverHandle {
 pub(crate) struct Suspicions(mpsc::WeakSender<Command>);
 
 impl Suspicions {
-    pub(crate) fn tell(&self, workspace: WorkspaceId, document: DocumentId) {
-        let command = Command::Suspect(workspace, Some(document));
+    pub(crate) fn tell(&self, workspace: WorkspaceId, document: Option<DocumentId>) {
+        let command = Command::Suspect(workspace, document);
         let told = self.0.upgrade().map(|sender| sender.try_send(command));
         if !matches!(told, Some(Ok(()))) {
-            tracing::debug!(%document, "no room to ask about a damaged record");
+            tracing::debug!(%workspace, "no room to ask about a damaged record");
         }
     }
 }

@@ -53,7 +53,7 @@ struct Indexer {
     applied_at: Option<Instant>,
     /// Documents that peers changed since; as many as matter to the pace.
     waiting: BTreeSet<(WorkspaceId, DocumentId)>,
-    /// Documents whose rows were damaged and are gone.
+    /// Documents whose rows are damaged, and are written anew or else removed.
     lost: BTreeSet<(WorkspaceId, DocumentId)>,
     /// Which meeting a transcript page belongs to, where that is known.
     meetings: BTreeMap<DocumentId, DocumentId>,
@@ -221,7 +221,7 @@ impl Indexer {
                 document,
                 ..
             } => {
-                self.parts.documents.note_replaced(*workspace, *document);
+                self.parts.documents.note_damaged(*workspace, *document);
                 self.tell_outward(&event);
             }
             Event::StoreFailed { error } => {
@@ -391,11 +391,14 @@ impl Indexer {
             ));
         }
         let open = Arc::clone(&self.parts.documents);
+        let is_lost = |document: &DocumentId| self.lost.contains(&(workspace, *document));
+        let lost: BTreeSet<_> = documents.iter().copied().filter(is_lost).collect();
         let work = tokio::task::spawn_blocking(move || {
             let mut puts = Vec::with_capacity(leases.len() + 1);
             let mut deletes = Vec::new();
             let mut pages = Vec::new();
             for (document, lease) in &mut leases {
+                let made = puts.len();
                 match open.load(lease, Purpose::Index).and_then(|loaded| {
                     let row = index_row(*document, loaded)?;
                     if loaded.kind() == MEETING {
@@ -419,6 +422,11 @@ impl Indexer {
                     Err(Error::Store(error)) => return Err(Error::Store(error)),
                     // One unreadable document must not hold up the others' rows.
                     Err(error) => tracing::warn!(%document, %error, "a document has no row"),
+                }
+                // A damaged row would hold up the lists; there is one again once one can be made.
+                if puts.len() == made && lost.contains(document) {
+                    let kinds = [MEETING, WORKSPACE];
+                    deletes.extend(kinds.map(|kind| Key::index(&workspace, kind, document)));
                 }
             }
             Ok::<_, Error>((puts, deletes, leases, pages))
@@ -472,10 +480,11 @@ fn plan(
     rebuilt_to: Option<FeedSeq>,
 ) -> Result<Plan, Error> {
     let key = Key::index_state(&workspace);
-    let state = reader
-        .read(&key)?
-        .map(|value| decode::<IndexStateRow>(&key, &value))
-        .transpose()?;
+    let state = match reader.read(&key) {
+        // How far a derived index came: where that cannot be read, the index is built anew.
+        Err(StoreError::Damaged { .. }) => None,
+        read => read?.and_then(|value| IndexStateRow::decode(&value).ok()),
+    };
     // Rows of another state version, or none at all, are built from the start.
     let current = state.filter(|state| state.state_version == STATE_VERSION);
     let rebuild = current.is_none();

@@ -175,13 +175,7 @@ impl Meetings {
                     Some(row) => Ok(row),
                     // The journal's barrier came before the store's: compute what will be there.
                     None => {
-                        let document = crate::documents::read_document(
-                            &shared.reader,
-                            shared.documents.counter(),
-                            workspace,
-                            id,
-                            Purpose::Read,
-                        )?;
+                        let document = shared.documents.read(workspace, id, Purpose::Read)?;
                         match reconvene_model::index::index_row(id, &document)? {
                             Some(IndexRow::Meeting(row)) => Ok(row),
                             _ => Err(not_a_meeting(id)),
@@ -266,13 +260,7 @@ impl Meetings {
                 let mut shown: BTreeSet<_> = heads.into_iter().collect();
                 let mut pages = Vec::new();
                 for page in meeting.pages_in_order() {
-                    let read = crate::documents::read_document(
-                        &shared.reader,
-                        shared.documents.counter(),
-                        workspace,
-                        page,
-                        Purpose::Read,
-                    );
+                    let read = shared.documents.read(workspace, page, Purpose::Read);
                     pages.push(match read {
                         Ok(document) => {
                             let heads = document.heads();

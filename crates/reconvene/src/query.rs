@@ -19,6 +19,7 @@ use reconvene_sled::SledReader;
 use serde::Serialize;
 
 use crate::deletion::is_deleted;
+use crate::driver::Suspicions;
 use crate::filter::Matcher;
 use crate::limits::QUERY_BATCH_ROWS_MAX;
 use crate::meetings::meeting_row;
@@ -73,6 +74,7 @@ impl MeetingQuery {
         Ok(MeetingSubscription {
             registration: shared.subscriptions.register(workspace)?,
             reader: shared.reader.clone(),
+            suspicions: shared.driver.suspicions(),
             workspace,
             matcher,
             batch_rows: QUERY_BATCH_ROWS_MAX,
@@ -91,6 +93,7 @@ impl MeetingQuery {
 pub struct MeetingSubscription {
     registration: Registration,
     reader: SledReader,
+    suspicions: Suspicions,
     workspace: WorkspaceId,
     matcher: Matcher,
     batch_rows: usize,
@@ -245,7 +248,12 @@ impl MeetingSubscription {
         let done = tokio::task::spawn_blocking(move || read(&reader)).await;
         match done {
             Ok(Err(Error::Store(StoreError::Closed))) | Err(_) => Err(Error::Closed),
-            Ok(read) => read,
+            Ok(read) => {
+                if let Err(Error::Store(StoreError::Damaged { .. })) = &read {
+                    self.suspicions.tell(self.workspace, None);
+                }
+                read
+            }
         }
     }
 

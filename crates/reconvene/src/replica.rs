@@ -215,7 +215,6 @@ pub(crate) struct Shared {
     profile_file: ProfileFile,
     profile: Mutex<Profile>,
     /// Random, minted at the first write after an open and after every failed one.
-    incarnation: Mutex<Option<[u8; 16]>>,
     /// The indexer and the compactor.
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// Whether links to the servers stay up between passes.
@@ -491,7 +490,6 @@ impl Replica {
             subscriptions,
             profile_file,
             profile: Mutex::new(profile),
-            incarnation: Mutex::new(None),
             tasks: Mutex::new(vec![index_task]),
             keeps_links: AtomicBool::new(false),
         };
@@ -706,7 +704,7 @@ impl Replica {
         edit: impl FnOnce(&mut Editor) -> Result<T, ModelError> + Send + 'static,
     ) -> Result<T, Error> {
         let lease = self.shared.documents.lease(workspace, id).await;
-        let incarnation = self.shared.incarnation()?;
+        let incarnation = self.shared.documents.incarnation()?;
         let worked = self
             .blocking(move |shared| shared.edit_leased(lease, id, mode, incarnation, edit))
             .await;
@@ -720,7 +718,7 @@ impl Replica {
             Err(error) => {
                 // After a panic nobody knows what was written under the actor; a refusal wrote nothing.
                 if matches!(error, Error::EditPanicked(_)) {
-                    self.shared.forget_incarnation();
+                    self.shared.documents.forget_incarnation();
                 }
                 return Err(error);
             }
@@ -756,7 +754,7 @@ impl Replica {
         let outcome = durable.await.map_err(|_| Error::Closed)?;
         if let Err(error) = &outcome {
             tracing::warn!(%error, "an edit failed; its document is loaded anew");
-            self.shared.forget_incarnation();
+            self.shared.documents.forget_incarnation();
             let mut lease = self.shared.documents.lease(workspace, id).await;
             lease.forget();
             self.shared.documents.give_back(lease);
@@ -856,32 +854,11 @@ impl Shared {
         *held = None;
     }
 
-    /// The incarnation of this open, minted at its first write.
-    pub(crate) fn incarnation(&self) -> Result<[u8; 16], Error> {
-        let mut incarnation = self
-            .incarnation
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(incarnation) = *incarnation {
-            return Ok(incarnation);
-        }
-        let minted = random()?;
-        *incarnation = Some(minted);
-        Ok(minted)
-    }
-
     /// Whether a workspace is synced with a server.
     pub(crate) fn has_server(&self, workspace: &WorkspaceId) -> bool {
         let profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
         let known = profile.workspace(workspace);
         known.is_some_and(|known| known.server.is_some())
-    }
-
-    fn forget_incarnation(&self) {
-        *self
-            .incarnation
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn edit_leased<T>(

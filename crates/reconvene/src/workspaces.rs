@@ -360,9 +360,13 @@ fn export(shared: &Shared, workspace: WorkspaceId) -> Result<String, Error> {
     let mut documents = Vec::new();
     let mut range = KeyRange::heads(&workspace);
     loop {
-        let heads = shared.reader.scan(&Scan::ascending(range.clone(), 1024))?;
+        let heads = shared
+            .reader
+            .scan(&Scan::ascending(range.clone(), 1024))
+            .map_err(Error::Store);
+        let heads = shared.noting_damage(workspace, heads)?;
         for (key, value) in &heads.rows {
-            let row: HeadRow = decode(key, value)?;
+            let row = shared.noting_damage(workspace, decode::<HeadRow>(key, value))?;
             if let Some(document) = key.document().filter(|_| row.purged_at.is_none()) {
                 documents.push((document, row.kind));
             }
@@ -375,14 +379,16 @@ fn export(shared: &Shared, workspace: WorkspaceId) -> Result<String, Error> {
     let mut failed = None;
     let loaded = documents.into_iter().map_while(|(id, kind)| {
         let counter = shared.documents.counter();
-        match read_document_of_kind(
+        let read = read_document_of_kind(
             &shared.reader,
             counter,
             workspace,
             id,
             kind,
             Purpose::Export,
-        ) {
+        );
+        shared.documents.note_damage((workspace, id), &read);
+        match read {
             Ok(document) => Some((id, document)),
             Err(error) => {
                 failed = Some(error);

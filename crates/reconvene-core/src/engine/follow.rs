@@ -829,8 +829,9 @@ impl Engine {
             self.note_progress(peer);
         }
         let has_retold = self.flow(link, &workspace).is_some_and(|flow| {
-            let before = std::mem::replace(&mut flow.has_retold, flow.has_retold || ack.number > 0);
-            flow.has_retold != before && !flow.refused_before.is_empty()
+            let is_new = ack.number > 0 && !flow.has_retold;
+            flow.has_retold |= is_new;
+            is_new && !flow.refused_before.is_empty()
         });
         if moved || refused_other || has_retold {
             self.relay_of(workspace, peer);

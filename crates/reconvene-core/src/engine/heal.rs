@@ -59,7 +59,8 @@ impl Engine {
             None if self.failed.is_some() || self.recovering => {}
             None if self.is_searching(&workspace) => {}
             None => {
-                let ranges = vec![KeyRange::feed(&workspace), KeyRange::index_rows(&workspace)];
+                let ranges = [KeyRange::heads, KeyRange::feed, KeyRange::index_rows];
+                let ranges = ranges.map(|range| range(&workspace)).to_vec();
                 self.search(workspace, ranges, Search::Any);
             }
         }

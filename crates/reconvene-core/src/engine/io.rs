@@ -75,7 +75,7 @@ pub enum Input {
     Suspect {
         /// Where.
         workspace: WorkspaceId,
-        /// The document it is of; `None` for one of the feed or of the index.
+        /// The document it is of; `None` if it is some head row, feed entry or index row.
         document: Option<DocumentId>,
     },
     /// A batch's journal entry is durable. A store's driver says so once readers see the batch too.
