@@ -29,6 +29,9 @@ use crate::time::WallTime;
 /// Most changes that one feed entry of a document that was entered anew names.
 const ENTRY_CHANGES_MAX: usize = 4096;
 
+/// Named by an entry that only keeps the feed's last place; no document has this id.
+const NO_DOCUMENT: DocumentId = DocumentId::from_bytes([0xff; 16]);
+
 /// Damaged records that an event names; the others are counted.
 const NAMED_MAX: usize = 3;
 
@@ -501,8 +504,8 @@ impl Engine {
     pub(super) fn carry_out_set_aside(&mut self, workspace: WorkspaceId, record: &DamagedRecord) {
         let now = self.now.wall;
         let mut puts = quarantined(&workspace, std::slice::from_ref(record), now);
-        let mut deletes = Vec::new();
-        let mut told = Vec::new();
+        let (mut deletes, mut entries, mut told) = (Vec::new(), Vec::new(), Vec::new());
+        let me = self.config.me;
         let Some(state) = self.ready(&workspace) else {
             return;
         };
@@ -518,17 +521,15 @@ impl Engine {
             if seq != state.point.seq {
                 return;
             }
-            let place = FeedRow {
-                document: DocumentId::from_bytes([0; 16]),
-                kind: DocumentKind(0),
-                changes: Vec::new(),
-                origin: None,
-                digest: state.point.digest,
-                snapshot: None,
-                previous: FeedSeq(0),
-                purged: None,
-            };
-            puts.push((record.key.clone(), place.encode()));
+            // The feed's last entry must not be a gap.
+            deletes.push(record.key.clone());
+            state.compacted = state.compacted.max(seq);
+            let (point, mut entry) = entry_of(state, &NO_DOCUMENT, DocumentKind(0), None, &[]);
+            entry.origin = Some(me);
+            let place = (workspace, NO_DOCUMENT);
+            entries.push(Entry::of_rebuilt(place, entry.kind, point, me));
+            puts.push((Key::feed(&workspace, point.seq), entry.encode()));
+            puts.push((Key::feed_head(&workspace), Self::feed_head(state)));
         } else if let Some((_, _, document)) = record.key.index_place() {
             told.push(Event::IndexRowLost {
                 workspace,
@@ -538,6 +539,7 @@ impl Engine {
             return;
         }
         let mut pending = PendingBatch::of_healing_nothing();
+        pending.entries = entries;
         pending.told = told;
         self.submit(pending, puts, deletes, None);
     }

@@ -1,10 +1,12 @@
 //! Records that rot on a disk: what is lost of a document comes back from whoever holds it, and no
 //! other document waits for it.
 
-use reconvene_core::engine::{Event, Input};
-use reconvene_core::ids::{DocumentId, WorkspaceId};
+use bytes::Bytes;
+use reconvene_core::engine::{Event, Input, Write};
+use reconvene_core::ids::{DocumentId, DocumentKind, WorkspaceId};
 use reconvene_core::keys::{Key, KeyKind, KeyRange};
 use reconvene_core::records::{FeedRow, Record as _};
+use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{Scan, StoreRead as _};
 use reconvene_core::wire::Role;
 
@@ -352,4 +354,106 @@ fn a_crash_at_any_step_of_a_healing_loses_nothing() {
             (world, all, of)
         });
     }
+}
+
+#[test]
+fn an_index_row_that_has_rotted_is_kept_and_its_host_is_told_to_make_it_anew() {
+    let (mut world, _, devices, of) = linked_team(780, 1);
+    let device = devices[0];
+    fill(&mut world, device, of, 0..4);
+    let key = Key::index(&of, DocumentKind(1), &document(2));
+    let row = Bytes::from_static(b"a row");
+    let request = world.request();
+    let write = |request| Write {
+        request,
+        puts: vec![(key.clone(), row.clone())],
+        deletes: Vec::new(),
+    };
+    world.give(device, Input::Write(write(request)));
+    world.run_until_quiet();
+    world.rot(device, &key);
+    // Whoever lists asks again and again.
+    for _ in 0..3 {
+        let suspect = Input::Suspect {
+            workspace: of,
+            document: None,
+        };
+        world.give(device, suspect);
+    }
+    world.run_until_quiet();
+    let lost = told(&world, device).filter(
+        |event| matches!(event, Event::IndexRowLost { document: of, .. } if *of == document(2)),
+    );
+    assert_eq!(lost.count(), 1);
+    assert_eq!(quarantined(&world, device), 1);
+    assert!(world.disk(device).rotting.read(&key).is_err(), "it is kept");
+    assert_eq!(damaged(&world, device), []);
+    let request = world.request();
+    world.give(device, Input::Write(write(request)));
+    world.run_until_quiet();
+    assert_eq!(world.disk(device).rotting.read(&key), Ok(Some(row.clone())));
+}
+
+#[test]
+fn what_keeps_the_place_of_a_lost_document_at_the_end_of_the_feed_may_rot_too() {
+    let (mut world, all, of) = grown(781, Rot::Everything, 0);
+    let (server, owner, late) = (all[0], all[1], all[3]);
+    let hit = document(5);
+    world.part(owner, server);
+    world.part(all[2], server);
+    rot(&mut world, server, of, hit, Rot::Everything);
+    let suspect = Input::Suspect {
+        workspace: of,
+        document: Some(hit),
+    };
+    world.give(server, suspect);
+    world.run_until_quiet();
+    let last = keys(&world, server, KeyRange::feed(&of));
+    world.rot(server, last.last().expect("the feed is not empty"));
+    world.connect(late, server);
+    world.run_until_quiet();
+    world.advance(seconds(70));
+    world.run_until_quiet();
+    let held = world.held(late, of);
+    let others = (0..8).filter(|number| *number != 5);
+    for number in others {
+        let here = held.iter().filter(|fact| fact.1 == document(number));
+        assert_eq!(here.count(), 3, "{number}");
+    }
+    world.heal(owner, server);
+    world.heal(all[2], server);
+    world.run_until_quiet();
+    world.advance(seconds(70));
+    world.run_until_quiet();
+    world.check_converged(&all, of);
+    assert_eq!(damage_rows(&world, server, of), []);
+}
+
+#[test]
+fn no_new_change_gets_the_number_of_one_that_was_lost() {
+    let (mut world, all, of) = grown(782, Rot::LastChange, 1);
+    let (server, device) = (all[0], all[1]);
+    let hit = document(5);
+    world.part(device, server);
+    rot(&mut world, device, of, hit, Rot::LastChange);
+    let suspect = Input::Suspect {
+        workspace: of,
+        document: Some(hit),
+    };
+    world.give(device, suspect);
+    // Its host edits what it has open under the same actor, before and after it is told.
+    world.edit(device, of, hit, 60);
+    world.run_until_quiet();
+    world.edit(device, of, hit, 60);
+    world.run_until_quiet();
+    world.heal(device, server);
+    world.run_until_quiet();
+    world.advance(seconds(70));
+    world.run_until_quiet();
+    world.check_converged(&all[..3], of);
+    let refused = told(&world, server).filter(|event| {
+        matches!(event, Event::DocumentsRefused { documents, .. }
+            if documents.iter().any(|(_, code)| *code == RefusalCode::Equivocation))
+    });
+    assert_eq!(refused.count(), 0);
 }
