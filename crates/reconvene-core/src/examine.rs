@@ -231,6 +231,9 @@ pub fn examine(
             None => false,
         };
         if is_whole {
+            examined.kind = Some(row.kind);
+            examined.is_purged = true;
+            read_purged(reader, (workspace, document), &mut examined)?;
             return Ok(examined);
         }
     }
@@ -305,6 +308,82 @@ pub fn examine(
 }
 
 type Entries = BTreeMap<FeedSeq, FeedRow>;
+
+/// Finds what is damaged of a purged document, whose tombstone and its entry read. Of the rest nothing
+/// has to be there.
+fn read_purged(
+    reader: &impl StoreRead,
+    (workspace, document): (&WorkspaceId, &DocumentId),
+    examined: &mut Examined,
+) -> Result<(), StoreError> {
+    each(
+        reader,
+        KeyRange::changes(workspace, document),
+        |key, value| {
+            let parsed = |row: ChangeRow| parse_change(&row.body).ok();
+            match read_as::<ChangeRow>(reader, &key, value)?.map(parsed) {
+                Ok(Some(header)) => examined.remains.changes.push(header),
+                Ok(None) => {
+                    let what = "it holds something else than that change".to_owned();
+                    examined.damaged.push(damaged(reader, &key, what)?);
+                }
+                Err(record) => examined.damaged.push(record),
+            }
+            Ok(())
+        },
+    )?;
+    each(
+        reader,
+        KeyRange::snapshots(workspace, document),
+        |key, value| {
+            match (
+                read_as::<SnapshotRow>(reader, &key, value)?,
+                key.snapshot_hash(),
+            ) {
+                (Ok(_), Some(hash)) => {
+                    let (size, changes) = (0, 0);
+                    let named = SnapshotRef {
+                        hash,
+                        size,
+                        changes,
+                    };
+                    examined.remains.snapshots.push((named, Vec::new()));
+                }
+                (Ok(_), None) => {}
+                (Err(record), _) => examined.damaged.push(record),
+            }
+            Ok(())
+        },
+    )?;
+    let mut next = examined
+        .head
+        .as_ref()
+        .map_or(FeedSeq(0), |row| row.feed_seq);
+    let mut is_whole = true;
+    while next.0 > 0 {
+        let key = Key::feed(workspace, next);
+        let Some(value) = reader.read(&key).transpose() else {
+            break;
+        };
+        next = match read_as::<FeedRow>(reader, &key, value)? {
+            Ok(row) if row.document == *document && row.previous < next => row.previous,
+            Ok(_) => break,
+            Err(_) => {
+                is_whole = false;
+                break;
+            }
+        };
+    }
+    if !is_whole || !examined.damaged.is_empty() {
+        read_all_entries(
+            reader,
+            (workspace, document),
+            examined,
+            &mut BTreeMap::new(),
+        )?;
+    }
+    Ok(())
+}
 
 /// Follows a document's entries back from the one its head row names; false if that does not lead to
 /// the first.

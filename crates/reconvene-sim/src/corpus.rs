@@ -109,7 +109,7 @@ pub fn run_seed(seed: u64) -> Outcome {
         }
     }
     if mishaps.direct_links && !mishaps.wipes && !mishaps.rollbacks {
-        go_on_alone(&mut world, shared);
+        go_on_alone(&mut world, shared, mishaps.rot.then_some(victim));
     }
     recover(&mut world);
     world.run_until_quiet();
@@ -204,7 +204,7 @@ fn on_both_sides(world: &mut World) -> bool {
 
 /// The server is gone; the devices find each other and agree. When it comes back, it meets only one of
 /// them, which is enough.
-fn go_on_alone(world: &mut World, shared: WorkspaceId) {
+fn go_on_alone(world: &mut World, shared: WorkspaceId, rotten: Option<NodeId>) {
     const DEVICES: [NodeId; 3] = [1, 2, 3];
     if world.is_up(0) {
         world.crash(0, 0);
@@ -218,6 +218,11 @@ fn go_on_alone(world: &mut World, shared: WorkspaceId) {
     }
     world.advance(Duration::from_secs(70));
     world.run_until_quiet();
+    if let Some(node) = rotten {
+        suspect_all(world, node);
+        world.advance(Duration::from_secs(70));
+        world.run_until_quiet();
+    }
     let held = world.held(1, shared);
     for node in DEVICES {
         world.check_rows(node, shared);
@@ -338,6 +343,9 @@ fn rot(world: &mut World, node: NodeId) {
 
 /// Has everything looked at, whoever may have met it.
 fn suspect_all(world: &mut World, node: NodeId) {
+    if !world.is_up(node) {
+        return;
+    }
     let documents = (0..10).map(|number| Some(document(number)));
     for document in documents.chain([None]) {
         let suspect = Input::Suspect {

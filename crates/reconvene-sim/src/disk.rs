@@ -31,7 +31,8 @@ pub(crate) struct Disk {
     pub(crate) reader: MemoryReader,
     /// What engine and host read.
     pub(crate) rotting: MemoryReader,
-    /// Changes that were removed because they had rotted, and are not back.
+    /// Changes that were removed because they had rotted. What was said to be held before that, or
+    /// until they came back, does not hold of them.
     pub(crate) lost: BTreeSet<Fact>,
     queue: VecDeque<Batch>,
     group: Vec<Batch>,
@@ -227,13 +228,6 @@ impl Disk {
     fn note_lost(&mut self, group: &[Batch]) {
         let is_aside = |key: &Key| key.kind() == Some(KeyKind::Quarantine);
         for batch in group {
-            let returned = batch
-                .puts
-                .iter()
-                .flat_map(|(key, value)| facts_in(key, value));
-            for fact in returned {
-                self.lost.remove(&fact);
-            }
             if !batch.puts.iter().any(|(key, _)| is_aside(key)) {
                 continue;
             }
