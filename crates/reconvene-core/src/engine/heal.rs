@@ -466,6 +466,18 @@ impl Engine {
         });
         pending.told.extend(stale);
         self.submit(pending, puts, deletes.into_iter().collect(), None);
+        // What came before, on links that are closed by now, moves no cursor that was let go.
+        for job in &mut self.jobs {
+            if let Work::Changes {
+                workspace: of,
+                cursor,
+                ..
+            } = &mut job.work
+                && *of == workspace
+            {
+                *cursor = None;
+            }
+        }
         // What the journal keeps of earlier histories stays until others hold what was entered now.
         let replay = self.replays.entry(workspace).or_default();
         replay.through = replay.through.max(previous);
