@@ -274,6 +274,11 @@ impl Engine {
         }
     }
 
+    /// Whether a batch that takes away what was damaged is on its way to the store.
+    pub(super) fn is_healing(&self) -> bool {
+        self.pending.back().is_some_and(PendingBatch::heals)
+    }
+
     pub(super) fn carry_out_heal(&mut self, examination: Examination) {
         let (workspace, document) = (examination.workspace, examination.document);
         let examined = match examination.result {
@@ -602,20 +607,19 @@ fn forget_cursors(
     puts: &mut Vec<(Key, Bytes)>,
 ) {
     let mut rows = stored;
-    // What this engine knows is newer than what was read.
+    // What this engine knows is newer than what was read, here and by links that are to greet.
     let live = state.peers.iter();
     rows.extend(live.map(|(peer, known)| (*peer, known.row.clone())));
     for (peer, mut row) in rows {
         row.held = None;
         row.verified_at = None;
         puts.push((Key::peer(&workspace, &peer), row.encode()));
-        if let Some(known) = state.peers.get_mut(&peer) {
-            known.held_stored = None;
-            known.row = row;
-            known.dirty = false;
-            known.verified = None;
-            known.waypoints = Waypoints::default();
-        }
+        let known = state.peers.entry(peer).or_default();
+        known.held_stored = None;
+        known.row = row;
+        known.dirty = false;
+        known.verified = None;
+        known.waypoints = Waypoints::default();
     }
 }
 

@@ -514,6 +514,10 @@ impl Engine {
     }
 
     fn greet_if_loaded(&mut self, link: LinkId) {
+        // A feed whose entries are just being entered anew has no end to speak of.
+        if self.is_healing() {
+            return;
+        }
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };

@@ -94,6 +94,9 @@ impl Engine {
             for workspace in batch.removed {
                 self.forget_workspace(workspace);
             }
+            if batch.heals {
+                self.greet_waiting_links();
+            }
         }
         self.walk_all();
         self.finish_recovery();
@@ -442,6 +445,10 @@ impl PendingBatch {
         let mut pending = Self::new();
         pending.purge = Some((request, documents));
         pending
+    }
+
+    pub(in crate::engine) fn heals(&self) -> bool {
+        self.heals
     }
 
     pub(in crate::engine) fn of_healing(
