@@ -1096,6 +1096,8 @@ impl Engine {
             return;
         }
         flow.reconciling = None;
+        // Answers within a run have no end that is told: what is still lacking is asked for anew.
+        flow.exchange.asked.clear();
         flow.follow_from(point);
         if dialed && differed > 0 {
             self.emit(Event::ReconcileUnsettled {
