@@ -54,6 +54,8 @@ struct Indexer {
     applied_at: Option<Instant>,
     /// Documents that peers changed since; as many as matter to the pace.
     waiting: BTreeSet<(WorkspaceId, DocumentId)>,
+    /// Documents whose rows are damaged, and are written anew or else removed.
+    lost: BTreeSet<(WorkspaceId, DocumentId)>,
     /// Which meeting a transcript page belongs to, where that is known.
     meetings: BTreeMap<DocumentId, DocumentId>,
     /// The state version of each workspace's server, as it last said.
@@ -76,6 +78,7 @@ impl Indexer {
             pace: Pace::new(),
             applied_at: None,
             waiting: BTreeSet::new(),
+            lost: BTreeSet::new(),
             meetings: BTreeMap::new(),
             heard: BTreeMap::new(),
         };
@@ -202,6 +205,13 @@ impl Indexer {
             Event::FeedAdvanced { workspace, .. } => {
                 due.insert(*workspace);
             }
+            Event::IndexRowLost {
+                workspace,
+                document,
+            } => {
+                self.lost.insert((*workspace, *document));
+                due.insert(*workspace);
+            }
             Event::StoreFailed { error } => {
                 let message = error.to_string();
                 self.tell(match error {
@@ -209,11 +219,13 @@ impl Indexer {
                     _ => ReplicaEvent::StoreFailed { message },
                 });
             }
-            event => {
-                if let Some(event) = outward(event) {
-                    self.tell(event);
-                }
-            }
+            event => self.tell_outward(event),
+        }
+    }
+
+    fn tell_outward(&self, event: &Event) {
+        if let Some(event) = outward(event) {
+            self.tell(event);
         }
     }
 
@@ -229,12 +241,22 @@ impl Indexer {
             known: self.progress.borrow().get(&workspace).copied(),
             heard: self.heard.get(&workspace).map(|(_, version)| *version),
         };
+        let lost = self.lost.iter().filter(|(of, _)| *of == workspace);
+        let lost: Vec<_> = lost.map(|(_, document)| *document).collect();
+        if !lost.is_empty() {
+            self.refresh(workspace, &lost, None).await?;
+            self.lost.retain(|(of, _)| *of != workspace);
+        }
         let mut rebuilt_to = None;
         loop {
             let reader = self.parts.reader.clone();
             let read =
                 tokio::task::spawn_blocking(move || plan(&reader, workspace, from, rebuilt_to));
-            let plan = read.await.map_err(|_| Error::Closed)??;
+            let plan = read.await.map_err(|_| Error::Closed)?;
+            if let Err(Error::Store(StoreError::Damaged { .. })) = &plan {
+                self.parts.driver.suspect(workspace, None);
+            }
+            let plan = plan?;
             if rebuilt_to.is_none()
                 && let Some(before) = plan.other_server_state
             {
@@ -402,12 +424,15 @@ impl Indexer {
         }
         let open = Arc::clone(&self.parts.documents);
         let reader = self.parts.reader.clone();
+        let is_lost = |document: &DocumentId| self.lost.contains(&(workspace, *document));
+        let lost: BTreeSet<_> = documents.iter().copied().filter(is_lost).collect();
         let work = tokio::task::spawn_blocking(move || {
             let mut puts = Vec::with_capacity(leases.len() + 1);
             let mut deletes = Vec::new();
             let mut pages = Vec::new();
             let mut news = Vec::new();
             for (document, lease) in &mut leases {
+                let made = puts.len();
                 match open.load(lease, Purpose::Index).and_then(|loaded| {
                     let row = index_row(*document, loaded)?;
                     if loaded.kind() == MEETING {
@@ -425,10 +450,18 @@ impl Indexer {
                     Err(Error::DocumentDeleted { .. }) => {
                         deletes.extend(INDEXED.map(|kind| Key::index(&workspace, kind, document)));
                     }
+                    // The engine was told, and enters in the feed what is left of it.
+                    Err(Error::Store(error @ StoreError::Damaged { .. })) => {
+                        tracing::warn!(%document, %error, "a document is damaged");
+                    }
                     // The disk may answer next time: nothing is claimed to be indexed until then.
                     Err(Error::Store(error)) => return Err(Error::Store(error)),
                     // One unreadable document must not hold up the others' rows.
                     Err(error) => tracing::warn!(%document, %error, "a document has no row"),
+                }
+                // A damaged row would hold up the lists; there is one again once one can be made.
+                if puts.len() == made && lost.contains(document) {
+                    deletes.extend(INDEXED.map(|kind| Key::index(&workspace, kind, document)));
                 }
             }
             Ok::<_, Error>((puts, deletes, leases, pages, news))
@@ -496,10 +529,11 @@ fn plan(
     rebuilt_to: Option<FeedSeq>,
 ) -> Result<Plan, Error> {
     let key = Key::index_state(&workspace);
-    let state = reader
-        .read(&key)?
-        .map(|value| decode::<IndexStateRow>(&key, &value))
-        .transpose()?;
+    let state = match reader.read(&key) {
+        // How far a derived index came: where that cannot be read, the index is built anew.
+        Err(StoreError::Damaged { .. }) => None,
+        read => read?.and_then(|value| IndexStateRow::decode(&value).ok()),
+    };
     // Rows of another state version, or none at all, are built from the start.
     let current = state.filter(|state| state.state_version == STATE_VERSION);
     let before = current.map_or(0, |state| state.server_state_version);
@@ -639,6 +673,24 @@ fn outward(event: &Event) -> Option<ReplicaEvent> {
             workspace: *workspace,
             peer: *peer,
             since: *since,
+        },
+        Event::DocumentDamaged {
+            workspace,
+            document,
+            what,
+            lost,
+        } => ReplicaEvent::DocumentDamaged {
+            workspace: *workspace,
+            document: *document,
+            what: what.clone(),
+            lost: *lost,
+        },
+        Event::DocumentHealed {
+            workspace,
+            document,
+        } => ReplicaEvent::DocumentHealed {
+            workspace: *workspace,
+            document: *document,
         },
         Event::SharesLearned { workspace } => ReplicaEvent::DevicesChanged {
             workspace: *workspace,

@@ -416,13 +416,6 @@ impl Engine {
         self.close_link(link, CloseReason::Fault(what));
     }
 
-    pub(super) fn on_send_failed(&mut self, link: LinkId, error: &StoreError) {
-        self.close_link(link, CloseReason::StoreFailed);
-        self.emit(Event::StoreFailed {
-            error: error.clone(),
-        });
-    }
-
     /// Tells a peer that nothing comes of this link, and why, and closes it.
     pub(super) fn refuse(&mut self, link: LinkId, code: RefusalCode) {
         self.send(
@@ -521,6 +514,10 @@ impl Engine {
     }
 
     fn greet_if_loaded(&mut self, link: LinkId) {
+        // A feed whose entries are just being entered anew has no end to speak of.
+        if self.is_healing() {
+            return;
+        }
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
@@ -548,8 +545,13 @@ impl Engine {
                 row,
                 ..super::Peer::default()
             });
-            if record.row.refused_here_unlisted > 0 {
-                // Some of what was refused is not listed: only comparing everything finds it again.
+            let mut refused = record.row.refused_here.values();
+            let was_unreadable = refused.any(|code| *code == RefusalCode::Unavailable);
+            if record.row.refused_here_unlisted > 0 || was_unreadable {
+                // Some of what was refused is not listed, or was for a reason of our own: only
+                // comparing everything finds it again.
+                let refused = &mut record.row.refused_here;
+                refused.retain(|_, code| *code != RefusalCode::Unavailable);
                 record.row.refused_here_unlisted = 0;
                 record.row.held = None;
                 record.held_stored = None;
@@ -998,12 +1000,12 @@ impl Engine {
             return false;
         }
         self.emit(Event::RolledBack { workspace, peer });
-        self.begin_history(workspace);
+        self.begin_history(workspace, CloseReason::RolledBack);
         true
     }
 
     /// Begins a new history of a workspace's feed, and every cursor with it.
-    pub(super) fn begin_history(&mut self, workspace: WorkspaceId) {
+    pub(super) fn begin_history(&mut self, workspace: WorkspaceId, why: CloseReason) {
         let epoch = self.fresh_epoch();
         if let Some(state) = self.ready(&workspace) {
             state.point.epoch = epoch;
@@ -1025,7 +1027,7 @@ impl Engine {
         });
         let greeted: Vec<_> = greeted.map(|(id, _)| *id).collect();
         for link in greeted {
-            self.close_link(link, CloseReason::RolledBack);
+            self.close_link(link, why.clone());
         }
     }
 
