@@ -937,17 +937,24 @@ impl Engine {
         let our_cursor = trust(mine, theirs.head, either_empty);
         let their_cursor = trust(theirs.held, greeted_head, either_empty);
         let rolled_back = matches!(their_cursor, Trust::Ahead);
-        // A cursor that cannot be trusted is forgotten on both sides: the peer may have lost what it
-        // once held, and we what we did.
-        let held = our_cursor.point();
+        let following = match (our_cursor, their_cursor) {
+            (Trust::At(_), Trust::At(point)) => Some(point),
+            _ => None,
+        };
+        // Cursors that cannot be trusted are forgotten on both sides: the peer may have lost what it
+        // once held, and we what we did. That goes for both as soon as it goes for one: only following
+        // shows that the other is of a history that is still there.
+        let held = our_cursor.point().filter(|_| following.is_some());
         record.dirty |= record.row.held != held;
         record.dirty |= record.row.takes_snapshots != theirs.takes_snapshots;
         record.row.takes_snapshots = theirs.takes_snapshots;
         record.row.held = held;
         record.held_stored = held;
-        let acknowledged = their_cursor.point();
-        if record.row.acknowledged != acknowledged {
-            record.row.acknowledged = acknowledged;
+        if following.is_none() {
+            record.waypoints = super::relay::Waypoints::default();
+        }
+        if record.row.acknowledged != following {
+            record.row.acknowledged = following;
             record.dirty = true;
         }
         // It tells anew what it still refuses.
@@ -960,10 +967,6 @@ impl Engine {
         if rolled_back && self.begins_history_for(workspace, peer) {
             return;
         }
-        let following = match (our_cursor, their_cursor) {
-            (Trust::At(_), Trust::At(point)) => Some(point),
-            _ => None,
-        };
         if let Some(flow) = self.flow(link, &workspace) {
             flow.they_take_snapshots = theirs.takes_snapshots;
             flow.begin(theirs.head, greeted_head, heard_at, following);
