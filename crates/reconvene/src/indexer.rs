@@ -27,6 +27,10 @@ use crate::pace::Pace;
 use crate::replica::{ReplicaEvent, STATE_VERSION, request_id};
 use crate::subscriptions::{RowPlace, Subscriptions};
 
+use catching::CatchingUp;
+
+mod catching;
+
 /// Feed entries looked at per round.
 const ROUND_ENTRIES: usize = 512;
 /// Entries without work after which the index's place is written down all the same.
@@ -60,6 +64,7 @@ struct Indexer {
     meetings: BTreeMap<DocumentId, DocumentId>,
     /// The state version of each workspace's server, as it last said.
     heard: BTreeMap<WorkspaceId, (PeerId, u32)>,
+    catching: CatchingUp,
 }
 
 /// Starts the indexer on the current runtime.
@@ -81,6 +86,7 @@ impl Indexer {
             lost: BTreeSet::new(),
             meetings: BTreeMap::new(),
             heard: BTreeMap::new(),
+            catching: CatchingUp::default(),
         };
         (indexer, receiver)
     }
@@ -98,7 +104,7 @@ impl Indexer {
                     Ok(true) => {
                         due.insert(workspace);
                     }
-                    Ok(false) => {}
+                    Ok(false) => self.caught_up(workspace).await,
                     Err(error) => {
                         // The rows stay as they are and say how old they are until it is tried again.
                         tracing::warn!(%workspace, %error, "the index could not be refreshed");
@@ -106,16 +112,18 @@ impl Indexer {
                     }
                 }
             }
-            let notice = if failed.is_empty() {
-                notices.recv().await
-            } else {
-                match tokio::time::timeout(RETRY_AFTER, notices.recv()).await {
+            let retry = (!failed.is_empty()).then_some(RETRY_AFTER);
+            let patience = retry.into_iter().chain(self.catching.patience()).min();
+            let notice = match patience {
+                None => notices.recv().await,
+                Some(patience) => match timeout(patience, notices.recv()).await {
                     Ok(notice) => notice,
                     Err(_) => {
+                        self.catching.release_overdue(&self.parts.subscriptions);
                         due.append(&mut failed);
                         continue;
                     }
-                }
+                },
             };
             if !self.take(notice, &mut due) {
                 return;
@@ -164,8 +172,6 @@ impl Indexer {
     }
 
     fn look_everywhere(&self, due: &mut BTreeSet<WorkspaceId>) {
-        // Remote changes may have been missed too: what is open is read again when used.
-        self.parts.documents.forget_all();
         match crate::replica::known_workspaces(&self.parts.reader) {
             Ok(workspaces) => due.extend(workspaces),
             Err(error) => tracing::warn!(%error, "the list of workspaces could not be read"),
@@ -200,7 +206,21 @@ impl Indexer {
                 state_version,
             } => {
                 self.heard.insert(*workspace, (*peer, *state_version));
+                let queries = &self.parts.subscriptions;
+                self.catching.begin(*workspace, *peer, queries);
                 due.insert(*workspace);
+            }
+            Event::Verified {
+                peer, workspace, ..
+            } => {
+                if self.catching.note_verified(*workspace, *peer) {
+                    due.insert(*workspace);
+                }
+                self.tell_outward(&event);
+            }
+            Event::Unreachable { peer, .. } => {
+                self.catching.end_with(*peer, &self.parts.subscriptions);
+                self.tell_outward(&event);
             }
             Event::FeedAdvanced { workspace, .. } => {
                 due.insert(*workspace);
@@ -232,6 +252,21 @@ impl Indexer {
     fn tell(&self, event: ReplicaEvent) {
         if self.parts.events.send(event).is_err() {
             tracing::trace!("nobody listens to the replica's events");
+        }
+    }
+
+    /// Lists show all that is stored of a workspace: tells what changed since its server was back, if
+    /// that is all that the server had.
+    async fn caught_up(&mut self, workspace: WorkspaceId) {
+        let Some(caught_up) = self.catching.end(workspace, &self.parts.subscriptions) else {
+            return;
+        };
+        let reader = self.parts.reader.clone();
+        let event = tokio::task::spawn_blocking(move || caught_up.event(&reader)).await;
+        match event {
+            Ok(Ok(event)) => self.tell(event),
+            Ok(Err(error)) => tracing::warn!(%workspace, %error, "what changed is not told"),
+            Err(_) => {}
         }
     }
 
@@ -307,6 +342,9 @@ impl Indexer {
                 let event = self
                     .changed(workspace, documents, meetings, plan.pages)
                     .await?;
+                if let ReplicaEvent::Changed { meetings, .. } = &event {
+                    self.catching.note_changed(workspace, meetings);
+                }
                 self.tell(event);
             }
             return Ok(plan.more);

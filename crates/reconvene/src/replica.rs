@@ -369,6 +369,22 @@ pub enum ReplicaEvent {
         /// The workspace.
         workspace: WorkspaceId,
     },
+    /// A server is back, nothing that it had is missing here, and lists show all of it. Live queries
+    /// tell the same in one batch, unless it took longer than
+    /// [`CATCH_UP_HOLD`](crate::limits::CATCH_UP_HOLD).
+    CaughtUp {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The server.
+        peer: PeerId,
+        /// The meetings of which something changed meanwhile, by others than this device; at most
+        /// [`CAUGHT_UP_MEETINGS_MAX`](crate::limits::CAUGHT_UP_MEETINGS_MAX).
+        meetings: Vec<DocumentId>,
+        /// How many meetings those are in all.
+        changed: u64,
+        /// How many of them show a conflict.
+        conflicts: u64,
+    },
     /// A link is up and both sides have greeted.
     LinkUp {
         /// The peer.
