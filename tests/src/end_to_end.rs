@@ -5,7 +5,6 @@
 
 mod disk;
 mod harness;
-mod proxy;
 mod qmsum;
 mod receiver;
 
@@ -21,10 +20,13 @@ mod outbox;
 mod space;
 
 mod beside;
+mod formats;
 mod serving;
 mod watching;
 
 mod refusals;
 mod versions;
+
+mod truth;
 
 mod facts;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::proxy::Proxy;
+use reconvene_testkit::Proxy;
 
 /// How long anything may take; far more than it does, also on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
@@ -349,7 +349,6 @@ impl Drop for Process {
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: String,
-    #[expect(dead_code, reason = "it is there to be printed when a test fails")]
     pub(crate) stderr: String,
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::formats::example;
 use crate::harness::{Peer, Process, Server};
 use crate::qmsum;
 
@@ -46,6 +47,7 @@ fn every_command_runs_beside_a_serving_process() {
     let retryable = entry(&integration);
     let amended = format!("meeting={workspace}");
     let run = "0".repeat(32);
+    let (vtt, srt) = (example("kickoff.vtt"), example("kickoff.srt"));
     for (command, alone) in reconvene_cli::commands() {
         let words: Vec<_> = command.split(' ').collect();
         // A command that is not here yet: say how it is called, or enter it in the table of those
@@ -59,9 +61,9 @@ fn every_command_runs_beside_a_serving_process() {
             "workspace use" => &[workspace],
             "workspace leave" => &["Apollo", "--discard", "--remove"],
             "project rename" => &["Apollo", "Apollo 11"],
-            "project activate" | "project archive" | "project delete" | "project restore" => {
-                &["Apollo 11"]
-            }
+            // As it is already: what comes after needs it in use.
+            "project archive" => &["Apollo 11", "--undo"],
+            "project activate" | "project delete" | "project restore" => &["Apollo 11"],
             "join" => &[&ticket],
             "meeting add" => &["another"],
             "meeting show" | "meeting delete" | "meeting restore" => &[&meeting],
@@ -80,6 +82,8 @@ fn every_command_runs_beside_a_serving_process() {
             }
             "runs show" | "runs cancel" => &[&run],
             "import qmsum" => &[file.to_str().unwrap()],
+            "import vtt" => &[vtt.to_str().unwrap()],
+            "import srt" => &[srt.to_str().unwrap()],
             "demo" => &["--meetings", "1"],
             new => panic!("how `{new}` runs beside a serving process is not tested"),
         };
@@ -155,6 +159,39 @@ fn a_watched_list_tells_what_is_done_here_and_elsewhere() {
     let none = server.peer.run(&["meeting", "list", "--until", "1h"]);
     assert_eq!(none["meetings"], serde_json::json!([]));
     stop(beside);
+    stop(watch);
+}
+
+#[test]
+fn a_watched_status_shows_what_is_to_be_delivered_and_that_it_was() {
+    let mut server = Server::new();
+    let device = Peer::joined(&server, "Ada");
+    device.run(&["sync"]);
+    let watch = device.start(&["status", "--watch"]);
+    let owed = |line: &Value| {
+        let shared = &line["workspaces"].as_array().unwrap();
+        let current = shared.iter().find(|of| of["current"] == true).unwrap();
+        let pending = line["pending"]["workspaces"].as_array().unwrap();
+        let of = pending.iter().find(|of| of["workspace"] == current["id"]);
+        let server = of.map(|of| of["peers"][0].clone()).unwrap_or_default();
+        (
+            server["owed"].clone(),
+            current["freshness"]["state"].clone(),
+        )
+    };
+    watch.line_where(|line| owed(line).1["is"] == "verified");
+    server.kill();
+    watch.line_where(|line| line["links"].as_array().unwrap().is_empty());
+    let begun = std::time::SystemTime::now();
+    device.add("Made offline");
+    let line = watch.line_where(|line| owed(line).0["documents"] == 1);
+    let debt = owed(&line).0;
+    assert!(debt["bytes"].as_u64().unwrap() > 0, "{debt}");
+    let since = begun.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let oldest = debt["oldest"].as_u64().unwrap();
+    assert!(u128::from(oldest) + 1_000 >= since.as_millis(), "{debt}");
+    server.start();
+    watch.line_where(|line| owed(line).0["documents"] == 0);
     stop(watch);
 }
 

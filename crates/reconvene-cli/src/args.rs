@@ -138,14 +138,19 @@ pub(crate) enum Command {
         /// Count the records of this document of the current workspace.
         #[arg(long, value_name = "ID")]
         document: Option<String>,
+        /// Say it again whenever links, freshness or what is to be delivered change, until told to
+        /// stop; stays connected meanwhile.
+        #[arg(long, conflicts_with_all = ["records", "document"])]
+        watch: bool,
     },
     /// Read everything in this store, and say exactly what is damaged.
     Verify,
     /// Keep what still reads of a damaged store, and set the damaged database aside; the next sync
     /// brings back what is missing.
     Repair,
-    /// Print a workspace as canonical JSON: the same bytes wherever the same is held.
-    Export,
+    /// Print a workspace as canonical JSON, or its meetings as Markdown: the same bytes wherever the
+    /// same is held.
+    Export(ExportArgs),
     /// Print events as they happen, until told to stop; stays connected meanwhile.
     Events,
     /// Show the main job on real meetings: a server and two devices in a temporary directory, or in
@@ -182,6 +187,9 @@ pub(crate) struct ServeArgs {
     /// A host that integrations may call besides this machine; may be given several times.
     #[arg(long, value_name = "HOST")]
     pub allow_host: Vec<String>,
+    /// Another number than devices knew has them build everything anew that follows from documents.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub state_version: u32,
 }
 
 /// What to do with workspaces.
@@ -383,11 +391,35 @@ pub(crate) struct ChangeArgs {
     pub tag: Vec<TagEdit>,
 }
 
+/// What to export, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportArgs {
+    /// As Markdown, for people: every meeting that is not deleted, with its transcript.
+    #[arg(long)]
+    pub markdown: bool,
+    /// This meeting alone.
+    #[arg(long, value_name = "ID", requires = "markdown")]
+    pub meeting: Option<String>,
+}
+
 /// What to import.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImportCommand {
     /// Meetings of the QMSum corpus, one JSON file each.
     Qmsum {
+        /// The files.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Captions in WebVTT, a meeting for each file; who speaks is told by voice tags (`<v Name>`), or by
+    /// names before colons.
+    Vtt {
+        /// The files.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Captions in SubRip, a meeting for each file; who speaks is told by names before colons.
+    Srt {
         /// The files.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,

@@ -17,14 +17,14 @@ use reconvene::{MeetingFilter, OpenOptions, Ticket};
 use serde_json::Value;
 
 use crate::args::{
-    Args, ChangeArgs, Command, EditArgs, FilterArgs, ImportCommand, ListArgs, MeetingCommand,
-    ProjectCommand, WorkspaceCommand,
+    Args, ChangeArgs, Command, EditArgs, ExportArgs, FilterArgs, ImportCommand, ListArgs,
+    MeetingCommand, ProjectCommand, WorkspaceCommand,
 };
 use crate::exit;
 use crate::failure::Failure;
 use crate::output::{Output, to_value, write_line};
 use crate::progress::Indicator;
-use crate::request::{ImportFile, MeetingChanges, Request, Sinks, Wanted};
+use crate::request::{ImportFile, ImportFormat, MeetingChanges, Request, Sinks, Wanted};
 use crate::{beside, demo, human, import, place, session};
 
 /// Whether a command runs on and so tells in its logs what a user would notice.
@@ -62,7 +62,7 @@ async fn dispatch(
             | Command::Integrations(_)
             | Command::Runs(_)
             | Command::Import(_)
-            | Command::Export
+            | Command::Export(_)
             | Command::Compact
             | Command::Purge { .. }
             | Command::Status { records: true, .. }
@@ -115,7 +115,7 @@ async fn dispatch(
         Command::Inbox(command) => at.ask(outbox::inbox(command)).await,
         Command::Integrations(command) => at.ask(outbox::integrations(command)?).await,
         Command::Runs(command) => at.ask(outbox::runs(command)).await,
-        Command::Import(ImportCommand::Qmsum { files }) => at.import(files).await,
+        Command::Import(command) => at.import(command).await,
         Command::Sync {
             watch: true,
             with,
@@ -136,13 +136,25 @@ async fn dispatch(
             at.answer(Request::Purge { deleted_for_ms }, human::purged)
                 .await
         }
-        Command::Status { records, document } => {
+        Command::Status { watch: true, .. } => {
+            at.watch(Request::StatusWatch, human::status_again).await
+        }
+        Command::Status {
+            records, document, ..
+        } => {
             let request = Request::Status { records, document };
             at.answer(request, human::status).await
         }
         Command::Verify => at.verify().await,
         Command::Repair => at.repair().await,
-        Command::Export => at.export().await,
+        Command::Export(ExportArgs {
+            markdown: true,
+            meeting,
+        }) => {
+            let request = Request::ExportMarkdown { meeting };
+            at.answer(request, human::markdown).await
+        }
+        Command::Export(_) => at.export().await,
         Command::Events => at.watch(Request::Events, human::event).await,
         Command::Demo { .. } => unreachable!("it was run without a data directory"),
     }
@@ -295,10 +307,15 @@ impl At<'_> {
         Ok(exit::OK)
     }
 
-    async fn import(&self, files: Vec<PathBuf>) -> Result<u8, Failure> {
+    async fn import(&self, command: ImportCommand) -> Result<u8, Failure> {
+        let (format, files) = match command {
+            ImportCommand::Qmsum { files } => (ImportFormat::Qmsum, files),
+            ImportCommand::Vtt { files } => (ImportFormat::Vtt, files),
+            ImportCommand::Srt { files } => (ImportFormat::Srt, files),
+        };
         let files = files.into_iter().map(absolute).collect::<Result<_, _>>()?;
         let answer = self
-            .perform(self.existing(), Request::ImportQmsum { files })
+            .perform(self.existing(), Request::Import { format, files })
             .await?;
         self.output.answer(&answer, human::imported)?;
         let code = import::exit_code(&answer);

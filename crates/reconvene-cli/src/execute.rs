@@ -135,7 +135,7 @@ pub(crate) async fn execute(
         Request::Inbox(request) => outbox::inbox(replica, request, items).await,
         Request::Integrations(request) => outbox::integrations(replica, request, items).await,
         Request::Runs(request) => outbox::runs(replica, request, items).await,
-        Request::ImportQmsum { files } => import::qmsum(replica, files, progress).await,
+        Request::Import { format, files } => import::files(replica, format, files, progress).await,
         Request::Sync { timeout_ms, with } => {
             let options = SyncOptions {
                 timeout: Duration::from_millis(timeout_ms),
@@ -179,6 +179,7 @@ pub(crate) async fn execute(
             }
             Ok(status)
         }
+        Request::StatusWatch => streams::status(replica, items).await,
         Request::Verify => {
             let told = progress::of_verify(progress);
             to_value(&replica.verify(Some(told)).await?)
@@ -186,6 +187,11 @@ pub(crate) async fn execute(
         Request::Export { workspace } => {
             // As text: its bytes are the promise, and must not be written anew.
             Ok(Value::String(replica.export(workspace.as_deref()).await?))
+        }
+        Request::ExportMarkdown { meeting } => {
+            let only = meeting.as_deref().map(document_id).transpose()?;
+            let markdown = replica.meetings().export_markdown(only).await?;
+            Ok(json!({ "markdown": markdown }))
         }
     }
 }

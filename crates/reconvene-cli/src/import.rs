@@ -2,21 +2,31 @@
 //!
 //! A file that cannot be imported does not keep the others from it; a store that fails does.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use reconvene::{ImportedMeeting, Replica};
+use reconvene::{DocumentId, ImportedMeeting, Replica, captions, qmsum};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::exit;
 use crate::failure::Failure;
 use crate::output::to_value;
-use crate::request::{ImportFile, Progress, ProgressSink};
+use crate::request::{ImportFile, ImportFormat, Progress, ProgressSink};
 
 /// Largest file that is read. The largest of the QMSum corpus is below half a megabyte.
 pub(crate) const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// A file that was imported.
+#[derive(Debug, Serialize)]
+struct Taken {
+    /// The file as it was named.
+    file: String,
+    /// The meeting that it became.
+    meeting: DocumentId,
+}
 
 /// A file that was not imported, and why.
 #[derive(Debug, Serialize)]
@@ -29,14 +39,15 @@ struct Failed {
     message: String,
 }
 
-/// Imports files of the QMSum corpus.
-pub(crate) async fn qmsum(
+/// Imports files of one format, each a meeting. What is done stays done if this is dropped midway.
+pub(crate) async fn files(
     replica: &Replica,
+    format: ImportFormat,
     files: Vec<ImportFile>,
     progress: &ProgressSink,
 ) -> Result<Value, Failure> {
     let total = u64::try_from(files.len()).ok();
-    let mut meetings = Vec::new();
+    let mut taken: Vec<Taken> = Vec::new();
     let mut failed = Vec::new();
     let mut stopped: Option<Failure> = None;
     for (done, file) in (0..).zip(files) {
@@ -50,7 +61,7 @@ pub(crate) async fn qmsum(
             continue;
         }
         let given = file.given.clone();
-        let read = tokio::task::spawn_blocking(move || read_qmsum(file)).await;
+        let read = tokio::task::spawn_blocking(move || read(format, file)).await;
         let imported = match read {
             Ok(Ok(imported)) => imported,
             Ok(Err(failure)) => {
@@ -63,7 +74,10 @@ pub(crate) async fn qmsum(
             }
         };
         match replica.meetings().import(imported).await {
-            Ok(id) => meetings.push(id),
+            Ok(meeting) => taken.push(Taken {
+                file: given,
+                meeting,
+            }),
             Err(error) => {
                 let failure = Failure::from(error);
                 // Of the file if its content is to blame, else of the store: then the next fails too.
@@ -74,15 +88,17 @@ pub(crate) async fn qmsum(
             }
         }
     }
+    let meetings: Vec<_> = taken.iter().map(|taken| taken.meeting).collect();
     Ok(json!({
-        "imported": meetings.len(),
+        "imported": taken.len(),
         "meetings": to_value(&meetings)?,
+        "taken": to_value(&taken)?,
         "failed": to_value(&failed)?,
         "stopped": to_value(&stopped)?,
     }))
 }
 
-/// The exit code for an answer of [`qmsum`]: that of the failure that stopped it, or whether it names
+/// The exit code for an answer of [`files`]: that of the failure that stopped it, or whether it names
 /// files that were not imported.
 pub(crate) fn exit_code(answer: &Value) -> u8 {
     if let Some(code) = answer["stopped"]["code"].as_str() {
@@ -94,16 +110,27 @@ pub(crate) fn exit_code(answer: &Value) -> u8 {
     }
 }
 
-fn read_qmsum(file: ImportFile) -> Result<ImportedMeeting, Failed> {
+fn read(format: ImportFormat, file: ImportFile) -> Result<ImportedMeeting, Failed> {
     let bytes = match read_bounded(&file.path, FILE_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(why) => return Err(whole(file.given, why)),
     };
-    reconvene::qmsum::parse(&file.given, &bytes).map_err(|error| Failed {
-        file: file.given,
-        place: error.place.to_string(),
-        message: error.problem.to_string(),
-    })
+    let given = &file.given;
+    let failed = |place: &dyn Display, message: &dyn Display| Failed {
+        file: given.clone(),
+        place: place.to_string(),
+        message: message.to_string(),
+    };
+    let captions = |parsed: Result<ImportedMeeting, captions::CaptionError>| {
+        parsed.map_err(|error| failed(&error.place, &error.problem))
+    };
+    match format {
+        ImportFormat::Qmsum => {
+            qmsum::parse(given, &bytes).map_err(|error| failed(&error.place, &error.problem))
+        }
+        ImportFormat::Vtt => captions(captions::parse_vtt(given, &bytes)),
+        ImportFormat::Srt => captions(captions::parse_srt(given, &bytes)),
+    }
 }
 
 /// Reads a regular file that is no larger than it may be, also if it grows meanwhile.
@@ -134,7 +161,7 @@ fn whole(file: String, message: String) -> Failed {
 mod tests {
     use tempfile::TempDir;
 
-    use super::{FILE_BYTES_MAX, ImportFile, read_bounded, read_qmsum};
+    use super::{FILE_BYTES_MAX, ImportFile, ImportFormat, read, read_bounded};
 
     #[test]
     fn a_file_is_read_up_to_its_cap() {
@@ -156,19 +183,30 @@ mod tests {
     #[test]
     fn a_bad_file_is_named_with_the_place() {
         let root = TempDir::new().expect("a directory");
-        let path = root.path().join("m.json");
-        let text = r#"{"general_query_list": [], "meeting_transcripts": [{"speaker": 1}]}"#;
-        for (text, place) in [
-            (text, "meeting_transcripts[0].speaker"),
-            ("{\n\"a\"", "line 2"),
+        let path = root.path().join("m.any");
+        let speaker = r#"{"general_query_list": [], "meeting_transcripts": [{"speaker": 1}]}"#;
+        for (format, text, place) in [
+            (
+                ImportFormat::Qmsum,
+                speaker,
+                "meeting_transcripts[0].speaker",
+            ),
+            (ImportFormat::Qmsum, "{\n\"a\"", "line 2"),
+            (ImportFormat::Vtt, "WEBVTT\n\nleft behind", "line 3, cue 1"),
+            (ImportFormat::Vtt, "WEBVTT\n", "the whole file"),
+            (
+                ImportFormat::Srt,
+                "1\n00:00:02,000 --> 00:00:01,000\na",
+                "line 2, cue 1",
+            ),
         ] {
             std::fs::write(&path, text).expect("written");
             let file = ImportFile {
-                given: "given/m.json".to_owned(),
+                given: "given/m.any".to_owned(),
                 path: path.clone(),
             };
-            let failed = read_qmsum(file).expect_err("not a meeting");
-            assert_eq!(failed.file, "given/m.json");
+            let failed = read(format, file).expect_err("not a meeting");
+            assert_eq!(failed.file, "given/m.any");
             assert!(failed.place.starts_with(place), "{failed:?}");
         }
     }

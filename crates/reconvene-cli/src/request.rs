@@ -161,8 +161,10 @@ pub(crate) enum Request {
     Integrations(IntegrationsRequest),
     /// About sync runs.
     Runs(RunsRequest),
-    /// Import files of the QMSum corpus.
-    ImportQmsum {
+    /// Import files, each a meeting.
+    Import {
+        /// What they are.
+        format: ImportFormat,
         /// The files.
         files: Vec<ImportFile>,
     },
@@ -197,12 +199,20 @@ pub(crate) enum Request {
         /// Only those of this document.
         document: Option<String>,
     },
+    /// The same without records, again whenever links, freshness or what is to be delivered change: a
+    /// stream.
+    StatusWatch,
     /// Read everything, and say what is damaged.
     Verify,
     /// A workspace as canonical JSON text.
     Export {
         /// Its id or name; else the current one.
         workspace: Option<String>,
+    },
+    /// Meetings as Markdown text.
+    ExportMarkdown {
+        /// Only this one.
+        meeting: Option<String>,
     },
 }
 
@@ -228,7 +238,10 @@ impl Request {
     /// Whether it goes on until its caller has had enough, and tells items rather than an answer.
     pub(crate) fn is_stream(&self) -> bool {
         match self {
-            Self::MeetingWatch { .. } | Self::SyncWatch { .. } | Self::Events => true,
+            Self::MeetingWatch { .. }
+            | Self::SyncWatch { .. }
+            | Self::StatusWatch
+            | Self::Events => true,
             Self::Commands(CommandsRequest::Watch { .. })
             | Self::Inbox(InboxRequest::Watch { .. })
             | Self::Integrations(IntegrationsRequest::Watch)
@@ -254,10 +267,10 @@ impl Request {
     pub(crate) fn doing(&self) -> &'static str {
         match self {
             Self::Join { .. } => "joining",
-            Self::ImportQmsum { .. } => "importing",
+            Self::Import { .. } => "importing",
             Self::Sync { .. } => "syncing",
             Self::Verify => "verifying",
-            Self::Export { .. } => "exporting",
+            Self::Export { .. } | Self::ExportMarkdown { .. } => "exporting",
             Self::Compact => "compacting",
             Self::Purge { .. } => "purging",
             Self::Status { records: true, .. } => "counting",
@@ -299,6 +312,18 @@ pub(crate) enum TagEdit {
     Add(String),
     /// Take it away.
     Remove(String),
+}
+
+/// What a file to import is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ImportFormat {
+    /// A meeting of the QMSum corpus.
+    Qmsum,
+    /// Captions in WebVTT.
+    Vtt,
+    /// Captions in SubRip.
+    Srt,
 }
 
 /// A file to import.

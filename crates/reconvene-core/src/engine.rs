@@ -10,17 +10,20 @@
 //! out what differs where no cursor can be trusted; `snapshots` takes whole versions in; `compact`
 //! lets changes go that a snapshot holds; `purge` leaves nothing of a document but a tombstone;
 //! `shares` knows what is shared with whom, and tells those who may know; `alive` closes links that
-//! no longer carry anything; `space` waits while the disk is full.
+//! no longer carry anything; `fresh` knows as of when all a peer had is here, and `relay` what a
+//! member's other devices hold; `space` waits while the disk is full.
 
 mod alive;
 mod compact;
 mod follow;
+mod fresh;
 mod ingest;
 mod io;
 mod links;
 mod purge;
 mod rebuild;
 mod reconcile;
+mod relay;
 mod shares;
 mod snapshots;
 mod space;
@@ -47,6 +50,7 @@ pub use io::{
 pub use alive::Stall;
 pub use compact::needs_singly;
 pub use follow::{StoredBodies, stored_frames};
+pub use fresh::Verified;
 pub use links::Trouble;
 pub use purge::tombstone_of;
 pub use rebuild::{Remains, rebuilt_row};
@@ -55,6 +59,7 @@ pub use snapshots::snapshot_hash;
 
 use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
+use relay::Waypoints;
 use shares::Roster;
 use space::LowSpace;
 
@@ -67,6 +72,8 @@ pub struct Config {
     pub role: Role,
     /// Number for breaking state changes, told to peers.
     pub state_version: u32,
+    /// How old what was verified last may be for a workspace to count as fresh.
+    pub staleness_bound: std::time::Duration,
     /// The constant genesis changes every document of a kind begins with; never stored or sent.
     pub roots: BTreeMap<ChangeHash, Root>,
 }
@@ -93,6 +100,10 @@ pub enum WakeReason {
     Replay,
     /// The store is to be asked whether the disk has room again.
     Room,
+    /// What was verified last is about to be older than the bound.
+    Stale(WorkspaceId),
+    /// The peers of a workspace are to be asked where their feeds end.
+    Ask(WorkspaceId),
 }
 
 /// When the engine next wants [`Input::Wake`].
@@ -138,6 +149,11 @@ struct Peer {
     held_stored: Option<FeedPoint>,
     /// Whether `row` has something no batch carries yet.
     dirty: bool,
+    /// What was verified last in this engine's life.
+    verified: Option<Verified>,
+    /// Where in its own feed and in ours the peer was when what it sent was stored: a device that has
+    /// ours up to there has the peer's up to there, too.
+    waypoints: Waypoints,
 }
 
 #[derive(Debug)]
@@ -207,6 +223,8 @@ pub struct Engine {
     /// With whether their records are going to be removed.
     leaving: BTreeMap<WorkspaceId, bool>,
     stalls: BTreeMap<(PeerId, WorkspaceId), Stall>,
+    /// Workspaces that the host was told to be fresh.
+    fresh: BTreeMap<WorkspaceId, fresh::Fresh>,
 }
 
 impl Engine {
@@ -238,6 +256,7 @@ impl Engine {
             roster: Roster::default(),
             leaving: BTreeMap::new(),
             stalls: BTreeMap::new(),
+            fresh: BTreeMap::new(),
         }
     }
 
@@ -279,6 +298,7 @@ impl Engine {
             Input::Join(request) => self.on_join_request(request),
             Input::Reached { peer, address } => self.on_reached(peer, &address),
             Input::NetworkChanged | Input::Resumed => self.on_disturbed(),
+            Input::Refresh(workspace) => self.on_refresh(workspace),
             Input::Leave {
                 workspace,
                 removing,
@@ -303,12 +323,16 @@ impl Engine {
         });
         let replay = self.replay_at.map(|at| (at, WakeReason::Replay));
         let proofs = self.proofs_due();
+        let stale = self.stale_due();
+        let asks = self.ask_due();
         let room = self.room_due().map(|at| (at, WakeReason::Room));
         let (at, why) = heartbeats
             .chain(redials)
             .chain(replay)
             .chain(proofs)
             .chain(room)
+            .chain(stale)
+            .chain(asks)
             .min()?;
         Some(Wake { at, why })
     }

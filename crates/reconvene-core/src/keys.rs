@@ -311,6 +311,11 @@ impl KeyRange {
         Self::prefix(Key::new(KeyKind::Share, &[peer.as_bytes()]))
     }
 
+    /// Every member that a server knows.
+    pub fn members() -> Self {
+        Self::prefix(Key::new(KeyKind::Member, &[]))
+    }
+
     /// Every share, by peer and workspace.
     pub fn shares() -> Self {
         Self::prefix(Key::new(KeyKind::Share, &[]))

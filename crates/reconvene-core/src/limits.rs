@@ -221,8 +221,11 @@ pub const CHANGES_PER_DOCUMENT_MAX: usize = 1_000_000;
 /// Time between heartbeats, however much else is sent: only they say where a busy feed ends.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 
-/// Bound on staleness while a link is up and idle: three heartbeats.
+/// Bound on staleness while a link is up and idle, where the host names no other: three heartbeats.
 pub const STALENESS_BOUND: Duration = Duration::from_secs(30);
+
+/// Smallest bound on staleness. Below three heartbeats peers are asked, three times within the bound.
+pub const STALENESS_BOUND_MIN: Duration = Duration::from_secs(3);
 
 /// First and longest delay of the redial backoff (full jitter between zero and the delay).
 pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -262,6 +265,17 @@ pub const REPLAY_AFTER: Duration = Duration::from_secs(5);
 
 /// Time until a store that had too little room is asked again, if nobody waits for the answer.
 pub const ROOM_ASKED_EVERY: Duration = Duration::from_secs(2);
+
+/// Most other devices of a member that a server tells a device of what they hold, per workspace. What
+/// is told of further ones is not kept.
+pub const SIBLINGS_MAX: usize = 64;
+
+/// Most documents a device refused that are told with what it holds; further ones are counted.
+pub const RELAYED_REFUSALS_MAX: usize = 64;
+
+/// Most places in a feed that are remembered to know what a device far behind holds of another. A
+/// device further behind is told of later.
+pub const WAYPOINTS_MAX: usize = 1024;
 
 /// Longest device, member or workspace name, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 200;

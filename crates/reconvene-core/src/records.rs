@@ -540,6 +540,19 @@ pub struct PeerRow {
     pub refused_here_unlisted: u64,
     /// Documents of ours refused there that the list has no room for.
     pub refused_there_unlisted: u64,
+    /// Of a server: what it said last that the other devices of this device's member hold.
+    pub relayed: BTreeMap<PeerId, RelayedRow>,
+}
+
+/// What a device holds of our feed, by its server's word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RelayedRow {
+    /// Our feed, up to where it is durable there; `None` if it is not known to hold any of it.
+    pub held: Option<FeedPoint>,
+    /// Documents of the workspace that it refused.
+    pub refused: BTreeMap<DocumentId, RefusalCode>,
+    /// Documents it refused that the list has no room for.
+    pub refused_unlisted: u64,
 }
 
 impl PeerRow {
@@ -603,6 +616,16 @@ impl Record for PeerRow {
             takes_snapshots: self.takes_snapshots,
             refused_here_unlisted: self.refused_here_unlisted,
             refused_there_unlisted: self.refused_there_unlisted,
+            relayed: self
+                .relayed
+                .iter()
+                .map(|(peer, row)| proto::Relayed {
+                    peer: copy(peer.as_bytes()),
+                    held: row.held.as_ref().map(point_to),
+                    refused: refusals(&row.refused),
+                    refused_unlisted: row.refused_unlisted,
+                })
+                .collect(),
         };
         row.encode_to_vec().into()
     }
@@ -634,6 +657,19 @@ impl Record for PeerRow {
             takes_snapshots: row.takes_snapshots,
             refused_here_unlisted: row.refused_here_unlisted,
             refused_there_unlisted: row.refused_there_unlisted,
+            relayed: row
+                .relayed
+                .iter()
+                .map(|relayed| {
+                    let peer = fixed(Self::NAME, "a device", &relayed.peer)?;
+                    let row = RelayedRow {
+                        held: point(&relayed.held)?,
+                        refused: refusals(&relayed.refused)?,
+                        refused_unlisted: relayed.refused_unlisted,
+                    };
+                    Ok((PeerId::from_bytes(peer), row))
+                })
+                .collect::<Result<_, RecordError>>()?,
         })
     }
 }
@@ -852,6 +888,8 @@ pub struct IndexStateRow {
     pub seq: FeedSeq,
     /// The state version the rows were written under.
     pub state_version: u32,
+    /// The state version of the workspace's server as it was then; 0 if none was heard.
+    pub server_state_version: u32,
 }
 
 impl Record for IndexStateRow {
@@ -861,6 +899,7 @@ impl Record for IndexStateRow {
         let row = proto::IndexStateRow {
             seq: self.seq.0,
             state_version: self.state_version,
+            server_state_version: self.server_state_version,
         };
         row.encode_to_vec().into()
     }
@@ -870,6 +909,7 @@ impl Record for IndexStateRow {
         Ok(Self {
             seq: FeedSeq(row.seq),
             state_version: row.state_version,
+            server_state_version: row.server_state_version,
         })
     }
 }

@@ -11,6 +11,7 @@ use crate::feed::{Digest, FeedPoint};
 use crate::guard::ActorId;
 use crate::ids::{DocumentId, DocumentKind, FeedSeq, MemberId, PeerId, StoreEpoch, WorkspaceId};
 use crate::limits;
+use crate::records::RelayedRow;
 use crate::refusal::RefusalCode;
 use crate::schema::wire as proto;
 use crate::schema::wire::frame::Body;
@@ -72,6 +73,8 @@ pub enum Frame {
     Shares(Shares),
     /// A question whether the link is alive, or the answer.
     Probe(Probe),
+    /// See [`Held`].
+    Held(Held),
     /// The sender takes no part in a workspace any more.
     Leave(WorkspaceId),
     /// A frame of a later minor version; to be ignored.
@@ -361,6 +364,60 @@ pub struct Probe {
     pub answer: bool,
 }
 
+/// See `Held` in the schema.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// Where.
+    pub workspace: WorkspaceId,
+    /// The device.
+    pub peer: PeerId,
+    /// What it holds.
+    pub row: RelayedRow,
+}
+
+impl Held {
+    fn to_proto(&self) -> proto::Held {
+        let refused = self.row.refused.iter();
+        proto::Held {
+            workspace: copy(self.workspace.as_bytes()),
+            peer: copy(self.peer.as_bytes()),
+            held: self.row.held.as_ref().map(point_to),
+            refused: refused
+                .map(|(document, code)| proto::Refusal {
+                    document: copy(document.as_bytes()),
+                    code: code_to(*code),
+                })
+                .collect(),
+            refused_unlisted: self.row.refused_unlisted,
+        }
+    }
+
+    fn from_proto(held: &proto::Held) -> Result<Self, FrameError> {
+        bounded(
+            "refused documents",
+            held.refused.len(),
+            limits::RELAYED_REFUSALS_MAX,
+        )?;
+        let refused = held.refused.iter().map(|refusal| {
+            let document = fixed("a refused document", &refusal.document)?;
+            Ok((DocumentId::from_bytes(document), code_from(refusal.code)))
+        });
+        Ok(Self {
+            workspace: WorkspaceId::from_bytes(fixed("a workspace", &held.workspace)?),
+            peer: PeerId::from_bytes(fixed("a device", &held.peer)?),
+            row: RelayedRow {
+                held: held
+                    .held
+                    .as_ref()
+                    .map(|point| required_point(Some(point)))
+                    .transpose()?,
+                refused: refused.collect::<Result<_, FrameError>>()?,
+                refused_unlisted: held.refused_unlisted,
+            },
+        })
+    }
+}
+
 impl Frame {
     /// Encodes the frame as one body, or as several parts if it is too large for one.
     pub fn encode(&self) -> Vec<Bytes> {
@@ -441,6 +498,7 @@ impl Frame {
                 piece: part.piece.clone(),
             }),
             Self::Shares(shares) => Body::Shares(shares.to_proto()),
+            Self::Held(held) => Body::Held(held.to_proto()),
             Self::Probe(probe) => Body::Probe(proto::Probe {
                 number: probe.number,
                 answer: probe.answer,
@@ -515,6 +573,7 @@ impl Frame {
                 piece: part.piece,
             }),
             Body::Shares(shares) => Self::Shares(Shares::from_proto(shares)?),
+            Body::Held(held) => Self::Held(Held::from_proto(&held)?),
             Body::Probe(probe) => Self::Probe(Probe {
                 number: probe.number,
                 answer: probe.answer,
@@ -543,6 +602,7 @@ impl Frame {
             Self::Heartbeat(_) => "heartbeat",
             Self::Part(_) => "part",
             Self::Shares(_) => "shares",
+            Self::Held(_) => "held",
             Self::Probe(_) => "probe",
             Self::Leave(_) => "leave",
             Self::Unknown => "unknown frame",

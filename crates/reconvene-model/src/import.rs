@@ -1,7 +1,8 @@
 //! Building the documents of a meeting that was held elsewhere.
 //!
 //! The same input under the same ids gives the same changes, so an import that was interrupted can be
-//! repeated. Nothing here knows a file format; see [`crate::qmsum`] for one.
+//! repeated. Nothing here knows a file format; see [`crate::qmsum`] and
+//! [`crate::captions`].
 
 use reconvene_core::ids::{DocumentId, DocumentKind, PeerId};
 use reconvene_core::time::WallTime;
@@ -21,7 +22,7 @@ use crate::workspace::ProjectId;
 pub struct ImportedMeeting {
     /// Its title.
     pub title: String,
-    /// Where it comes from, such as `qmsum:ES2002a`.
+    /// Where it comes from, such as `qmsum:ES2002a` or `vtt:planning`.
     pub source: String,
     /// Who took part, in the order in which they first speak. Names serve as ids.
     pub participants: Vec<String>,
@@ -167,6 +168,15 @@ fn page(
             .map_err(EditError::Refused)?,
         row: None,
     })
+}
+
+/// What a meeting is called that a file holds: the last part of its path without its extension.
+pub(crate) fn title_of(file: &str) -> &str {
+    let name = file.rsplit(['/', '\\']).next().unwrap_or(file);
+    match name.rsplit_once('.') {
+        Some((stem, _)) if !stem.is_empty() => stem,
+        _ => name,
+    }
 }
 
 /// Why looking up the genesis of a kind that is named here cannot fail.

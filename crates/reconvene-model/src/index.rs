@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use reconvene_core::feed::heads_digest;
-use reconvene_core::ids::{DocumentId, DocumentKind};
+use reconvene_core::ids::{DocumentId, DocumentKind, MemberId};
 use reconvene_core::time::WallTime;
 use serde::{Deserialize, Serialize};
 
@@ -107,8 +107,11 @@ pub struct WorkspaceRow {
     pub name: Option<String>,
     /// Its projects, in the order of their ids.
     pub projects: Vec<ProjectRow>,
-    /// Which of them is active.
+    /// Which of them is active for those who never chose.
     pub active: ActiveProject,
+    /// Which of them is active for each member who chose.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub active_of: BTreeMap<MemberId, ActiveProject>,
     /// The settings that are strings, among them what [`crate::resolve_project`] needs.
     pub settings: BTreeMap<String, String>,
 }
@@ -127,7 +130,7 @@ pub struct ProjectRow {
     /// When it was deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted_at: Option<WallTime>,
-    /// Whether it is active, alone or among several.
+    /// Whether it is active, alone or among several; in an index row, for those who never chose.
     pub active: bool,
 }
 
@@ -195,6 +198,16 @@ impl IndexRow {
 }
 
 impl WorkspaceRow {
+    /// Its projects as a member sees them: those are active that this member chose.
+    pub fn projects_for(&self, member: &MemberId) -> Vec<ProjectRow> {
+        let active = self.active_of.get(member).unwrap_or(&self.active);
+        let projects = self.projects.iter().map(|row| ProjectRow {
+            active: active.includes(&row.id),
+            ..row.clone()
+        });
+        projects.collect()
+    }
+
     /// The workspace as far as its row tells it: enough for [`crate::resolve_project`].
     pub fn to_workspace(&self) -> Workspace {
         let projects = self.projects.iter().map(|row| {
@@ -211,6 +224,7 @@ impl WorkspaceRow {
             name: self.name.clone(),
             projects: projects.collect(),
             active: self.active.clone(),
+            active_of: self.active_of.clone(),
             settings: settings
                 .map(|(name, value)| (name.clone(), value.as_str().into()))
                 .collect(),
@@ -240,24 +254,20 @@ fn meeting_row(id: DocumentId, document: &Document) -> Result<MeetingRow, ReadEr
 
 fn workspace_row(document: &Document) -> Result<WorkspaceRow, ReadError> {
     let workspace = document.workspace()?;
-    let is_active = |id: &ProjectId| match &workspace.active {
-        ActiveProject::None => false,
-        ActiveProject::One { project } => project == id,
-        ActiveProject::Ambiguous { candidates } => candidates.contains(id),
-    };
     let projects = workspace.projects.iter().map(|(id, project)| ProjectRow {
         id: *id,
         name: project.name.clone(),
         created_at: project.created_at,
         archived: project.archived,
         deleted_at: project.deleted_at,
-        active: is_active(id),
+        active: workspace.active.includes(id),
     });
     let settings = workspace.settings.iter();
     Ok(WorkspaceRow {
         name: workspace.name.clone(),
         projects: projects.collect(),
         active: workspace.active.clone(),
+        active_of: workspace.active_of.clone(),
         settings: settings
             .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
             .collect(),

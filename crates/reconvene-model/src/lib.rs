@@ -57,9 +57,11 @@ pub mod ids;
 mod compose;
 mod view;
 
+pub mod captions;
 pub mod export;
 pub mod import;
 pub mod index;
+pub mod markdown;
 pub mod qmsum;
 pub mod resolve;
 

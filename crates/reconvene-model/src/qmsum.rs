@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::import::ImportedMeeting;
+use crate::import::{ImportedMeeting, title_of};
 use crate::transcript::{Segment, Timebase};
 
 /// Most utterances of one file. Beyond it the file is refused ([`Problem::TooMany`]).
@@ -128,7 +128,7 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<ImportedMeeting, QmsumError> {
             text: text.to_owned(),
         });
     }
-    let title = title(file);
+    let title = title_of(file);
     Ok(ImportedMeeting {
         source: format!("qmsum:{title}"),
         title: title.to_owned(),
@@ -137,15 +137,6 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<ImportedMeeting, QmsumError> {
         segments,
         summary,
     })
-}
-
-/// The last part of a path without its extension.
-fn title(file: &str) -> &str {
-    let name = file.rsplit(['/', '\\']).next().unwrap_or(file);
-    match name.rsplit_once('.') {
-        Some((stem, _)) if !stem.is_empty() => stem,
-        _ => name,
-    }
 }
 
 struct Reader<'a> {

@@ -11,7 +11,7 @@ use reconvene_core::ids::{ChangeHash, DocumentId, LinkId, PeerId, StoreEpoch, Wo
 use reconvene_core::keys::{Key, KeyKind, KeyRange};
 use reconvene_core::limits::STALENESS_BOUND;
 use reconvene_core::records::{
-    ActorProgress, ChangeRow, FeedHeadRow, FeedRow, HeadRow, PeerRow, Record as _,
+    ActorProgress, ChangeRow, FeedHeadRow, FeedRow, HeadRow, PeerRow, Record as _, RelayedRow,
 };
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{Batch, Scan, StoreRead as _};
@@ -306,6 +306,37 @@ impl World {
             ));
         }
         self.knowledge.verified.insert(key, (own, life, held));
+    }
+
+    /// What a server says that another device holds of a node's feed must be durable there.
+    pub(crate) fn check_relayed(
+        &self,
+        node: NodeId,
+        peer: PeerId,
+        workspace: WorkspaceId,
+        row: &RelayedRow,
+    ) {
+        let holder = self.node_of(&peer).filter(|_| !self.liars);
+        let Some(holder) = holder.filter(|holder| !self.rewritten(*holder)) else {
+            return;
+        };
+        let Some(held) = row.held.filter(|_| row.refused_unlisted == 0) else {
+            return;
+        };
+        let durable = &self.disk(holder).durable;
+        for (seq, entry) in read_feed(&self.disk(node).reader, &workspace, 0) {
+            let purged = self.knowledge.purged.contains(&(workspace, entry.document));
+            if seq > held.seq.0 || purged || row.refused.contains_key(&entry.document) {
+                continue;
+            }
+            let facts = entry.changes.iter();
+            let mut facts = facts.map(|(hash, _)| (workspace, entry.document, *hash));
+            if let Some(fact) = facts.find(|fact| !durable.contains(fact)) {
+                self.fail(format_args!(
+                    "node {node} is told that node {holder} holds it up to {seq}, which lacks {fact:?}"
+                ));
+            }
+        }
     }
 
     /// Something in a stretch of one node's log that another neither holds durably nor refused.

@@ -212,7 +212,7 @@ impl World {
     /// What a host does when it is told something.
     pub(crate) fn on_event(&mut self, node: NodeId, event: &Event) {
         match event {
-            Event::EditDurable { request } => {
+            Event::EditDurable { request, .. } => {
                 let facts = self.nodes[node].host.requested.remove(request);
                 self.check_durable(node, facts.unwrap_or_default());
             }
@@ -252,6 +252,11 @@ impl World {
                 workspace,
                 as_of,
             } => self.check_verified(node, *peer, *workspace, *as_of),
+            Event::Relayed {
+                peer,
+                workspace,
+                row,
+            } => self.check_relayed(node, *peer, *workspace, row),
             Event::DocumentsRefused {
                 peer,
                 workspace,

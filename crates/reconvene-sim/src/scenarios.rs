@@ -19,6 +19,7 @@ mod roaming;
 mod snapshots;
 mod strangers;
 mod sync;
+mod truth;
 
 /// A server and some devices that share workspace 1 with it and are not linked yet.
 fn team(seed: u64, devices: usize) -> (World, NodeId, Vec<NodeId>, WorkspaceId) {

@@ -16,6 +16,7 @@ use reconvene_core::engine::{
 };
 use reconvene_core::ids::{LinkId, PeerId, ReadId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
+use reconvene_core::limits::STALENESS_BOUND;
 use reconvene_core::memory::{Faults, MemoryStore};
 use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_core::time::{Tick, WallTime};
@@ -134,6 +135,8 @@ pub struct World {
     steps: u64,
     /// How long things take from now on.
     pub settings: Settings,
+    /// For how long what is verified counts as fresh, on nodes that start from now on.
+    pub staleness_bound: Duration,
     /// Whether peers may lie, so that nobody can be blamed for believing them.
     pub liars: bool,
     /// Frames sent from now on, if they are to be kept.
@@ -175,6 +178,7 @@ impl World {
             trace: Sha256::new(),
             steps: 0,
             settings: Settings::default(),
+            staleness_bound: STALENESS_BOUND,
             liars: false,
             recorded: None,
             crossings: None,
@@ -412,6 +416,7 @@ impl World {
             me: self.peer(node),
             role: self.nodes[node].role,
             state_version: 1,
+            staleness_bound: self.staleness_bound,
             roots: [KIND, OTHER_KIND]
                 .into_iter()
                 .map(|kind| (genesis(kind).hash, Root { kind, max_op: 1 }))

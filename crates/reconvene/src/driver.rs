@@ -12,8 +12,9 @@ use bytes::Bytes;
 use reconvene_core::engine::{
     CloseReason, Compact, CompactHold, Edit, EditError, Engine, Enrolment, Event, Input,
     JoinRequest, LinkStats, Moment, Output, Purge, PurgeError, ReadQuery, ReadResult, SendStored,
-    Stall, Trouble, Write, stored_frames,
+    Stall, Trouble, Verified, Write, stored_frames,
 };
+use reconvene_core::feed::FeedPoint;
 use reconvene_core::ids::{
     BatchId, DocumentId, DocumentKind, FeedSeq, LinkId, PeerId, ReadId, RequestId, WorkspaceId,
 };
@@ -29,6 +30,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use crate::Error;
 use crate::clock::Clock;
+use crate::documents::Documents;
 use crate::subscriptions::{RowPlace, Subscriptions};
 
 /// Commands waiting for the driver; senders wait beyond it.
@@ -54,6 +56,7 @@ pub(crate) enum Command {
     Disconnect(PeerId),
     NetworkChanged,
     Resumed,
+    Refresh(WorkspaceId),
     Leave {
         workspace: WorkspaceId,
         removing: bool,
@@ -74,11 +77,17 @@ pub(crate) struct LinkInfo {
 }
 
 /// What the engine knows now and the store may not have been told yet.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Live {
     pub(crate) links: Vec<LinkInfo>,
     /// What each peer holds, of the workspaces in use that were asked for.
     pub(crate) peers: BTreeMap<WorkspaceId, BTreeMap<PeerId, PeerRow>>,
+    /// What was verified of each peer since this replica was opened, of all workspaces.
+    pub(crate) verified: BTreeMap<(WorkspaceId, PeerId), Verified>,
+    /// The end of what is durable here, of the workspaces in use.
+    pub(crate) released: BTreeMap<WorkspaceId, FeedPoint>,
+    /// When this was taken.
+    pub(crate) now: Moment,
     /// Where nothing moves although one side lacks something.
     pub(crate) stalls: BTreeMap<(PeerId, WorkspaceId), Stall>,
     /// Wanted peers that are not linked, and why.
@@ -228,7 +237,7 @@ pub(crate) fn start(
     store: SledStore,
     reader: SledReader,
     identity: Identity,
-    counter: Arc<MaterialiseCounter>,
+    documents: Arc<Documents>,
     subscriptions: Arc<Subscriptions>,
 ) -> Result<DriverHandle, Error> {
     let (commands, command_receiver) = mpsc::channel(COMMANDS_MAX);
@@ -252,7 +261,7 @@ pub(crate) fn start(
         slept: false,
         writer: Some(writer),
         reader,
-        counter,
+        documents,
         loading: Arc::new(Semaphore::new(LOADS_MAX)),
         identity,
         network: None,
@@ -283,7 +292,7 @@ struct Driver {
     slept: bool,
     writer: Option<Writer<SledStore>>,
     reader: SledReader,
-    counter: Arc<MaterialiseCounter>,
+    documents: Arc<Documents>,
     /// Turns for what loads documents for the engine.
     loading: Arc<Semaphore>,
     identity: Identity,
@@ -379,10 +388,12 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        let moved = self.clock.moved();
         tokio::select! {
             biased;
             Some(done) = self.done_receiver.recv() => Turn::Done(done),
             () = timer => Turn::Wake,
+            () = moved => Turn::Wake,
             command = self.commands.recv() => command.map_or(Turn::Ended, Turn::Command),
             event = network => Turn::Network(event),
         }
@@ -466,7 +477,7 @@ impl Driver {
             Output::Read { read, query } => {
                 let reader = self.reader.clone();
                 let done = self.done.clone();
-                let counter = Arc::clone(&self.counter);
+                let counter = self.documents.counter_handle();
                 let loads = matches!(
                     query,
                     ReadQuery::Inspect(_) | ReadQuery::Holds { .. } | ReadQuery::Beyond { .. }
@@ -600,6 +611,7 @@ impl Driver {
             Command::Disconnect(peer) => self.input(Input::Disconnect { peer }),
             Command::NetworkChanged => self.input(Input::NetworkChanged),
             Command::Resumed => self.input(Input::Resumed),
+            Command::Refresh(workspace) => self.input(Input::Refresh(workspace)),
             Command::Leave {
                 workspace,
                 removing,
@@ -617,12 +629,16 @@ impl Driver {
                 self.input(Input::Join(request));
             }
             Command::Listen(address, answer) => self.listen(address, answer),
-            Command::Live(workspace, answer) => reply(answer, self.live(workspace)),
+            Command::Live(workspace, answer) => {
+                let live = self.live(workspace);
+                reply(answer, live);
+            }
             Command::Shutdown(_) => unreachable!("the loop handles the shutdown"),
         }
     }
 
-    fn live(&self, workspace: Option<WorkspaceId>) -> Live {
+    fn live(&mut self, workspace: Option<WorkspaceId>) -> Live {
+        let now = self.now();
         let links = self.engine.links().map(|(link, peer, stats)| LinkInfo {
             peer,
             stats,
@@ -637,6 +653,13 @@ impl Driver {
         Live {
             links: links.collect(),
             peers: peers.collect(),
+            verified: self
+                .engine
+                .verified()
+                .map(|(workspace, peer, verified)| ((workspace, peer), verified))
+                .collect(),
+            released: self.engine.released().collect(),
+            now,
             stalls: self
                 .engine
                 .stalls()
@@ -745,7 +768,7 @@ impl Driver {
 
     fn on_event(&mut self, event: Event) {
         match &event {
-            Event::EditDurable { request } => {
+            Event::EditDurable { request, .. } => {
                 if let Some(answer) = self.edits.remove(request) {
                     reply(answer, Ok(()));
                 }
@@ -812,7 +835,29 @@ impl Driver {
                     wire,
                 });
             }
-            Event::StoreFailed { error } => tracing::error!(%error, "the store failed"),
+            // Noted before anyone hears what is verified now: an open document never shows less.
+            Event::DocumentChanged {
+                workspace,
+                document,
+                changes,
+                snapshot,
+                ..
+            } => {
+                if *snapshot {
+                    self.documents.note_replaced(*workspace, *document);
+                } else {
+                    self.documents.note_remote(*workspace, *document, changes);
+                }
+            }
+            Event::DocumentPurged {
+                workspace,
+                document,
+                ..
+            } => self.documents.note_replaced(*workspace, *document),
+            Event::StoreFailed { error } => {
+                tracing::error!(%error, "the store failed");
+                self.documents.forget_all();
+            }
             Event::RoomAgain => tracing::info!("the disk has room again"),
             Event::JournalUnreadable { workspace, through } => {
                 tracing::error!(%workspace, %through, "a journal frame is unreadable and is kept");

@@ -33,8 +33,9 @@ pub enum Error {
     /// The device's identity could not be read or made.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The file that says what this device is part of could not be read or written.
-    #[error("the profile {}: {what}", .path.display())]
+    /// A file that says what this device is part of, or a server whom it enrolled, could not be read or
+    /// written.
+    #[error("the file {}: {what}", .path.display())]
     Profile {
         /// The file.
         path: PathBuf,
@@ -241,6 +242,7 @@ impl Error {
             Self::ProjectInUse { .. } => "project_in_use",
             Self::Project(ResolveError::AmbiguousName { .. }) => "ambiguous_project",
             Self::Project(ResolveError::Deleted { .. }) => "project_deleted",
+            Self::Project(ResolveError::Archived { .. }) => "project_archived",
             Self::Project(_) => "unknown_project",
             Self::Model(_) | Self::EditPanicked(_) => "edit_refused",
             Self::DocumentTooNew { .. } => "document_too_new",

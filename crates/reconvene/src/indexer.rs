@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use reconvene_core::engine::{Event, Write};
-use reconvene_core::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, WorkspaceId};
+use reconvene_core::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, PeerId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::records::{FeedHeadRow, FeedRow, IndexStateRow, Record as _};
 use reconvene_core::storage::{Scan, StoreError, StoreRead as _};
@@ -56,6 +56,8 @@ struct Indexer {
     waiting: BTreeSet<(WorkspaceId, DocumentId)>,
     /// Which meeting a transcript page belongs to, where that is known.
     meetings: BTreeMap<DocumentId, DocumentId>,
+    /// The state version of each workspace's server, as it last said.
+    heard: BTreeMap<WorkspaceId, (PeerId, u32)>,
 }
 
 /// Starts the indexer on the current runtime.
@@ -75,6 +77,7 @@ impl Indexer {
             applied_at: None,
             waiting: BTreeSet::new(),
             meetings: BTreeMap::new(),
+            heard: BTreeMap::new(),
         };
         (indexer, receiver)
     }
@@ -182,33 +185,24 @@ impl Indexer {
             Event::DocumentChanged {
                 workspace,
                 document,
-                changes,
-                snapshot,
                 ..
             } => {
-                let documents = &self.parts.documents;
-                if *snapshot {
-                    documents.note_replaced(*workspace, *document);
-                } else {
-                    documents.note_remote(*workspace, *document, changes);
-                }
                 if self.waiting.len() < APPLY_DOCUMENTS_MAX {
                     self.waiting.insert((*workspace, *document));
                 }
             }
-            Event::DocumentPurged {
+            Event::ServerState {
+                peer,
                 workspace,
-                document,
-                ..
+                state_version,
             } => {
-                let documents = &self.parts.documents;
-                documents.note_replaced(*workspace, *document);
+                self.heard.insert(*workspace, (*peer, *state_version));
+                due.insert(*workspace);
             }
             Event::FeedAdvanced { workspace, .. } => {
                 due.insert(*workspace);
             }
             Event::StoreFailed { error } => {
-                self.parts.documents.forget_all();
                 let message = error.to_string();
                 self.tell(match error {
                     StoreError::LowSpace { .. } => ReplicaEvent::LowSpace { message },
@@ -231,13 +225,21 @@ impl Indexer {
 
     /// Indexes the next part of a workspace's feed; whether there may be more.
     async fn round(&mut self, workspace: WorkspaceId) -> Result<bool, Error> {
-        let known = self.progress.borrow().get(&workspace).copied();
+        let from = Start {
+            known: self.progress.borrow().get(&workspace).copied(),
+            heard: self.heard.get(&workspace).map(|(_, version)| *version),
+        };
         let mut rebuilt_to = None;
         loop {
             let reader = self.parts.reader.clone();
             let read =
-                tokio::task::spawn_blocking(move || plan(&reader, workspace, known, rebuilt_to));
+                tokio::task::spawn_blocking(move || plan(&reader, workspace, from, rebuilt_to));
             let plan = read.await.map_err(|_| Error::Closed)??;
+            if rebuilt_to.is_none()
+                && let Some(before) = plan.other_server_state
+            {
+                self.begin_anew(workspace, before);
+            }
             // What is open gets what the feed names, whether or not it was noted yet: a row is written
             // once for good and must hold everything up to the end of this round.
             for (document, (_, changes)) in &plan.documents {
@@ -266,10 +268,19 @@ impl Indexer {
             // Most entries are local edits and need nothing: how far they reach is read again after
             // a restart rather than written down each time.
             let unsaved = plan.through.0 - plan.saved.0;
-            if !documents.is_empty() || plan.rebuild || unsaved >= SAVE_EVERY_ENTRIES {
-                self.refresh(workspace, &[], Some(plan.through)).await?;
+            let is_due = plan.rebuild || plan.is_heard_first || unsaved >= SAVE_EVERY_ENTRIES;
+            if !documents.is_empty() || is_due {
+                let state = IndexStateRow {
+                    seq: plan.through,
+                    state_version: STATE_VERSION,
+                    server_state_version: plan.server_state,
+                };
+                self.refresh(workspace, &[], Some(state)).await?;
             }
             self.report(workspace, plan.through);
+            if plan.other_server_state.is_some() {
+                self.tell(ReplicaEvent::Rebuilt { workspace });
+            }
             if !documents.is_empty() || !plan.pages.is_empty() {
                 let event = self
                     .changed(workspace, documents, meetings, plan.pages)
@@ -350,6 +361,25 @@ impl Indexer {
         }
     }
 
+    /// The workspace's server came back with another state version: whatever follows from documents is
+    /// made anew.
+    fn begin_anew(&self, workspace: WorkspaceId, before: u32) {
+        let Some((peer, now)) = self.heard.get(&workspace) else {
+            return;
+        };
+        tracing::info!(%workspace, before, now, "the server's state version is another");
+        // Lists are behind until the end.
+        self.report(workspace, FeedSeq(0));
+        self.parts.documents.forget_all();
+        self.parts.subscriptions.mark_all(workspace);
+        self.tell(ReplicaEvent::StateVersionChanged {
+            workspace,
+            peer: *peer,
+            from: before,
+            to: *now,
+        });
+    }
+
     fn report(&self, workspace: WorkspaceId, seq: FeedSeq) {
         self.progress
             .send_if_modified(|progress| progress.insert(workspace, seq) != Some(seq));
@@ -361,7 +391,7 @@ impl Indexer {
         &mut self,
         workspace: WorkspaceId,
         documents: &[DocumentId],
-        through: Option<FeedSeq>,
+        state: Option<IndexStateRow>,
     ) -> Result<(), Error> {
         let mut leases = Vec::with_capacity(documents.len());
         for document in documents {
@@ -405,11 +435,7 @@ impl Indexer {
         });
         let (mut puts, deletes, leases, pages, news) = work.await.map_err(|_| Error::Closed)??;
         self.know(pages);
-        if let Some(seq) = through {
-            let state = IndexStateRow {
-                seq,
-                state_version: STATE_VERSION,
-            };
+        if let Some(state) = state {
             puts.push((Key::index_state(&workspace), state.encode()));
         }
         let mut written = None;
@@ -434,14 +460,29 @@ impl Indexer {
     }
 }
 
+/// Where a round begins.
+#[derive(Clone, Copy)]
+struct Start {
+    /// How far the index is, if that is known in memory.
+    known: Option<FeedSeq>,
+    /// The state version of the workspace's server, if it was heard.
+    heard: Option<u32>,
+}
+
 struct Plan {
     /// Where the index ends in the store.
     saved: FeedSeq,
     /// The end of what was looked at.
     through: FeedSeq,
     more: bool,
-    /// Whether there is no index of this state version yet.
+    /// Whether there is no index of this state version yet, or the server's is another.
     rebuild: bool,
+    /// The state version of the server that rows are written under now; 0 if none was heard.
+    server_state: u32,
+    /// The server's state version the rows are of, where it says another now.
+    other_server_state: Option<u32>,
+    /// Whether the server's state version was never heard before.
+    is_heard_first: bool,
     /// What has a row to be written, with its kind and the changes that peers made.
     documents: BTreeMap<DocumentId, (DocumentKind, Vec<ChangeHash>)>,
     /// Transcript pages that peers changed. They have no rows; their meetings look different.
@@ -451,7 +492,7 @@ struct Plan {
 fn plan(
     reader: &SledReader,
     workspace: WorkspaceId,
-    known: Option<FeedSeq>,
+    start: Start,
     rebuilt_to: Option<FeedSeq>,
 ) -> Result<Plan, Error> {
     let key = Key::index_state(&workspace);
@@ -461,6 +502,12 @@ fn plan(
         .transpose()?;
     // Rows of another state version, or none at all, are built from the start.
     let current = state.filter(|state| state.state_version == STATE_VERSION);
+    let before = current.map_or(0, |state| state.server_state_version);
+    let server_state = start.heard.unwrap_or(before);
+    // What was never heard is no other than what is heard now.
+    let other_server_state = (before != 0 && server_state != before).then_some(before);
+    let is_heard_first = before == 0 && server_state != 0;
+    let current = current.filter(|_| other_server_state.is_none());
     let rebuild = current.is_none();
     let saved = current.map_or(FeedSeq(0), |state| state.seq);
     // A workspace that was removed and came back has a feed of its own.
@@ -469,7 +516,7 @@ fn plan(
         .map(|value| decode::<FeedHeadRow>(&Key::feed_head(&workspace), &value))
         .transpose()?
         .map_or(FeedSeq(0), |head| head.point.seq);
-    let known = known.filter(|known| *known <= end);
+    let known = start.known.filter(|known| *known <= end);
     let saved = saved.min(end);
     let from = match known {
         Some(known) if !rebuild => known.max(saved),
@@ -503,6 +550,9 @@ fn plan(
         through,
         more: rows.more,
         rebuild,
+        server_state,
+        other_server_state,
+        is_heard_first,
         documents,
         pages,
     })
@@ -526,6 +576,13 @@ fn outward(event: &Event) -> Option<ReplicaEvent> {
         } => ReplicaEvent::LinkUp {
             peer: *peer,
             workspaces: workspaces.clone(),
+        },
+        Event::Fresh { workspace } => ReplicaEvent::Fresh {
+            workspace: *workspace,
+        },
+        Event::Stale { workspace, since } => ReplicaEvent::Stale {
+            workspace: *workspace,
+            since: *since,
         },
         Event::Unreachable {
             peer,

@@ -35,6 +35,7 @@ mod deletion;
 mod filter;
 mod joining;
 mod leaving;
+mod markdown;
 mod meetings;
 mod projects;
 mod query;
@@ -47,7 +48,9 @@ mod integrations;
 mod runs;
 mod serving;
 
+mod delivery;
 mod events;
+mod freshness;
 mod status;
 
 mod compaction;
@@ -67,14 +70,20 @@ mod verify;
 pub mod limits;
 
 mod clock;
+mod enrolled;
 mod profile;
 
+pub use clock::ManualClock;
 pub use commands::{CommandFilter, Commands};
 pub use compaction::{CompactReport, HeldDocument};
+pub use delivery::{
+    Debt, Delivery, HeldBy, Holder, PeerPending, Pending, PendingWatch, WorkspacePending, Write,
+};
 pub use documents::{ApplyStats, OpenDocuments};
 pub use error::Error;
 pub use events::Events;
 pub use filter::MeetingFilter;
+pub use freshness::{AtLeast, Freshness, FreshnessState, StaleReason};
 pub use inbox::{EntryFilter, Inbox, Retried, entries};
 pub use integrations::{IntegrationChanges, Integrations, NewIntegration};
 pub use joining::{JoinOptions, JoinReport};
@@ -93,8 +102,8 @@ pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
 pub use runs::{NotFoundReason, RunStanding, RunStatus, RunWatch, Runs};
 pub use serving::{ChangedMeetings, Changes, Due, DueFeed, Serving, Taken};
 pub use status::{
-    DialStatus, DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus,
-    PeerStatus, StallStatus, Status, WorkspaceStatus,
+    DialStatus, DiskUse, FeedStatus, IndexStatus, LinkStatus, PeerStatus, StallStatus, Status,
+    WorkspaceStatus,
 };
 pub use sync::{OnProgress, SyncOptions, SyncProgress, SyncReport};
 pub use verify::{DAMAGES_MAX, Damage, OnVerifyProgress, VerifyProgress, VerifyReport};
@@ -104,6 +113,7 @@ pub use reconvene_core::ids::{ChangeHash, DocumentId, MemberId, PeerId, Workspac
 pub use reconvene_core::refusal::RefusalCode;
 pub use reconvene_core::ticket::Ticket;
 pub use reconvene_core::time::WallTime;
+pub use reconvene_model::captions;
 pub use reconvene_model::import::ImportedMeeting;
 pub use reconvene_model::index::{CommandRow, EntryRow, IntegrationRow, MeetingRow, ProjectRow};
 pub use reconvene_model::integration::IntegrationEditor;

@@ -20,6 +20,10 @@ pub const DELETED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How often it is looked for deleted meetings to be purged.
 pub const PURGE_EVERY: Duration = Duration::from_secs(3600);
 
+/// How long a purge waits for the index to move on while that is behind what is stored. Then the purge
+/// fails and has purged nothing.
+pub const PURGE_INDEX_WAIT: Duration = Duration::from_secs(30);
+
 /// Longest text of a filter, in bytes. A longer one is refused.
 pub const FILTER_TEXT_BYTES_MAX: usize = 1024;
 
@@ -71,6 +75,13 @@ pub const CHANGED_ENTRIES_MAX: usize = 1024;
 /// How long commands are kept after their outcome, and resolved inbox entries and removed integrations
 /// after that. Then the server purges them.
 pub const ENDED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Most entries of a feed that are counted of what a peer is owed. Where there are more, the count
+/// says that it is a least one.
+pub const PENDING_ENTRIES_MAX: usize = 20_000;
+
+/// Shortest time between two items of a [`PendingWatch`](crate::PendingWatch).
+pub const PENDING_PACE: Duration = Duration::from_millis(250);
 
 const _: () = assert!(RUN_POLL_MIN.as_millis() <= RUN_POLL_MAX.as_millis());
 const _: () = assert!(APPLY_DOCUMENTS_MIN <= APPLY_DOCUMENTS_MAX);

@@ -13,7 +13,7 @@ use reconvene_model::index::{CommandRow, IndexRow, MeetingRow};
 use reconvene_model::meeting::MeetingEditor;
 use reconvene_model::transcript::TranscriptEditor;
 use reconvene_model::{
-    Ask, MEETING, Meeting, ModelError, ProjectId, Purpose, Resolution, TranscriptPage,
+    Ask, MEETING, Meeting, ModelError, ProjectId, Purpose, Resolution, State, TranscriptPage,
     resolve_project,
 };
 use reconvene_sled::SledReader;
@@ -21,10 +21,11 @@ use serde::Serialize;
 
 use crate::clock::wall_now;
 use crate::deletion::is_deleted;
+use crate::delivery::{Holder, holders};
 use crate::filter::Matcher;
+use crate::freshness::{Freshness, freshness, tightened};
 use crate::limits::{LIST_SCAN_ROWS_MAX, QUERY_BATCH_ROWS_MAX};
 use crate::replica::{EditMode, bodies, new_document_id, random};
-use crate::status::{self, Freshness, Holder};
 use crate::{Error, ImportedMeeting, MeetingFilter, MeetingQuery, Replica};
 
 /// Most meetings of one page of a list.
@@ -43,7 +44,8 @@ pub struct Meetings {
 pub struct NewMeeting {
     /// Its title.
     pub title: String,
-    /// The project to file it under, by id or exact name; otherwise the active or the default one.
+    /// The project to file it under, by id or exact name; otherwise the member's active one or the
+    /// workspace's default.
     pub project: Option<String>,
 }
 
@@ -144,12 +146,14 @@ impl Meetings {
     /// Adds a meeting; resolves when it is durable.
     ///
     /// # Errors
-    /// If the project named does not exist or is ambiguous, or the edit fails; nothing is stored.
+    /// If the project named does not exist, is archived, deleted or ambiguous, or the edit fails; nothing
+    /// is stored.
     pub async fn add(&self, new: NewMeeting) -> Result<AddedMeeting, Error> {
         let workspace = self.replica.current_workspace()?;
         let known = self.replica.workspace_row(workspace).await?;
         let known = known.map(|row| row.to_workspace()).unwrap_or_default();
-        let (project, resolution) = resolve_project(new.project.as_deref(), &known)?;
+        let member = self.replica.profile().member;
+        let (project, resolution) = resolve_project(new.project.as_deref(), &known, &member)?;
         let id = new_document_id();
         let title = new.title;
         self.replica
@@ -219,7 +223,7 @@ impl Meetings {
             .blocking(move |shared| {
                 let (meetings, next) =
                     list_rows(&shared.reader, workspace, limit, after, &matcher)?;
-                let freshness = status::freshness(shared, workspace, &live, true)?;
+                let freshness = freshness(shared, workspace, &live, true)?;
                 Ok(MeetingPage {
                     meetings,
                     next,
@@ -290,8 +294,11 @@ impl Meetings {
                         Err(error) => return Err(error),
                     });
                 }
-                let freshness = status::freshness(shared, workspace, &live, false)?;
-                let held_by = status::holders(shared, workspace, id, &live)?;
+                let mut freshness = freshness(shared, workspace, &live, false)?;
+                if matches!(meeting.state, Some(State::Recording | State::Stopping)) {
+                    freshness = tightened(freshness, &live);
+                }
+                let held_by = holders(shared, workspace, id, &live)?;
                 Ok(MeetingView {
                     id,
                     meeting,
@@ -398,7 +405,8 @@ impl Meetings {
         let workspace = self.replica.current_workspace()?;
         let known = self.replica.workspace_row(workspace).await?;
         let known = known.map(|row| row.to_workspace()).unwrap_or_default();
-        let (project, _) = resolve_project(None, &known)?;
+        let member = self.replica.profile().member;
+        let (project, _) = resolve_project(None, &known, &member)?;
         let id = new_document_id();
         // New documents have no history: an incarnation of their own is as good as this open's.
         let incarnation: [u8; 16] = random()?;
@@ -446,7 +454,7 @@ impl Meetings {
         let workspace = self.replica.current_workspace()?;
         let live = self.replica.shared.driver.live(Some(workspace)).await?;
         self.replica
-            .blocking(move |shared| status::holders(shared, workspace, id, &live))
+            .blocking(move |shared| holders(shared, workspace, id, &live))
             .await
     }
 }
@@ -472,7 +480,7 @@ impl Replica {
     }
 }
 
-fn not_a_meeting(id: DocumentId) -> Error {
+pub(crate) fn not_a_meeting(id: DocumentId) -> Error {
     Error::NotFound {
         what: "meeting",
         id: id.to_string(),

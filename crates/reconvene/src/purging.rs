@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::clock::wall_now;
 use crate::deletion::is_deleted;
-use crate::limits::{DELETED_KEPT, ENDED_KEPT, PURGE_EVERY};
+use crate::limits::{DELETED_KEPT, ENDED_KEPT, PURGE_EVERY, PURGE_INDEX_WAIT};
 use crate::meetings::meeting_row;
 use crate::replica::{Shared, request_id};
 use crate::rows;
@@ -39,10 +39,14 @@ impl Replica {
     /// workspaces that this store has the last word on: all of a server's, and those of a device that no
     /// server has. Nothing of them is kept but that they were; other devices follow when they sync.
     ///
+    /// What was deleted elsewhere counts from when this store holds it: the index is waited for first,
+    /// [`PURGE_INDEX_WAIT`] at most.
+    ///
     /// Cancel-safe: meetings purged until then are purged.
     ///
     /// # Errors
-    /// If this value is used on a workspace that a server has the last word on, or the store fails.
+    /// If this value is used on a workspace that a server has the last word on, the index does not get
+    /// to what is stored, or the store fails.
     pub async fn purge(&self, deleted_for: Duration) -> Result<PurgeReport, Error> {
         let workspaces: Vec<_> = match self.scope() {
             Some(workspace) if has_last_word(&self.shared, &workspace) => vec![workspace],
@@ -55,6 +59,7 @@ impl Replica {
                 known.filter(|id| has_last_word(&self.shared, id)).collect()
             }
         };
+        self.wait_for_index(PURGE_INDEX_WAIT).await?;
         let mut report = PurgeReport::default();
         for workspace in workspaces {
             purge_workspace(self, workspace, deleted_for, &mut report).await?;

@@ -11,6 +11,7 @@ use reconvene_core::engine::{Config, Edit, EditedDocument, Engine, Event, Root, 
 use reconvene_core::feed::{Digest, heads_digest};
 use reconvene_core::ids::{DocumentId, DocumentKind, MemberId, PeerId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
+use reconvene_core::limits::{STALENESS_BOUND, STALENESS_BOUND_MIN};
 use reconvene_core::records::{IndexStateRow, Record as _, ShareRow, Standing, WorkspaceRow};
 use reconvene_core::storage::{StoreRead as _, StoreWrite as _};
 use reconvene_core::wire;
@@ -24,10 +25,11 @@ use reconvene_sled::{DataDir, SledReader, open_data_dir, open_store};
 use serde::Serialize;
 use tokio::sync::{broadcast, oneshot, watch};
 
-use crate::clock::{Clock, wall_now};
+use crate::clock::{Clock, ManualClock, wall_now};
 use crate::deletion::check_living;
 use crate::documents::{Documents, Lease};
 use crate::driver::{self, Command, DriverHandle, Notice};
+use crate::enrolled::EnrolledFile;
 use crate::indexer::{self, IndexProgress};
 use crate::limits::{EVENTS_MAX, OPEN_BYTES_MAX};
 use crate::profile::{Profile, ProfileFile};
@@ -50,6 +52,9 @@ pub struct OpenOptions {
     name: Option<String>,
     role: Option<Role>,
     open_bytes_max: usize,
+    staleness_bound: Duration,
+    state_version: u32,
+    clock: Option<ManualClock>,
 }
 
 impl OpenOptions {
@@ -62,6 +67,9 @@ impl OpenOptions {
             name: None,
             role: None,
             open_bytes_max: OPEN_BYTES_MAX,
+            staleness_bound: STALENESS_BOUND,
+            state_version: STATE_VERSION,
+            clock: None,
         }
     }
 
@@ -105,6 +113,36 @@ impl OpenOptions {
         }
     }
 
+    /// For how long what was verified counts as fresh; [`STALENESS_BOUND`] where nothing is said. A
+    /// smaller bound asks peers more often; meetings that are being recorded are never shown as fresh
+    /// for longer than [`STALENESS_BOUND`].
+    #[must_use]
+    pub fn staleness_bound(self, bound: Duration) -> Self {
+        Self {
+            staleness_bound: bound,
+            ..self
+        }
+    }
+
+    /// What a server tells its devices as its number for breaking changes of state: another one than
+    /// they knew has them build everything anew that follows from documents.
+    #[must_use]
+    pub fn state_version(self, number: u32) -> Self {
+        Self {
+            state_version: number,
+            ..self
+        }
+    }
+
+    /// For tests: a clock that the test puts forward.
+    #[must_use]
+    pub fn clock(self, clock: ManualClock) -> Self {
+        Self {
+            clock: Some(clock),
+            ..self
+        }
+    }
+
     /// Opens the replica on the current tokio runtime.
     ///
     /// Costs time with the journal and the store's own recovery, not with the number of documents.
@@ -127,6 +165,16 @@ impl OpenOptions {
     }
 
     fn open_files(self) -> Result<Files, Error> {
+        if self.staleness_bound < STALENESS_BOUND_MIN {
+            return Err(Error::BadInput(format!(
+                "the bound on staleness is below {} s",
+                STALENESS_BOUND_MIN.as_secs()
+            )));
+        }
+        if self.state_version == 0 {
+            let what = "the state version begins at 1; 0 stands for none";
+            return Err(Error::BadInput(what.to_owned()));
+        }
         // Where it cannot be told, opening the directory says why.
         if !self.create
             && self
@@ -174,6 +222,9 @@ impl OpenOptions {
             run_key,
             is_new,
             open_bytes_max: self.open_bytes_max,
+            staleness_bound: self.staleness_bound,
+            state_version: self.state_version,
+            clock: self.clock,
         })
     }
 }
@@ -188,6 +239,9 @@ struct Files {
     run_key: Option<RunKey>,
     is_new: bool,
     open_bytes_max: usize,
+    staleness_bound: Duration,
+    state_version: u32,
+    clock: Option<ManualClock>,
 }
 
 /// A device's replica: its store, its engine and its links. Cheap to clone; all clones are the same
@@ -229,6 +283,8 @@ pub(crate) struct Shared {
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// Whether links to the servers stay up between passes.
     pub(crate) keeps_links: AtomicBool,
+    /// For how long what was verified counts as fresh.
+    pub(crate) staleness_bound: Duration,
 }
 
 /// What this device is.
@@ -283,6 +339,36 @@ pub enum ReplicaEvent {
         peer: PeerId,
         /// As of when.
         as_of: reconvene_core::time::WallTime,
+    },
+    /// The workspace is fresh: its server, or where it has none a peer, was verified within the
+    /// bound.
+    Fresh {
+        /// The workspace.
+        workspace: WorkspaceId,
+    },
+    /// The workspace is not fresh any more.
+    Stale {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// As of when it was verified last.
+        since: reconvene_core::time::WallTime,
+    },
+    /// The workspace's server has another state version than before: the index and what hangs on it
+    /// are built anew from the documents. No edit is lost by it.
+    StateVersionChanged {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The server.
+        peer: PeerId,
+        /// What it was.
+        from: u32,
+        /// What it is.
+        to: u32,
+    },
+    /// What [`Self::StateVersionChanged`] began is done.
+    Rebuilt {
+        /// The workspace.
+        workspace: WorkspaceId,
     },
     /// A link is up and both sides have greeted.
     LinkUp {
@@ -429,17 +515,21 @@ impl Replica {
             run_key,
             is_new,
             open_bytes_max,
+            staleness_bound,
+            state_version,
+            clock,
         } = files;
         let peer = identity.peer_id();
         let reader = opened.store.reader();
-        let mut clock = Clock::new();
+        let mut clock = Clock::new(clock);
         let config = Config {
             me: peer,
             role: match role {
                 Role::Device => wire::Role::Device,
                 Role::Server => wire::Role::Server,
             },
-            state_version: STATE_VERSION,
+            state_version,
+            staleness_bound,
             roots: roots()
                 .iter()
                 .map(|root| {
@@ -455,7 +545,6 @@ impl Replica {
                 profile.removed.contains(&entry.workspace) || profile.past.contains(&entry.epoch)
             });
         let documents = Arc::new(Documents::new(reader.clone(), open_bytes_max));
-        let counter = documents.counter_handle();
         let subscriptions = Arc::<Subscriptions>::default();
         let driver = driver::start(
             engine,
@@ -463,7 +552,7 @@ impl Replica {
             opened.store,
             reader.clone(),
             identity,
-            counter,
+            Arc::clone(&documents),
             Arc::clone(&subscriptions),
         )?;
         let mut replayed = driver.notices();
@@ -473,8 +562,21 @@ impl Replica {
             .map(|entry| (entry.workspace, (entry.epoch, entry.through)));
         driver.send(Command::Release(releases.collect())).await?;
         let restored = restore_rows(&reader, &driver, &profile).await?;
+        let enrolled = (role == Role::Server).then(|| EnrolledFile::in_dir(data_dir.path()));
         if restored && !is_new {
             tracing::warn!("the store had lost workspaces; they were entered from the profile");
+            let known = enrolled.as_ref().map(EnrolledFile::load).transpose()?;
+            if let Some(known) = known.flatten() {
+                let write = Write {
+                    request: request_id(),
+                    puts: known.rows(),
+                    deletes: Vec::new(),
+                };
+                driver.write(write).await?;
+            }
+        }
+        if let Some(file) = &enrolled {
+            file.follow(&reader)?;
         }
         let replayed = wait_for_replay(&mut replayed).await?;
         profile_file.save_if_changed(&profile)?;
@@ -504,6 +606,7 @@ impl Replica {
             incarnation: Mutex::new(None),
             tasks: Mutex::new(vec![index_task]),
             keeps_links: AtomicBool::new(false),
+            staleness_bound,
         };
         let replica = Self {
             shared: Arc::new(shared),
@@ -519,6 +622,12 @@ impl Replica {
         replica
             .tasks()
             .extend([tokio::spawn(compactor), tokio::spawn(purger)]);
+        if let Some(file) = enrolled {
+            let notices = replica.shared.driver.notices();
+            let reader = replica.shared.reader.clone();
+            let follower = follow_enrolments(file, reader, notices);
+            replica.tasks().push(tokio::spawn(follower));
+        }
         if replayed > 0 {
             // What was acknowledged before the end must be in the first list, too.
             match replica.wait_for_index(REPLAY_INDEX_WAIT).await {
@@ -891,9 +1000,19 @@ impl Shared {
 
     /// Whether a workspace is synced with a server.
     pub(crate) fn has_server(&self, workspace: &WorkspaceId) -> bool {
+        self.server_of(workspace).is_some()
+    }
+
+    /// Whose device this is.
+    pub(crate) fn member(&self) -> MemberId {
         let profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = profile.workspace(workspace);
-        known.is_some_and(|known| known.server.is_some())
+        profile.member
+    }
+
+    /// The server that a workspace is synced with.
+    pub(crate) fn server_of(&self, workspace: &WorkspaceId) -> Option<PeerId> {
+        let profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
+        profile.workspace(workspace)?.server
     }
 
     pub(crate) fn forget_incarnation(&self) {
@@ -1064,6 +1183,7 @@ pub(crate) fn workspace_rows(
     let index = IndexStateRow {
         seq: Default::default(),
         state_version: STATE_VERSION,
+        server_state_version: 0,
     };
     vec![
         (Key::workspace(&workspace), row.encode()),
@@ -1120,6 +1240,30 @@ async fn restore_rows(
     };
     driver.write(write).await?;
     Ok(true)
+}
+
+/// Keeps the file of enrolments as the store is, for as long as the replica is open.
+async fn follow_enrolments(
+    file: EnrolledFile,
+    reader: SledReader,
+    mut notices: broadcast::Receiver<Notice>,
+) {
+    loop {
+        match notices.recv().await {
+            Ok(Notice::Engine(event)) => match &*event {
+                Event::DeviceEnrolled { .. } | Event::DeviceLeft { .. } => {}
+                _ => continue,
+            },
+            Ok(_) => continue,
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+        let (file, reader) = (file.clone(), reader.clone());
+        let followed = tokio::task::spawn_blocking(move || file.follow(&reader)).await;
+        if let Ok(Err(error)) = followed {
+            tracing::error!(%error, "who was enrolled could not be written down");
+        }
+    }
 }
 
 /// Waits until the journal is in the store, and yields how many changes came from it.

@@ -115,6 +115,19 @@ impl Subscriptions {
         }
     }
 
+    /// Has every query of a workspace compare everything.
+    pub(crate) fn mark_all(&self, workspace: WorkspaceId) {
+        let table = lock(&self.table);
+        let of_workspace = table
+            .entries
+            .values()
+            .filter(|(of, _)| of.workspace.is_none_or(|of| of == workspace));
+        for (_, marks) in of_workspace {
+            lock(&marks.state).marked = Marked::Everything;
+            marks.wake.notify_one();
+        }
+    }
+
     /// Ends every query, also those to come.
     pub(crate) fn close(&self) {
         let mut table = lock(&self.table);

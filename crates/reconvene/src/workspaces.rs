@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use reconvene_core::ids::{MemberId, WorkspaceId};
+use reconvene_core::ids::{DocumentId, DocumentKind, MemberId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::records::{HeadRow, InviteRow, MemberRow, Record as _, WorkspaceRow};
 use reconvene_core::storage::{Scan, StoreRead as _};
@@ -356,7 +356,11 @@ fn list(shared: &Shared, current: Option<WorkspaceId>) -> Result<Vec<WorkspaceIn
         .collect())
 }
 
-fn export(shared: &Shared, workspace: WorkspaceId) -> Result<String, Error> {
+/// The documents of a workspace with their kinds, in the order of their ids, without purged ones.
+pub(crate) fn stored_documents(
+    shared: &Shared,
+    workspace: WorkspaceId,
+) -> Result<Vec<(DocumentId, DocumentKind)>, Error> {
     let mut documents = Vec::new();
     let mut range = KeyRange::heads(&workspace);
     loop {
@@ -369,10 +373,14 @@ fn export(shared: &Shared, workspace: WorkspaceId) -> Result<String, Error> {
         }
         match heads.rows.last().filter(|_| heads.more) {
             Some((last, _)) => range = range.after(last),
-            None => break,
+            None => return Ok(documents),
         }
     }
+}
+
+fn export(shared: &Shared, workspace: WorkspaceId) -> Result<String, Error> {
     let mut failed = None;
+    let documents = stored_documents(shared, workspace)?;
     let loaded = documents.into_iter().map_while(|(id, kind)| {
         let counter = shared.documents.counter();
         match read_document_of_kind(

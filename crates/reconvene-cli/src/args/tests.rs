@@ -122,6 +122,24 @@ fn addresses_and_files_may_repeat() {
         panic!("another command");
     };
     assert_eq!(files.len(), 2);
+    let Command::Import(ImportCommand::Srt { files }) = parse("reconvene import srt a b").command
+    else {
+        panic!("another command");
+    };
+    assert_eq!(files.len(), 2);
+}
+
+#[test]
+fn one_meeting_is_exported_as_markdown_alone() {
+    let Command::Export(export) = parse("reconvene export --markdown --meeting M").command else {
+        panic!("another command");
+    };
+    assert!(export.markdown);
+    assert_eq!(export.meeting.as_deref(), Some("M"));
+    let Command::Export(export) = parse("reconvene export").command else {
+        panic!("another command");
+    };
+    assert!(!export.markdown && export.meeting.is_none());
 }
 
 #[test]
@@ -145,6 +163,8 @@ fn what_makes_no_sense_is_refused_and_explained() {
             "write a day like 2026-01-31",
         ),
         ("reconvene import qmsum", "required"),
+        ("reconvene import vtt", "required"),
+        ("reconvene export --meeting M", "--markdown"),
         ("reconvene frobnicate", "unrecognized subcommand"),
     ] {
         let error = try_parse(line).expect_err(line);

@@ -20,7 +20,9 @@ use crate::signals::Signals;
 /// Serves until told to stop.
 pub(super) async fn run(data: &Path, args: ServeArgs, output: Output) -> Result<u8, Failure> {
     let mut signals = Signals::take()?;
-    let options = OpenOptions::new(data).role(Role::Server);
+    let options = OpenOptions::new(data)
+        .role(Role::Server)
+        .state_version(args.state_version);
     let options = match place::machine_name() {
         Some(name) => options.name(name),
         None => options,

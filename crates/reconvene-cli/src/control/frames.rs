@@ -13,7 +13,7 @@ use crate::request::{Progress, Request};
 
 /// The protocol's version. Host and caller must have the same: both come from one program, and a
 /// host of an earlier release is restarted rather than spoken to.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Longest line of a call. Beyond it the host answers with a failure and hangs up.
 pub(crate) const CALL_BYTES_MAX: usize = 1024 * 1024;

@@ -11,7 +11,7 @@ use super::execute;
 use crate::exit;
 use crate::failure::Failure;
 use crate::import;
-use crate::request::{ImportFile, MeetingChanges, Request, Sinks, TagEdit, Wanted};
+use crate::request::{ImportFile, ImportFormat, MeetingChanges, Request, Sinks, TagEdit, Wanted};
 
 /// A store of its own for each test.
 struct Store {
@@ -179,9 +179,17 @@ async fn a_bad_file_does_not_keep_the_others_out() {
         let given = name.to_owned();
         files.push(ImportFile { given, path });
     }
-    let imported = store.answer(Request::ImportQmsum { files }).await;
+    let format = ImportFormat::Qmsum;
+    let imported = store.answer(Request::Import { format, files }).await;
     assert_eq!(imported["imported"], 2);
     assert_eq!(imported["meetings"].as_array().map(Vec::len), Some(2));
+    for (place, file) in ["one.json", "two.json"].into_iter().enumerate() {
+        assert_eq!(named(&imported, &format!("/taken/{place}/file")), file);
+        assert_eq!(
+            imported["taken"][place]["meeting"],
+            imported["meetings"][place]
+        );
+    }
     assert_eq!(named(&imported, "/failed/0/file"), "bad.json");
     assert_eq!(import::exit_code(&imported), exit::IMPORT_INCOMPLETE);
     store.close().await;
@@ -228,6 +236,18 @@ async fn what_is_not_there_is_a_typed_failure() {
                 workspace: Some(unknown.to_owned()),
             },
             "not_found",
+        ),
+        (
+            Request::ExportMarkdown {
+                meeting: Some(unknown.to_owned()),
+            },
+            "not_found",
+        ),
+        (
+            Request::ExportMarkdown {
+                meeting: Some("42".to_owned()),
+            },
+            "bad_id",
         ),
     ] {
         let name = request.name();

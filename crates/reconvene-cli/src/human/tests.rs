@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{change, event, meeting_added, meetings, not_imported, table, text};
+use super::{change, event, imported, meeting_added, meetings, not_imported, table, text};
 
 #[test]
 fn control_characters_of_others_do_not_reach_the_terminal() {
@@ -71,6 +71,17 @@ fn a_file_that_was_not_imported_is_named_with_the_place() {
         not_imported(&answer),
         "a.json: line 3: not JSON\nb: it is not a file\n"
     );
+}
+
+#[test]
+fn a_file_that_was_imported_is_named_with_its_meeting() {
+    let answer = json!({
+        "imported": 1,
+        "meetings": ["m"],
+        "taken": [{ "file": "a.vtt", "meeting": "m" }],
+        "failed": [{ "file": "b", "place": "", "message": "it is not a file" }],
+    });
+    assert_eq!(imported(&answer), "Imported 1 of 2 files.\n  m  a.vtt\n");
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl Engine {
         }
     }
 
-    fn probe(&mut self, link: LinkId) {
+    pub(super) fn probe(&mut self, link: LinkId) {
         let due = self.now.tick + limits::PROOF_DEADLINE;
         let Some(state) = self.links.get_mut(&link) else {
             return;
@@ -61,6 +61,8 @@ impl Engine {
 
     pub(super) fn on_probe(&mut self, link: LinkId, probe: Probe) {
         if !probe.answer {
+            // Who asks may want to know how fresh it is.
+            self.send_heartbeat(link);
             let answer = Probe {
                 answer: true,
                 ..probe

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use super::ingest::{AckDue, CursorMove, Entry};
 use super::reconcile::{Exchange, Reconciliation};
 use super::{
-    Engine, Event, Output, Peer, ReadQuery, Reading, SendStored, StoredDocument, WorkspaceState,
+    Engine, Event, Moment, Output, Peer, ReadQuery, Reading, SendStored, StoredDocument, Verified,
+    WorkspaceState,
 };
 use crate::feed::FeedPoint;
 use crate::ids::{ChangeHash, DocumentId, FeedSeq, LinkId, PeerId, ReadId, WorkspaceId};
@@ -17,7 +18,6 @@ use crate::limits;
 use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
 use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan, StoreError};
-use crate::time::WallTime;
 use crate::wire::{self, Ack, Changes, DocumentChanges, Frame};
 
 /// What a feed follower is doing.
@@ -40,7 +40,7 @@ pub(super) struct Flow {
     /// What a pass has to reach: the end of their feed and of ours when both greeted.
     pass: Option<(FeedPoint, FeedPoint)>,
     /// The end of their feed as last heard, and when.
-    their_head: Option<(FeedPoint, WallTime)>,
+    their_head: Option<(FeedPoint, Moment)>,
     following: bool,
     pub(super) reconciling: Option<Reconciliation>,
     pub(super) exchange: Exchange,
@@ -68,7 +68,7 @@ impl Flow {
         &mut self,
         their_head: FeedPoint,
         our_head: FeedPoint,
-        now: WallTime,
+        now: Moment,
         following_from: Option<FeedPoint>,
     ) {
         self.pass = Some((their_head, our_head));
@@ -113,7 +113,7 @@ impl Flow {
 
     /// Takes note of where their feed ended at a moment. Only what says so counts: a frame of
     /// changes or the end of a run may be well behind the end of the feed when it leaves.
-    pub(super) fn learn_head(&mut self, head: FeedPoint, now: WallTime) {
+    pub(super) fn learn_head(&mut self, head: FeedPoint, now: Moment) {
         let newer = self
             .their_head
             .is_none_or(|(known, _)| known.epoch != head.epoch || head.seq >= known.seq);
@@ -276,6 +276,7 @@ impl Engine {
         {
             record.row.acknowledged = point;
             record.dirty = true;
+            self.relay_of(workspace, peer);
         }
     }
 
@@ -693,6 +694,7 @@ impl Engine {
         {
             known.held_stored = held;
         }
+        self.note_waypoint(workspace, peer);
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
@@ -729,6 +731,7 @@ impl Engine {
         if brings_changes {
             self.note_progress(peer);
         }
+        self.relay_to(link, workspace);
         self.note_held(link, workspace);
         self.settle(link, workspace);
     }
@@ -743,6 +746,7 @@ impl Engine {
             return;
         };
         let (their_head, is_sound) = (flow.their_head, flow.is_sound());
+        let now = self.now;
         if let Some((head, as_of)) = their_head
             && is_sound
             && let Some(known) = self.ready(&workspace)
@@ -750,15 +754,19 @@ impl Engine {
             && record
                 .held_stored
                 .is_some_and(|held| held.epoch == head.epoch && held.seq >= head.seq)
-            && record.row.verified_at != Some(as_of)
+            && record
+                .verified
+                .is_none_or(|verified| verified.as_of != as_of)
         {
-            record.row.verified_at = Some(as_of);
+            record.verified = Some(Verified { as_of, at: now });
+            record.row.verified_at = Some(as_of.wall);
             record.dirty = true;
             self.emit(Event::Verified {
                 peer,
                 workspace,
-                as_of,
+                as_of: as_of.wall,
             });
+            self.note_verified(workspace);
         }
         self.report_pass(link);
     }
@@ -788,7 +796,7 @@ impl Engine {
         }
         let workspace = ack.workspace;
         let stats = state.stats();
-        let mut moved = false;
+        let (mut moved, mut refused_other) = (false, false);
         let flow = state.flows.get(&workspace);
         let is_unconfirmed = flow.is_some_and(|flow| flow.is_unconfirmed());
         if let Some(known) = self.ready(&workspace) {
@@ -806,14 +814,18 @@ impl Engine {
                 moved = true;
             }
             for document in &ack.accepted {
-                record.dirty |= record.row.refused_there.remove(document).is_some();
+                refused_other |= record.row.refused_there.remove(document).is_some();
             }
             for (document, code) in &ack.refused {
-                record.dirty |= record.row.refuse_there(*document, *code);
+                refused_other |= record.row.refuse_there(*document, *code);
             }
+            record.dirty |= refused_other;
         }
         if moved {
             self.note_progress(peer);
+        }
+        if moved || refused_other {
+            self.relay_of(workspace, peer);
         }
         let mut refused = ack.refused;
         if let Some(flow) = self.flow(link, &workspace) {

@@ -11,7 +11,7 @@ use crate::ids::{
     RequestId, SnapshotHash, WorkspaceId,
 };
 use crate::keys::Key;
-use crate::records::{FeedRow, SnapshotRef};
+use crate::records::{FeedRow, RelayedRow, SnapshotRef};
 use crate::refusal::RefusalCode;
 use crate::storage::{Batch, JournalEntry, JournalReleases, Rows, Scan, StoreError};
 use crate::time::{Tick, WallTime};
@@ -133,6 +133,9 @@ pub enum Input {
     NetworkChanged,
     /// The machine slept: the same.
     Resumed,
+    /// The host wants to know how fresh a workspace is now: its peers are asked where their feeds end,
+    /// and those that wait to be dialled are dialled.
+    Refresh(WorkspaceId),
     /// The host leaves a workspace: its server is told, now or when it next greets, and nothing of it
     /// is sent or taken any more. The host then removes its shares.
     Leave {
@@ -507,6 +510,8 @@ pub enum Event {
     EditDurable {
         /// The edit.
         request: RequestId,
+        /// Where it is in our feed; `None` if it changed no document.
+        at: Option<FeedPoint>,
     },
     /// An edit was refused or failed.
     EditRefused {
@@ -639,6 +644,27 @@ pub enum Event {
         /// As of when: when the peer's word of where its feed ends came here.
         as_of: WallTime,
     },
+    /// A workspace is fresh: what was verified last is within the bound.
+    Fresh {
+        /// The workspace.
+        workspace: WorkspaceId,
+    },
+    /// A workspace is not fresh any more.
+    Stale {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// As of when what was verified last is.
+        since: WallTime,
+    },
+    /// By the word of the server another device of the same member holds more of our feed.
+    Relayed {
+        /// The device.
+        peer: PeerId,
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// What.
+        row: RelayedRow,
+    },
     /// Something moved on a link: for progress and time-outs.
     Progress {
         /// The link.
@@ -698,6 +724,15 @@ pub enum Event {
     TooManyWorkspaces {
         /// The peer.
         peer: PeerId,
+    },
+    /// The server of a workspace greeted, and this is its number for breaking changes of state.
+    ServerState {
+        /// The server.
+        peer: PeerId,
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The number.
+        state_version: u32,
     },
     /// The server told which devices share a workspace, and they are others than before.
     SharesLearned {

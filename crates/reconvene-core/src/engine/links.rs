@@ -17,7 +17,7 @@ use crate::feed::{Digest, FeedPoint};
 use crate::ids::{LinkId, PeerId, RequestId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
-use crate::records::{InviteRow, PeerRow, Record as _, RecordError};
+use crate::records::{InviteRow, PeerRow, Record as _, RecordError, RelayedRow, Standing};
 use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan, StoreError};
 use crate::time::{Tick, WallTime};
@@ -55,9 +55,9 @@ pub(super) struct Link {
     phase: Phase,
     pub(super) flows: BTreeMap<WorkspaceId, Flow>,
     /// Frames that came before we were ready for them, and when: the peer's greeting.
-    early_frames: VecDeque<(Bytes, WallTime)>,
+    early_frames: VecDeque<(Bytes, Moment)>,
     /// When the frame being handled came.
-    pub(super) heard_at: WallTime,
+    pub(super) heard_at: Moment,
     assembler: Assembler,
     /// Workspaces of their hellos so far.
     greeted: BTreeMap<WorkspaceId, WorkspaceHello>,
@@ -81,6 +81,8 @@ pub(super) struct Link {
     pub(super) moved: BTreeMap<WorkspaceId, Moment>,
     /// Digest of the shares the peer knows from us.
     pub(super) shares_known: Option<Digest>,
+    /// What the peer was told that its member's other devices hold.
+    pub(super) relayed: BTreeMap<(WorkspaceId, PeerId), RelayedRow>,
     /// Shares of workspaces that are not told to their end yet.
     pub(super) learning: BTreeMap<WorkspaceId, Vec<SharedDevice>>,
 }
@@ -93,7 +95,7 @@ impl Link {
             phase: Phase::Arriving,
             flows: BTreeMap::new(),
             early_frames: VecDeque::new(),
-            heard_at: now.wall,
+            heard_at: now,
             assembler: Assembler::default(),
             greeted: BTreeMap::new(),
             last_stated: now.tick,
@@ -111,6 +113,7 @@ impl Link {
             proof: Proof::default(),
             moved: BTreeMap::new(),
             shares_known: None,
+            relayed: BTreeMap::new(),
             learning: BTreeMap::new(),
         }
     }
@@ -543,7 +546,7 @@ impl Engine {
             let record = known.peers.entry(peer).or_insert_with(|| super::Peer {
                 held_stored: row.held,
                 row,
-                dirty: false,
+                ..super::Peer::default()
             });
             if record.row.refused_here_unlisted > 0 {
                 // Some of what was refused is not listed: only comparing everything finds it again.
@@ -598,7 +601,7 @@ impl Engine {
     }
 
     pub(super) fn on_frame(&mut self, link: LinkId, frame: &Bytes) {
-        let now = self.now.wall;
+        let now = self.now;
         let Some(state) = self.links.get_mut(&link) else {
             return; // Closed here; what was on its way no longer counts.
         };
@@ -681,6 +684,7 @@ impl Engine {
             (Phase::Up, Frame::Heartbeat(points)) => self.on_heartbeat(link, &points),
             (Phase::Up, Frame::Shares(shares)) => self.on_shares_told(link, shares),
             (Phase::Up, Frame::Probe(probe)) => self.on_probe(link, probe),
+            (Phase::Up, Frame::Held(held)) => self.on_held(link, held),
             (Phase::Up, Frame::Leave(workspace)) => self.on_left(link, workspace),
             (phase, frame) => {
                 let what = format!("an unexpected {} while {phase:?}", frame.name());
@@ -842,6 +846,7 @@ impl Engine {
         state.phase = Phase::Up;
         state.proof.is_given();
         let peer = state.peer;
+        let state_version = hello.state_version;
         let greeted = std::mem::take(&mut state.greeted);
         let ours: Vec<_> = state.flows.keys().copied().collect();
         let (shared, not_shared): (Vec<_>, Vec<_>) = ours
@@ -860,6 +865,13 @@ impl Engine {
             not_shared,
         });
         for workspace in shared {
+            if self.roster.standing(&workspace, &peer) == Some(Standing::Server) {
+                self.emit(Event::ServerState {
+                    peer,
+                    workspace,
+                    state_version,
+                });
+            }
             if self.leaving.contains_key(&workspace) {
                 if let Some(state) = self.links.get_mut(&link) {
                     state.flows.remove(&workspace);
@@ -869,6 +881,8 @@ impl Engine {
                 self.note_moved(link, workspace);
                 self.begin_flow(link, workspace, theirs);
                 self.restate_refusals(link, workspace);
+                self.relay_to(link, workspace);
+                self.relay_of(workspace, peer);
             }
         }
         self.tell_shares(link);
@@ -957,6 +971,7 @@ impl Engine {
             }
         }
         if following.is_some() {
+            self.note_waypoint(workspace, peer);
             self.release_journal(workspace);
             self.note_held(link, workspace);
             self.want_refused(link, workspace);
@@ -1066,7 +1081,9 @@ impl Engine {
                 WakeReason::Redial(_)
                 | WakeReason::Proof(_)
                 | WakeReason::Replay
-                | WakeReason::Room => None,
+                | WakeReason::Room
+                | WakeReason::Stale(_)
+                | WakeReason::Ask(_) => None,
             })
             .collect();
         for link in due {
@@ -1088,9 +1105,11 @@ impl Engine {
         if self.room_due().is_some_and(|at| at <= now) {
             self.ask_room();
         }
+        self.ask_peers();
+        self.tell_stale();
     }
 
-    fn send_heartbeat(&mut self, link: LinkId) {
+    pub(super) fn send_heartbeat(&mut self, link: LinkId) {
         let Some(state) = self.links.get(&link) else {
             return;
         };
@@ -1110,9 +1129,9 @@ impl Engine {
     }
 
     /// When the frame being handled came, which may be before it could be handled.
-    pub(super) fn heard_at(&self, link: LinkId) -> WallTime {
+    pub(super) fn heard_at(&self, link: LinkId) -> Moment {
         let state = self.links.get(&link);
-        state.map_or(self.now.wall, |state| state.heard_at)
+        state.map_or(self.now, |state| state.heard_at)
     }
 
     fn on_heartbeat(&mut self, link: LinkId, points: &[(WorkspaceId, FeedPoint)]) {

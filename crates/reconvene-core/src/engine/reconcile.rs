@@ -205,6 +205,11 @@ impl Exchange {
         }
     }
 
+    /// Whether a document is being asked for, to be healed.
+    pub(super) fn is_asked(&self, document: &DocumentId) -> bool {
+        self.asked.contains_key(document)
+    }
+
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }

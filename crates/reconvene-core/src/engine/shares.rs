@@ -61,6 +61,25 @@ impl Roster {
         })
     }
 
+    /// The servers from which this store has a workspace.
+    pub(super) fn servers_of(&self, workspace: WorkspaceId) -> BTreeSet<PeerId> {
+        let rows = self.of_workspace(workspace);
+        let servers = rows.filter(|(_, row)| row.standing == Standing::Server);
+        servers.map(|(peer, _)| peer).collect()
+    }
+
+    /// The other devices of a device's member, of those enrolled here in a workspace.
+    pub(super) fn siblings_of(&self, workspace: WorkspaceId, device: PeerId) -> Vec<PeerId> {
+        let enrolled = |row: &&ShareRow| row.standing == Standing::Device;
+        let Some(own) = self.shares.get(&(workspace, device)).filter(enrolled) else {
+            return Vec::new();
+        };
+        let rows = self.of_workspace(workspace);
+        let siblings =
+            rows.filter(|(peer, row)| enrolled(row) && row.member == own.member && *peer != device);
+        siblings.map(|(peer, _)| peer).collect()
+    }
+
     /// How many workspaces are shared with a peer, other than these.
     pub(super) fn count_besides(&self, peer: &PeerId, others: &[WorkspaceId]) -> usize {
         let of_peer = self

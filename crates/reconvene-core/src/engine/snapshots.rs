@@ -8,13 +8,12 @@ use std::collections::VecDeque;
 use sha2::{Digest as _, Sha256};
 
 use super::ingest::CheckedSnapshot;
-use super::{Engine, ReadQuery, Reading};
+use super::{Engine, Moment, ReadQuery, Reading};
 use crate::guard::ChangeHeader;
 use crate::ids::{LinkId, ReadId, SnapshotHash};
 use crate::limits;
 use crate::records::SnapshotRef;
 use crate::refusal::RefusalCode;
-use crate::time::WallTime;
 use crate::wire::{Changes, Frame};
 
 /// A frame whose snapshots are being loaded, and what came after it.
@@ -23,7 +22,7 @@ pub(super) struct Inspection {
     read: ReadId,
     changes: Changes,
     /// Each with when it came: that is as of when its words count.
-    held: VecDeque<(Frame, WallTime)>,
+    held: VecDeque<(Frame, Moment)>,
 }
 
 impl Engine {

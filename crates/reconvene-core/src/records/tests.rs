@@ -230,6 +230,23 @@ fn cases() -> Vec<Case> {
         ),
         case("empty", PeerRow::default()),
         case(
+            "of a server that relays",
+            PeerRow {
+                relayed: BTreeMap::from([
+                    (peer(4), RelayedRow::default()),
+                    (
+                        peer(5),
+                        RelayedRow {
+                            held: Some(point(7)),
+                            refused: BTreeMap::from([(document(1), RefusalCode::TooLarge)]),
+                            refused_unlisted: 3,
+                        },
+                    ),
+                ]),
+                ..PeerRow::default()
+            },
+        ),
+        case(
             "with more refusals than are listed",
             PeerRow {
                 refused_here_unlisted: 300,
@@ -295,6 +312,15 @@ fn cases() -> Vec<Case> {
             IndexStateRow {
                 seq: FeedSeq(300),
                 state_version: 2,
+                server_state_version: 0,
+            },
+        ),
+        case(
+            "with a server",
+            IndexStateRow {
+                seq: FeedSeq(300),
+                state_version: 2,
+                server_state_version: 7,
             },
         ),
         case(

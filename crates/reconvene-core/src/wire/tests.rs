@@ -261,6 +261,26 @@ fn frames() -> Vec<(&'static str, Frame)> {
             }),
         ),
         (
+            "held",
+            Frame::Held(Held {
+                workspace: WORKSPACE,
+                peer: PeerId::from_bytes([0xb0; 32]),
+                row: RelayedRow {
+                    held: Some(point(7)),
+                    refused: [(document(1), RefusalCode::TooLarge)].into(),
+                    refused_unlisted: 3,
+                },
+            }),
+        ),
+        (
+            "held, unknown",
+            Frame::Held(Held {
+                workspace: WORKSPACE,
+                peer: PeerId::from_bytes([0xb0; 32]),
+                row: RelayedRow::default(),
+            }),
+        ),
+        (
             "probe",
             Frame::Probe(Probe {
                 number: 300,
@@ -299,7 +319,7 @@ fn frames_are_those_of_version_1() {
     // A new kind of frame needs a vector.
     let names: std::collections::BTreeSet<_> =
         frames.iter().map(|(_, frame)| frame.name()).collect();
-    assert_eq!(names.len(), 14);
+    assert_eq!(names.len(), 15);
 }
 
 #[test]

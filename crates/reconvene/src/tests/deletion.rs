@@ -11,7 +11,10 @@ async fn add(peer: &Peer, title: &str) -> DocumentId {
 }
 
 /// The ids that a list shows, of deleted meetings or of the others.
+/// The meetings that are listed once the index holds all that is stored.
 async fn listed(peer: &Peer, deleted: bool) -> Vec<DocumentId> {
+    let patience = std::time::Duration::from_secs(30);
+    peer.replica.wait_for_index(patience).await.unwrap();
     let options = ListOptions {
         filter: MeetingFilter {
             deleted,

@@ -59,9 +59,10 @@ impl Engine {
             return;
         };
         batch.journaled = true;
+        let at = batch.reaches.map(|(_, point)| point);
         let edit = batch.edit.take();
         if let Some(request) = edit {
-            self.emit(Event::EditDurable { request });
+            self.emit(Event::EditDurable { request, at });
         }
         self.release();
     }
@@ -70,10 +71,11 @@ impl Engine {
         let mut edits = Vec::new();
         for batch in self.pending.iter_mut().take_while(|batch| batch.id <= id) {
             batch.stored = true;
-            edits.extend(batch.edit.take());
+            let at = batch.reaches.map(|(_, point)| point);
+            edits.extend(batch.edit.take().map(|request| (request, at)));
         }
-        for request in edits {
-            self.emit(Event::EditDurable { request });
+        for (request, at) in edits {
+            self.emit(Event::EditDurable { request, at });
         }
         self.release();
         while self.pending.front().is_some_and(|batch| batch.stored) {
@@ -108,6 +110,7 @@ impl Engine {
         self.replays.remove(&workspace);
         self.leaving.remove(&workspace);
         self.stalls.retain(|(_, of), _| *of != workspace);
+        self.fresh.remove(&workspace);
         for job in &mut self.jobs {
             if job.work.documents().is_some_and(|(of, _)| of == workspace) {
                 job.pinned = false;

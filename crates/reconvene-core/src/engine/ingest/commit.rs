@@ -1,5 +1,7 @@
 //! Jobs whose turn has come: placed, entered in the feed, made into batches.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::place::{follow_cursor, place};
@@ -312,6 +314,12 @@ impl Engine {
             .collect();
         let received = (healed.len() as u64, placed.change_count());
         let over = placed.purged_documents();
+        // Who is being asked for already, or said now that this was all.
+        let mut asked: BTreeSet<_> = due.healing.iter().map(|(asked, _)| *asked).collect();
+        if let Some(flow) = self.flow(due.link, &workspace) {
+            let open = healed.iter().filter(|one| flow.exchange.is_asked(one));
+            asked.extend(open.copied());
+        }
         let Some(state) = self.ready(&workspace) else {
             panic!("a prepared job's workspace is loaded");
         };
@@ -365,8 +373,11 @@ impl Engine {
                 continue;
             }
             if known.row.lacks_dependencies_of(document) {
-                // This may not be all that was refused: ask once more.
-                fresh_wants.push(*document);
+                // This may not be all that was refused, which the peer is told when it says so.
+                if !asked.contains(document) {
+                    fresh_wants.push(*document);
+                }
+                continue;
             }
             if known.row.refused_here.remove(document).is_some() {
                 known.dirty = true;

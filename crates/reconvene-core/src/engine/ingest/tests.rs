@@ -126,6 +126,7 @@ impl Side {
                 Role::Device
             },
             state_version: 1,
+            staleness_bound: crate::limits::STALENESS_BOUND,
             roots: BTreeMap::from([(genesis(), ROOT)]),
         };
         let journal = store.journal_entries();

@@ -1,0 +1,176 @@
+//! What a member's devices hold of each other's changes, by the word of the server between them.
+//!
+//! The server stored what a device sent by some place in its own feed. A device that holds the
+//! server's feed up to there holds all of it, other than what it refused. The server tells each device
+//! how far the member's other ones are in that sense; a device keeps the last word.
+
+use std::collections::VecDeque;
+
+use super::{Engine, Event, WorkspaceState};
+use crate::feed::FeedPoint;
+use crate::ids::{FeedSeq, LinkId, PeerId, WorkspaceId};
+use crate::limits;
+use crate::records::{RelayedRow, Standing};
+use crate::wire::{Frame, Held};
+
+/// Places in our feed by which a peer's was stored here up to some point, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Waypoints(VecDeque<(FeedSeq, FeedPoint)>);
+
+impl Waypoints {
+    /// Everything of the peer's feed up to `theirs` is in ours up to `ours`.
+    fn note(&mut self, ours: FeedSeq, theirs: FeedPoint) {
+        // What it was before tells nothing of another history, nor what it was further on.
+        let is_past = |(_, point): &(FeedSeq, FeedPoint)| {
+            point.epoch == theirs.epoch && point.seq <= theirs.seq
+        };
+        self.0.retain(is_past);
+        match self.0.back_mut() {
+            Some((_, point)) if *point == theirs => {}
+            Some((seq, point)) if *seq == ours => *point = theirs,
+            _ => self.0.push_back((ours, theirs)),
+        }
+        // Without the oldest a device far behind is not known to hold anything yet, no more.
+        if self.0.len() > limits::WAYPOINTS_MAX {
+            self.0.pop_front();
+        }
+    }
+
+    /// How much of the peer's feed someone holds who has ours up to a place.
+    fn held_with(&self, ours: FeedSeq) -> Option<FeedPoint> {
+        let known = self.0.iter().rev();
+        let mut within = known.filter(|(seq, _)| *seq <= ours);
+        within.next().map(|(_, point)| *point)
+    }
+}
+
+impl Engine {
+    /// What a peer sent is stored: takes note of where.
+    pub(super) fn note_waypoint(&mut self, workspace: WorkspaceId, peer: PeerId) {
+        if self.roster.standing(&workspace, &peer) != Some(Standing::Device) {
+            return;
+        }
+        let Some(state) = self.ready(&workspace) else {
+            return;
+        };
+        let ours = state.released.seq;
+        if let Some(known) = state.peers.get_mut(&peer)
+            && let Some(theirs) = known.held_stored
+        {
+            known.waypoints.note(ours, theirs);
+        }
+    }
+
+    /// Tells a device what its member's other devices hold of it, where that is something else than
+    /// it was told on this link.
+    pub(super) fn relay_to(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let Some(state) = self.links.get(&link) else {
+            return;
+        };
+        let device = state.peer;
+        if !state.shares(&workspace) {
+            return;
+        }
+        let mut frames = Vec::new();
+        for sibling in self.roster.siblings_of(workspace, device) {
+            let Some(row) = self.held_by(workspace, device, sibling) else {
+                continue;
+            };
+            if state.relayed.get(&(workspace, sibling)) != Some(&row) {
+                frames.push((sibling, row));
+            }
+        }
+        for (peer, row) in frames.into_iter().take(limits::SIBLINGS_MAX) {
+            let held = Held {
+                workspace,
+                peer,
+                row: row.clone(),
+            };
+            self.send(link, &Frame::Held(held));
+            if let Some(state) = self.links.get_mut(&link) {
+                state.relayed.insert((workspace, peer), row);
+            }
+        }
+    }
+
+    /// A device holds more: tells the member's other devices.
+    pub(super) fn relay_of(&mut self, workspace: WorkspaceId, device: PeerId) {
+        for sibling in self.roster.siblings_of(workspace, device) {
+            for link in self.links_to(sibling) {
+                self.relay_to(link, workspace);
+            }
+        }
+    }
+
+    /// What a device holds of another's feed; `None` if nothing is known of it.
+    fn held_by(
+        &self,
+        workspace: WorkspaceId,
+        author: PeerId,
+        holder: PeerId,
+    ) -> Option<RelayedRow> {
+        let Some(WorkspaceState::Ready(state)) = self.workspaces.get(&workspace) else {
+            return None;
+        };
+        let row = &state.peers.get(&holder)?.row;
+        let acknowledged = row.acknowledged;
+        let acknowledged = acknowledged.filter(|point| point.epoch == state.released.epoch);
+        let waypoints = &state.peers.get(&author)?.waypoints;
+        let listed = row.refused_there.iter().take(limits::RELAYED_REFUSALS_MAX);
+        let refused: std::collections::BTreeMap<_, _> =
+            listed.map(|(document, code)| (*document, *code)).collect();
+        let left_out = row.refused_there.len() - refused.len();
+        Some(RelayedRow {
+            held: acknowledged.and_then(|point| waypoints.held_with(point.seq)),
+            refused,
+            refused_unlisted: row.refused_there_unlisted + left_out as u64,
+        })
+    }
+
+    pub(super) fn on_held(&mut self, link: LinkId, told: Held) {
+        let Some(state) = self.links.get(&link) else {
+            return;
+        };
+        let server = state.peer;
+        let Held {
+            workspace,
+            peer,
+            row,
+        } = told;
+        // It may speak of a history that is about to turn out to be lost.
+        let flow = state.flows.get(&workspace);
+        let is_unconfirmed = flow.is_some_and(super::follow::Flow::is_unconfirmed);
+        let is_server = self.roster.standing(&workspace, &server) == Some(Standing::Server);
+        if !is_server || !state.shares(&workspace) {
+            let what = "what devices hold of a workspace of which this peer is not the server";
+            return self.fault(link, what.to_owned());
+        }
+        let me = self.config.me;
+        let Some(state) = self.ready(&workspace) else {
+            return;
+        };
+        let released = state.released;
+        let known = state.peers.entry(server).or_default();
+        let relayed = &mut known.row.relayed;
+        let has_room = relayed.len() < limits::SIBLINGS_MAX || relayed.contains_key(&peer);
+        // Of what never left here nobody can hold anything.
+        let is_possible = row
+            .held
+            .is_none_or(|held| held.epoch == released.epoch && held.seq <= released.seq);
+        if is_unconfirmed
+            || peer == me
+            || !has_room
+            || !is_possible
+            || relayed.get(&peer) == Some(&row)
+        {
+            return;
+        }
+        relayed.insert(peer, row.clone());
+        known.dirty = true;
+        self.emit(Event::Relayed {
+            peer,
+            workspace,
+            row,
+        });
+    }
+}

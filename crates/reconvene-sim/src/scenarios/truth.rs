@@ -1,0 +1,223 @@
+//! What a host may say of freshness and delivery: how old what it shows is, and who holds what it did.
+
+use reconvene_core::engine::{Event, Input};
+use reconvene_core::ids::WorkspaceId;
+use reconvene_core::limits::{STALENESS_BOUND, STALENESS_BOUND_MIN};
+use reconvene_core::records::{PeerRow, Record as _, RelayedRow};
+use reconvene_core::storage::StoreRead as _;
+
+use super::{fill, linked_team, seconds, told};
+use crate::world::{NodeId, World, document};
+
+/// The freshness events of a node, with their moments: whether it was fresh from then on.
+fn freshness(world: &World, node: NodeId) -> Vec<(u64, bool)> {
+    let events = world.events(node).iter();
+    let events = events.filter_map(|(at, event)| match event {
+        Event::Fresh { .. } => Some((*at, true)),
+        Event::Stale { .. } => Some((*at, false)),
+        _ => None,
+    });
+    events.collect()
+}
+
+/// When a node was last verified with any peer.
+fn verified_at(world: &World, node: NodeId) -> u64 {
+    let engine = world.engine(node).expect("it runs");
+    let moments = engine
+        .verified()
+        .map(|(_, _, verified)| verified.as_of.tick);
+    moments.max().expect("it was").as_millis()
+}
+
+#[test]
+fn a_workspace_turns_stale_when_the_bound_is_over_and_fresh_again_with_the_link() {
+    let (mut world, server, devices, _) = linked_team(90, 1);
+    let device = devices[0];
+    world.advance(seconds(120));
+    assert_eq!(freshness(&world, device).len(), 1, "fresh since it began");
+    world.part(device, server);
+    let as_of = verified_at(&world, device);
+    world.advance(STALENESS_BOUND + seconds(5));
+    let bound = u64::try_from(STALENESS_BOUND.as_millis()).expect("it is short");
+    assert_eq!(
+        freshness(&world, device)[1..],
+        [(as_of + bound + 1, false)],
+        "not a millisecond early or late"
+    );
+    world.heal(device, server);
+    world.advance(seconds(70));
+    let after = freshness(&world, device);
+    assert_eq!(after.len(), 3);
+    assert!(after[2].1);
+}
+
+#[test]
+fn a_device_is_fresh_by_its_server_s_word_and_not_by_another_device_s() {
+    let (mut world, server, devices, of) = linked_team(91, 2);
+    world.share(devices[0], devices[1], &[of]);
+    world.run_until_quiet();
+    for device in &devices {
+        world.part(*device, server);
+    }
+    world.connect(devices[0], devices[1]);
+    world.advance(STALENESS_BOUND + seconds(60));
+    assert!(world.is_greeted(devices[0], devices[1]));
+    let last = freshness(&world, devices[0]).last().copied();
+    assert!(matches!(last, Some((_, false))), "{last:?}");
+}
+
+#[test]
+fn whoever_asks_how_fresh_it_is_gets_to_know_now() {
+    let (mut world, _, devices, of) = linked_team(92, 1);
+    let device = devices[0];
+    for _ in 0..20 {
+        world.advance(seconds(1));
+        let asked = world.now();
+        world.give(device, Input::Refresh(of));
+        world.run_until_quiet();
+        let as_of = verified_at(&world, device);
+        assert!(as_of >= asked, "{as_of} is before {asked}");
+    }
+}
+
+#[test]
+fn a_bound_below_three_heartbeats_is_kept_by_asking() {
+    let (mut world, server, devices, _) = linked_team(97, 1);
+    let device = devices[0];
+    world.staleness_bound = STALENESS_BOUND_MIN;
+    world.crash(device, 0);
+    world.restart(device);
+    world.connect(device, server);
+    world.advance(seconds(120));
+    assert_eq!(freshness(&world, device).len(), 2, "fresh since each start");
+    world.part(device, server);
+    let as_of = verified_at(&world, device);
+    world.advance(seconds(5));
+    let bound = u64::try_from(STALENESS_BOUND_MIN.as_millis()).expect("it is short");
+    assert_eq!(
+        freshness(&world, device)[2..],
+        [(as_of + bound + 1, false)],
+        "not a millisecond early or late"
+    );
+}
+
+#[test]
+fn a_clock_that_jumps_makes_nothing_fresh_or_stale() {
+    let (mut world, server, devices, _) = linked_team(93, 1);
+    let device = devices[0];
+    for jump in [86_400_000, -86_400_000] {
+        world.set_skew(device, jump);
+        world.advance(seconds(60));
+        assert_eq!(freshness(&world, device).len(), 1);
+    }
+    world.part(device, server);
+    world.advance(STALENESS_BOUND + seconds(5));
+    let last = freshness(&world, device).last().copied();
+    assert!(matches!(last, Some((_, false))), "{last:?}");
+}
+
+/// What a device was told last of another.
+fn relayed(world: &World, node: NodeId, of: NodeId) -> Option<&RelayedRow> {
+    let of = world.peer(of);
+    let rows = told(world, node).filter_map(|event| match event {
+        Event::Relayed { peer, row, .. } if *peer == of => Some(row),
+        _ => None,
+    });
+    rows.last()
+}
+
+/// The end of a node's feed.
+fn feed_end(world: &World, node: NodeId, of: WorkspaceId) -> u64 {
+    let engine = world.engine(node).expect("it runs");
+    let status = engine.workspace_status(&of).expect("it is in use");
+    status.durable.seq.0
+}
+
+fn held(world: &World, node: NodeId, of: NodeId) -> Option<u64> {
+    relayed(world, node, of)?.held.map(|held| held.seq.0)
+}
+
+#[test]
+fn a_device_learns_through_the_server_what_its_member_s_other_devices_hold() {
+    let (mut world, server, devices, of) = linked_team(94, 2);
+    let [a, b] = [devices[0], devices[1]];
+    fill(&mut world, a, of, 0..5);
+    assert_eq!(held(&world, a, b), Some(feed_end(&world, a, of)));
+    // While the other is away, what it held stays what it holds.
+    world.part(b, server);
+    world.run_until_quiet();
+    let before = feed_end(&world, a, of);
+    fill(&mut world, a, of, 0..5);
+    assert_eq!(held(&world, a, b), Some(before));
+    // It gets it while the author is away, who is told at the next greeting.
+    world.part(a, server);
+    world.run_until_quiet();
+    world.heal(b, server);
+    world.run_until_quiet();
+    assert_eq!(held(&world, a, b), Some(before));
+    world.heal(a, server);
+    world.run_until_quiet();
+    assert_eq!(held(&world, a, b), Some(feed_end(&world, a, of)));
+    // It is still known after a restart, and without the server.
+    let end = feed_end(&world, a, of);
+    world.part(a, server);
+    world.run_until_quiet();
+    world.crash(a, 0);
+    world.restart(a);
+    world.run_until_quiet();
+    let key = reconvene_core::keys::Key::peer(&of, &world.peer(server));
+    let row = world.disk(a).reader.read(&key).expect("it reads");
+    let row = PeerRow::decode(&row.expect("it is there")).expect("it decodes");
+    let told = row.relayed[&world.peer(b)].held.expect("it is known");
+    assert_eq!(told.seq.0, end);
+}
+
+#[test]
+fn a_device_of_another_member_is_not_told_of() {
+    use reconvene_core::ids::MemberId;
+    use reconvene_core::keys::Key;
+    use reconvene_core::records::{ShareRow, Standing};
+    use reconvene_core::time::WallTime;
+    let (mut world, server, devices, of) = linked_team(95, 2);
+    let other = ShareRow {
+        member: MemberId::from_bytes([8; 16]),
+        device_name: "another's".to_owned(),
+        since: WallTime::from_millis(0),
+        standing: Standing::Device,
+    };
+    let key = Key::share(&world.peer(devices[1]), &of);
+    world.write(server, vec![(key, other.encode())]);
+    world.run_until_quiet();
+    let before = told(&world, devices[0])
+        .filter(|event| matches!(event, Event::Relayed { .. }))
+        .count();
+    for number in 0..5 {
+        world.edit(devices[0], of, document(number), 60);
+    }
+    world.run_until_quiet();
+    let after = told(&world, devices[0])
+        .filter(|event| matches!(event, Event::Relayed { .. }))
+        .count();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn what_the_server_says_of_others_survives_its_restart_and_a_wiped_device_is_not_said_to_hold() {
+    let (mut world, server, devices, of) = linked_team(96, 2);
+    let [a, b] = [devices[0], devices[1]];
+    fill(&mut world, a, of, 0..5);
+    world.crash(server, 0);
+    world.restart(server);
+    world.run_until_quiet();
+    world.edit(a, of, document(9), 60);
+    world.run_until_quiet();
+    assert_eq!(held(&world, a, b), Some(feed_end(&world, a, of)));
+    // Everything the other had is gone, and the server finds out before it can give it back.
+    world.crash(b, 0);
+    world.wipe(b);
+    world.settings.read = (40, 40);
+    world.restart(b);
+    world.run_until(|world| relayed(world, a, b).is_some_and(|row| row.held.is_none()));
+    world.run_until_quiet();
+    assert_eq!(held(&world, a, b), Some(feed_end(&world, a, of)));
+}
