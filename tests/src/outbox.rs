@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::cuts::copy_dir;
 use crate::harness::{DEADLINE, Peer, Process, Server};
-use crate::proxy::{Fault, Passed, Proxy, Strike, Way};
 use crate::receiver::Receiver;
+use reconvene_testkit::{Fault, Passed, Proxy, Strike, Way};
 
 /// A run that no server ever issued.
 const NEVER: &str = "00000000000000000000000000000001";
@@ -409,7 +409,7 @@ struct Lane {
 
 impl Lane {
     fn new() -> Self {
-        let (proxy, receiver) = (Proxy::new(), Receiver::new());
+        let (proxy, receiver) = (Proxy::new().unwrap(), Receiver::new());
         let mut server = Server::behind(&proxy);
         let device = Peer::joined(&server, "Ada");
         for number in 0..MEETINGS {
