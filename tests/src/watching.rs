@@ -27,6 +27,7 @@ fn every_command_runs_beside_a_serving_process() {
     let workspace = peer.run(&["status"])["device"]["current"].clone();
     let workspace = workspace.as_str().unwrap();
     let file = qmsum::real(peer.files(), 1).remove(0);
+    let (vtt, srt) = (example("kickoff.vtt"), example("kickoff.srt"));
     // Entries to be worked off: of commands that are refused, and of an integration that does not work.
     let mut refused = Vec::new();
     for _ in 0..3 {
@@ -47,7 +48,6 @@ fn every_command_runs_beside_a_serving_process() {
     let retryable = entry(&integration);
     let amended = format!("meeting={workspace}");
     let run = "0".repeat(32);
-    let (vtt, srt) = (example("kickoff.vtt"), example("kickoff.srt"));
     for (command, alone) in reconvene_cli::commands() {
         let words: Vec<_> = command.split(' ').collect();
         // A command that is not here yet: say how it is called, or enter it in the table of those

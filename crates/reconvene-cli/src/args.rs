@@ -174,6 +174,9 @@ pub(crate) struct ServeArgs {
     /// Put this address into tickets instead of those it listens on.
     #[arg(long, value_name = "MULTIADDR")]
     pub announce: Vec<String>,
+    /// Another number than devices knew has them build everything anew that follows from documents.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub state_version: u32,
     /// How long the result of a sync run is kept after its end.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub keep_runs: Duration,
@@ -187,9 +190,6 @@ pub(crate) struct ServeArgs {
     /// A host that integrations may call besides this machine; may be given several times.
     #[arg(long, value_name = "HOST")]
     pub allow_host: Vec<String>,
-    /// Another number than devices knew has them build everything anew that follows from documents.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub state_version: u32,
 }
 
 /// What to do with workspaces.

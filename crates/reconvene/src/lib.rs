@@ -43,12 +43,12 @@ mod sync;
 mod workspaces;
 
 mod commands;
+mod delivery;
 mod inbox;
 mod integrations;
 mod runs;
 mod serving;
 
-mod delivery;
 mod events;
 mod freshness;
 mod status;

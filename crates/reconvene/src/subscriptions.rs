@@ -118,10 +118,9 @@ impl Subscriptions {
     /// Has every query of a workspace compare everything.
     pub(crate) fn mark_all(&self, workspace: WorkspaceId) {
         let table = lock(&self.table);
-        let of_workspace = table
-            .entries
-            .values()
-            .filter(|(of, _)| of.workspace.is_none_or(|of| of == workspace));
+        let is_of = |interest: &Interest| interest.workspace.is_none_or(|own| own == workspace);
+        let entries = table.entries.values();
+        let of_workspace = entries.filter(|(interest, _)| is_of(interest));
         for (_, marks) in of_workspace {
             lock(&marks.state).marked = Marked::Everything;
             marks.wake.notify_one();

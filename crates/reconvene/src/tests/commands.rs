@@ -114,7 +114,9 @@ async fn a_command_is_carried_out_once_with_what_it_changes() {
         let batch = batch.unwrap();
         shown.extend(batch.added.iter().map(|row| row.id));
         seen |= !shown.is_empty();
-        shown.retain(|id| !batch.removed.contains(id));
+        batch.removed.iter().for_each(|id| {
+            shown.remove(id);
+        });
         seen |= commands
             .list(CommandFilter::Pending)
             .await
