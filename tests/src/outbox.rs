@@ -381,9 +381,11 @@ fn a_run_that_is_not_wanted_any_more_ends() {
 
 /// Offsets of one direction at which the exchange is cut; there are two of each.
 const OFFSETS: u64 = 8;
-/// Cases that must have been struck, of `2 * OFFSETS`: an exchange may take a few bytes less than the
-/// one that was measured.
-const STRUCK_MIN: usize = 12;
+/// How often the exchange is measured. It is not always as long: what is told of the run may come before
+/// or after the device has what it waits for.
+const MEASURED: usize = 3;
+/// Cases that must have been struck, of `2 * OFFSETS`: one may be shorter than the shortest measured.
+const STRUCK_MIN: usize = 10;
 /// The command, as its author named it.
 const COMMAND: &str = "7b0e3c52-5f0f-4a55-9d1c-2f5f6c0a9b11";
 /// How many meetings there are to tell of.
@@ -520,6 +522,17 @@ impl Lane {
         let run = text(&answer["command"]["outcome"]["result"]["run"]).to_owned();
         let ended = until(&self.server.peer, &run, "succeeded");
         assert_eq!(ended["run"]["command"], *COMMAND, "{what}: {ended}");
+        // A server that comes back has nothing left to do: a later command is carried out after those
+        // that were there before it.
+        self.server.kill();
+        self.serve();
+        let id = self.integration.as_str();
+        let probe = ["integrations", "validate", id, "--wait", "100s"];
+        let probe = self.device.run(&probe);
+        assert_eq!(
+            probe["command"]["outcome"]["state"], "done",
+            "{what}: {probe}"
+        );
         self.device.sync();
         for peer in [&self.server.peer, &self.device] {
             let listed = peer.run(&["integrations", "list"]);
@@ -527,16 +540,13 @@ impl Lane {
             let runs: Vec<_> = runs.keys().collect();
             assert_eq!(runs, [&run], "{what}");
             let all = peer.run(&["commands", "list", "--all"]);
-            assert_eq!(
-                all["commands"].as_array().unwrap().len(),
-                1,
-                "{what}: {all}"
-            );
-            assert_eq!(
-                all["commands"][0]["conflicts"],
-                Value::Null,
-                "{what}: {all}"
-            );
+            let all = all["commands"].as_array().unwrap();
+            let ids: BTreeSet<_> = all.iter().map(|command| text(&command["id"])).collect();
+            let expected = BTreeSet::from([COMMAND, text(&probe["command"]["id"])]);
+            assert_eq!(ids, expected, "{what}");
+            for command in all {
+                assert_eq!(command["conflicts"], Value::Null, "{what}: {command}");
+            }
         }
         assert!(entries(&self.device).is_empty(), "{what}");
         let keys: BTreeSet<_> = self
@@ -578,12 +588,13 @@ impl Lane {
 #[test]
 fn in_flight_command_once() {
     let mut lane = Lane::new();
-    let passed = lane.measure();
-    println!("{passed:?} undisturbed");
+    let measured = [(); MEASURED].map(|()| lane.measure());
+    println!("{measured:?} undisturbed");
     let mut struck = 0;
     for way in [Way::Up, Way::Down] {
         for n in 0..OFFSETS {
-            let at = passed.of(way) * (2 * n + 1) / (2 * OFFSETS);
+            let passed = measured.iter().map(|passed| passed.of(way)).min();
+            let at = passed.unwrap() * (2 * n + 1) / (2 * OFFSETS);
             let kill = [Kill::Nobody, Kill::Server, Kill::Device][n as usize % 3];
             let was_struck = lane.cut(way, at, kill);
             println!("{way:?} at {at}, killed {kill:?}: struck: {was_struck}");

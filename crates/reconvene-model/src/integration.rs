@@ -252,10 +252,8 @@ impl IntegrationEditor<'_> {
         if draft.account.is_some() {
             self.set_account(draft.account.as_deref())?;
         }
-        let settings = draft.settings.iter();
-        settings
-            .map(|(name, value)| self.set_setting(name, Some(value)))
-            .collect()
+        let mut settings = draft.settings.iter();
+        settings.try_for_each(|(name, value)| self.set_setting(name, Some(value)))
     }
 
     /// Says what it is elsewhere.

@@ -112,6 +112,48 @@ pub(crate) fn check_golden(name: &str, bytes: &[u8]) {
     assert_eq!(frozen, bytes, "{name} differs from what was frozen");
 }
 
+/// Checks that a kind's golden document reads as it was frozen, from its changes in any order; `write`
+/// gives the changes where it is to be written.
+pub(crate) fn check_golden_document(
+    kind: DocumentKind,
+    write: impl FnOnce() -> Vec<EncodedChange>,
+) {
+    let name = crate::genesis::kind_name(kind);
+    let file = format!("{name}.bin");
+    if std::env::var_os("RECONVENE_WRITE_GOLDEN").is_some() {
+        let mut bytes = Vec::new();
+        for change in write() {
+            bytes.extend(u32::try_from(change.bytes.len()).unwrap().to_be_bytes());
+            bytes.extend(&change.bytes);
+        }
+        check_golden(&file, &bytes);
+    }
+    // Only reading is frozen: a later version may well write the same edits differently.
+    let bytes = std::fs::read(repository().join("schema/golden/v1").join(&file)).unwrap();
+    let mut chunks = split(&bytes);
+    for change in &chunks {
+        reconvene_core::guard::parse_change(change).unwrap();
+    }
+    let counter = MaterialiseCounter::new();
+    for _ in 0..2 {
+        let document = materialise(kind, chunks.iter().copied(), Purpose::Read, &counter).unwrap();
+        check_golden(&format!("{name}.json"), export(&document).as_bytes());
+        chunks.reverse();
+    }
+    assert_eq!(counter.snapshot()["read"], 2);
+}
+
+/// Chunks, each behind its length in 4 bytes, big-endian.
+fn split(mut bytes: &[u8]) -> Vec<&[u8]> {
+    let mut chunks = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        let (chunk, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+        chunks.push(chunk);
+        bytes = rest;
+    }
+    chunks
+}
+
 pub(crate) fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }

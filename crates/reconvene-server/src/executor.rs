@@ -12,7 +12,7 @@ use std::time::Duration;
 use reconvene::{DocumentId, Due, Error, RunId, Serving, WallTime, WorkspaceId};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::adapters::Adapters;
 use crate::limits::{OUTSIDE_AT_ONCE, RETRY_AFTER, RUN_KEPT_DEFAULT, VALIDATE_EVERY_DEFAULT};
@@ -109,7 +109,12 @@ pub(crate) async fn run(serving: Serving, options: ExecutorOptions) -> Result<()
             Some(done) = executor.tasks.join_next() => executor.on_done(done),
             next = due.next() => match next {
                 Ok(next) => executor.look(next).await,
-                Err(error) => Err(error),
+                Err(Error::Closed) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(%error, "what is due could not be read");
+                    sleep(RETRY_AFTER).await;
+                    Ok(())
+                }
             },
             () = timer => executor.on_timer(&mut due).await,
         };

@@ -1,6 +1,9 @@
-//! Serving from an empty directory to an orderly end, and again at the same place.
+//! Serving from an empty directory to an orderly end, and again at the same place; what was begun is
+//! gone on with.
 
-use reconvene::{InviteOptions, OpenOptions, Role};
+use reconvene::{
+    Ask, Commands, InviteOptions, NewIntegration, OpenOptions, OutcomeState, Replica, Role, Taken,
+};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -80,4 +83,76 @@ async fn a_bad_address_is_refused() {
         Err(Error::Replica(error)) => assert_eq!(error.code(), "bad_address"),
         other => panic!("{other:?}"),
     }
+}
+
+/// Serves until a wait of the test is over.
+async fn serve_while<T>(replica: &Replica, wait: impl Future<Output = T>) -> T {
+    let (ready, started) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel();
+    let serving = serve(replica, ServeOptions::default(), stopped, |_| {
+        ready.send(()).expect("it is waited for");
+    });
+    let waited = async {
+        started.await.expect("it serves");
+        let waited = wait.await;
+        stop.send(()).expect("it is being served");
+        waited
+    };
+    let (served, waited) = tokio::join!(serving, waited);
+    served.expect("serves");
+    waited
+}
+
+async fn open(directory: &TempDir) -> Replica {
+    let open = OpenOptions::new(directory.path()).role(Role::Server).open();
+    let replica = open.await.expect("opens");
+    replica.ensure_shared_workspace().await.expect("has one");
+    replica
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_accepted_before_a_crash_is_carried_out_once_after_it() {
+    let deadline = Duration::from_secs(60);
+    let directory = TempDir::new().expect("a directory");
+    let replica = open(&directory).await;
+    let calendars = directory.path().join("calendars");
+    std::fs::create_dir(&calendars).expect("a directory");
+    let new = NewIntegration {
+        adapter: "ical".to_owned(),
+        external_id: "file:none.ics".to_owned(),
+        ..NewIntegration::default()
+    };
+    let integration = replica.integrations().add(new).await.expect("is added").id;
+    let ask = Ask::StartIntegrationSync {
+        integration,
+        trigger: "manual".to_owned(),
+    };
+    let id = Commands::new_id();
+    replica.commands().issue(id, &ask).await.expect("is issued");
+    // As far as it came: taken up, and nothing done.
+    let workspace = replica.ensure_shared_workspace().await.expect("has one").id;
+    let serving = replica.serving().expect("is a server's");
+    let taken = serving.take(workspace, id).await.expect("is taken");
+    assert!(matches!(taken, Taken::Accepted(_)), "{taken:?}");
+    // Whatever is wanted by now.
+    replica.commands().cancel(id).await.expect("is a wish");
+    replica.close().await.expect("closes");
+
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        let replica = open(&directory).await;
+        let commands = replica.commands();
+        let ended = serve_while(&replica, commands.ended(id, deadline)).await;
+        let outcome = ended.expect("ends").command.outcome.expect("has ended");
+        assert_eq!(outcome.state, OutcomeState::Done, "{outcome:?}");
+        runs.push(outcome.result["run"].clone());
+        // `serve` closed it; what it did is on disk.
+        let replica = open(&directory).await;
+        let integration = replica.integrations().show(integration).await;
+        let known = integration.expect("is there").integration.runs;
+        assert_eq!(known.len(), 1, "{known:?}");
+        replica.close().await.expect("closes");
+    }
+    runs.dedup();
+    assert_eq!(runs.len(), 1, "{runs:?}");
 }

@@ -237,8 +237,8 @@ pub(crate) struct Suspicions(mpsc::WeakSender<Command>);
 impl Suspicions {
     pub(crate) fn tell(&self, workspace: WorkspaceId, document: Option<DocumentId>) {
         let command = Command::Suspect(workspace, document);
-        let told = self.0.upgrade().map(|sender| sender.try_send(command));
-        if !matches!(told, Some(Ok(()))) {
+        let sender = self.0.upgrade();
+        if !sender.is_some_and(|sender| sender.try_send(command).is_ok()) {
             tracing::debug!(%workspace, "no room to ask about a damaged record");
         }
     }

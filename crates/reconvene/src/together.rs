@@ -12,8 +12,10 @@ use crate::{Error, Replica};
 pub(crate) struct Part {
     id: DocumentId,
     mode: EditMode,
-    edit: Box<dyn FnOnce(&mut Editor) -> Result<(), ModelError> + Send>,
+    edit: PartEdit,
 }
+
+type PartEdit = Box<dyn FnOnce(&mut Editor) -> Result<(), ModelError> + Send>;
 
 impl Part {
     pub(crate) fn new(

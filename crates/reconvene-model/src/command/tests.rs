@@ -137,6 +137,32 @@ fn what_is_asked_reads_as_it_was_written() {
     );
 }
 
+#[test]
+fn the_golden_command_reads_the_same_for_ever() {
+    crate::testing::check_golden_document(COMMAND, || {
+        let mut one = Replica::new(COMMAND, 1);
+        let mut two = Replica::new(COMMAND, 2);
+        let replaces = Some(document_id(3));
+        let draft = CommandDraft {
+            replaces,
+            ..draft("a")
+        };
+        one.edit(|editor| editor.command()?.issue(&draft));
+        one.sync(&mut two);
+        one.edit(|editor| editor.command()?.cancel());
+        let outcome = Outcome {
+            result: [("run".to_owned(), "r".to_owned())].into(),
+            ..Outcome::failed("unreachable", "nobody there", true)
+        };
+        two.edit(|editor| {
+            editor.command()?.accept()?;
+            editor.command()?.finish(&outcome)
+        });
+        one.sync(&mut two);
+        two.changes
+    });
+}
+
 /// One write that no version of this crate makes.
 type Hostile = (usize, usize, usize);
 

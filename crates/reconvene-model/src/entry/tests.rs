@@ -55,3 +55,20 @@ fn an_entry_is_open_until_it_is_resolved_and_again_when_the_same_is_found_anew()
     one.edit(|editor| editor.entry()?.file(&draft("invalid")));
     assert_eq!(one.document.entry().unwrap().resolved, None);
 }
+
+#[test]
+fn the_golden_entry_reads_the_same_for_ever() {
+    crate::testing::check_golden_document(ENTRY, || {
+        let mut one = Replica::new(ENTRY, 1);
+        one.edit(|editor| editor.entry()?.file(&draft("invalid")));
+        one.edit(|editor| editor.entry()?.resolve("retried"));
+        one.changes
+    });
+    // Whoever files the same files it under the same id, in every version.
+    let subject = Subject {
+        kind: "integration".to_owned(),
+        id: "00000000-0000-8000-8000-000000000001".to_owned(),
+    };
+    let id = super::entry_id(&subject, "validation");
+    assert_eq!(id.to_string(), "ac63e1ce-aaab-8e6f-86f2-a6be79510a23");
+}

@@ -151,3 +151,22 @@ fn ids_of_runs_are_32_digits() {
         assert!(text.parse::<RunId>().is_err(), "{text}");
     }
 }
+
+#[test]
+fn the_golden_integration_reads_the_same_for_ever() {
+    crate::testing::check_golden_document(INTEGRATION, || {
+        let mut one = created();
+        one.edit(|editor| editor.integration()?.set_account(Some("ada")));
+        one.edit(|editor| editor.integration()?.validated(&found("invalid")));
+        start(&mut one, 1);
+        end(&mut one, 1, RunState::Succeeded);
+        start(&mut one, 2);
+        one.edit(|editor| {
+            let mut integration = editor.integration()?;
+            integration.progress(run(2), 3, Some(7), 2)?;
+            integration.cancel_run(run(2))?;
+            integration.set_position("12")
+        });
+        one.changes
+    });
+}

@@ -7,7 +7,7 @@ use reconvene_core::ids::ChangeHash;
 use reconvene_core::time::WallTime;
 use serde_json::{Value, json};
 
-use crate::testing::{NOW, Replica, check_golden, document_id, export, load, repository};
+use crate::testing::{NOW, Replica, check_golden_document, document_id, export, load};
 use crate::{Document, EncodedChange, MEETING, Meeting, ModelError, ProjectId, State};
 
 fn pair() -> (Replica, Replica) {
@@ -221,42 +221,9 @@ fn write_golden() -> Vec<EncodedChange> {
     two.changes
 }
 
-/// Chunks, each behind its length in 4 bytes, big-endian.
-fn split(mut bytes: &[u8]) -> Vec<&[u8]> {
-    let mut chunks = Vec::new();
-    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
-        let (chunk, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
-        chunks.push(chunk);
-        bytes = rest;
-    }
-    chunks
-}
-
 #[test]
 fn the_golden_meeting_reads_the_same_for_ever() {
-    let golden = repository().join("schema/golden/v1");
-    if std::env::var_os("RECONVENE_WRITE_GOLDEN").is_some() {
-        let mut bytes = Vec::new();
-        for change in write_golden() {
-            bytes.extend(u32::try_from(change.bytes.len()).unwrap().to_be_bytes());
-            bytes.extend(&change.bytes);
-        }
-        check_golden("meeting.bin", &bytes);
-    }
-    // Only reading is frozen: a later version may well write the same edits differently.
-    let bytes = std::fs::read(golden.join("meeting.bin")).unwrap();
-    for change in split(&bytes) {
-        reconvene_core::guard::parse_change(change).unwrap();
-    }
-    let counter = crate::MaterialiseCounter::new();
-    let purpose = crate::Purpose::Read;
-    let document = crate::materialise(MEETING, split(&bytes), purpose, &counter).unwrap();
-    check_golden("meeting.json", export(&document).as_bytes());
-    let mut chunks = split(&bytes);
-    chunks.reverse();
-    let document = crate::materialise(MEETING, chunks, purpose, &counter).unwrap();
-    check_golden("meeting.json", export(&document).as_bytes());
-    assert_eq!(counter.snapshot()["read"], 2);
+    check_golden_document(MEETING, write_golden);
 }
 
 #[test]

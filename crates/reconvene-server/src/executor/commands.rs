@@ -129,11 +129,9 @@ impl Tools {
             }
             Err(error) => return Err(error),
         };
-        match self.options.adapters.find(&integration.adapter) {
-            Err(AdapterError::Invalid(problem)) => {
-                return Ok(refused(&problem.code, problem.message));
-            }
-            Err(_) | Ok(_) => {}
+        let adapter = self.options.adapters.find(&integration.adapter);
+        if let Err(AdapterError::Invalid(problem)) = adapter {
+            return Ok(refused(&problem.code, problem.message));
         }
         let going = integration.runs.iter().find(|(_, run)| !run.has_ended());
         if let Some((run, _)) = going {

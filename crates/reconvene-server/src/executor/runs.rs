@@ -47,10 +47,8 @@ impl Executor {
             match self.tools.serving.write(workspace, forget).await {
                 // Gone together with its integration.
                 Ok(()) | Err(Error::NotFound { .. } | Error::DocumentDeleted { .. }) => {}
-                Err(error) => {
-                    self.expiries.insert((at, run), (workspace, id));
-                    return Err(error);
-                }
+                // It is entered again when everything is looked at again.
+                Err(error) => return Err(error),
             }
         }
         Ok(())

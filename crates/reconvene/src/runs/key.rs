@@ -109,6 +109,13 @@ mod tests {
     use reconvene_model::RunId;
 
     #[test]
+    fn ids_of_runs_are_coded_the_same_for_ever() {
+        // HMAC-SHA256 as others compute it.
+        let run: RunId = "018bcfe5680001020304d3366bad39d5".parse().unwrap();
+        assert!(RunKey([7; 32]).issued(run));
+    }
+
+    #[test]
     fn a_run_is_known_again_under_its_key_and_no_other_is() {
         let dir = tempfile::tempdir().unwrap();
         let key = RunKey::load_or_create(dir.path()).unwrap();
