@@ -238,7 +238,7 @@ impl Suspicions {
     pub(crate) fn tell(&self, workspace: WorkspaceId, document: Option<DocumentId>) {
         let command = Command::Suspect(workspace, document);
         let sender = self.0.upgrade();
-        if !sender.is_some_and(|sender| sender.try_send(command).is_ok()) {
+        if sender.is_none_or(|sender| sender.try_send(command).is_err()) {
             tracing::debug!(%workspace, "no room to ask about a damaged record");
         }
     }

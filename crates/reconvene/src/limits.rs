@@ -63,6 +63,10 @@ pub const NOTED_CHANGES_MAX: usize = 4096;
 /// again.
 pub const PAGES_KNOWN_MAX: usize = 4096;
 
+/// How long lists of commands, inbox entries, integrations and runs wait for the index while that is
+/// behind what is stored and does not move. Then they show what it has.
+pub const ROWS_INDEX_WAIT: Duration = Duration::from_secs(5);
+
 /// How long live queries wait, at most, while a workspace catches up with a server that is back, so that
 /// they can tell what changed meanwhile in one batch.
 pub const CATCH_UP_HOLD: Duration = Duration::from_millis(500);

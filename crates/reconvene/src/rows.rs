@@ -9,7 +9,7 @@ use reconvene_core::storage::{Direction, Scan, StoreRead};
 use reconvene_model::index::{CommandRow, EntryRow, IndexRow, IntegrationRow};
 use reconvene_model::{COMMAND, Document, ENTRY, INTEGRATION, Purpose, ReadError};
 
-use crate::limits::LIST_SCAN_ROWS_MAX;
+use crate::limits::{LIST_SCAN_ROWS_MAX, ROWS_INDEX_WAIT};
 use crate::query::Subscription;
 use crate::{Error, Replica};
 
@@ -95,12 +95,19 @@ pub(crate) fn scan<R: Row>(
 }
 
 impl Replica {
-    /// The rows of a workspace that are wanted. Loads no document.
+    /// The rows of a workspace that are wanted. Loads no document. They say no freshness, so they show
+    /// all that is stored: the index is waited for, [`ROWS_INDEX_WAIT`] at most while it does not move.
     pub(crate) async fn rows<R: Row>(
         &self,
         workspace: WorkspaceId,
         wanted: impl Fn(&R) -> bool + Send + 'static,
     ) -> Result<Vec<R>, Error> {
+        match self.wait_for_index(ROWS_INDEX_WAIT).await {
+            Err(Error::Timeout { .. }) => {
+                tracing::warn!(%workspace, "what is listed is behind what is stored");
+            }
+            waited => waited?,
+        }
         self.blocking(move |shared| {
             let rows = scan(&shared.reader, workspace, wanted);
             shared.noting_damage(workspace, rows)
