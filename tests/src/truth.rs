@@ -190,6 +190,67 @@ fn reconnection() {
 }
 
 #[test]
+fn what_changed_while_away_is_told_once_with_its_conflicts() {
+    run(async {
+        let mut server = TestServer::start().await.unwrap();
+        let ada = server.client("Ada").await.unwrap();
+        let ben = server.client("Ben").await.unwrap();
+        let projects = ada.replica().projects();
+        let apollo = projects.add("Apollo").await.unwrap().id;
+        let gemini = projects.add("Gemini").await.unwrap().id;
+        let mut ids = BTreeSet::new();
+        for title in ["One", "Two", "Three", "Four"] {
+            ids.insert(add(ada.replica(), title).await);
+        }
+        ada.settle().await.unwrap();
+        ben.settle().await.unwrap();
+        let mut shown = subscribe(ben.replica());
+        assert_eq!(shown.next().await.unwrap().added.len(), 4);
+        let mut events = ben.replica().events();
+        ben.cut_off();
+        let file = async |client: &TestClient, id, project| {
+            let meetings = client.replica().meetings();
+            let filed = meetings.edit(id, move |meeting| meeting.set_project(Some(project)));
+            filed.await.unwrap();
+        };
+        let mut changed: Vec<_> = ids.iter().copied().take(3).collect();
+        file(&ben, changed[0], gemini).await;
+        assert_eq!(shown.next().await.unwrap().changed.len(), 1);
+        for id in &changed {
+            file(&ada, *id, apollo).await;
+        }
+        ada.settle().await.unwrap();
+        ben.let_through();
+        ben.settle().await.unwrap();
+        let caught_up = loop {
+            match events.next().await.unwrap() {
+                ReplicaEvent::CaughtUp {
+                    meetings,
+                    changed,
+                    conflicts,
+                    workspace,
+                    ..
+                } if Some(workspace) == ben.replica().device().current => {
+                    break (meetings, changed, conflicts);
+                }
+                _ => {}
+            }
+        };
+        changed.sort_unstable();
+        assert_eq!(caught_up, (changed.clone(), 3, 1));
+        // The live query tells each of them once, too.
+        let mut told = Vec::new();
+        while told.len() < 3 {
+            let batch = shown.next().await.unwrap();
+            assert!(batch.added.is_empty() && batch.removed.is_empty());
+            told.extend(batch.changed.into_iter().map(|row| row.id));
+        }
+        told.sort_unstable();
+        assert_eq!(told, changed);
+    });
+}
+
+#[test]
 fn state_version_bump() {
     run(async {
         let mut server = TestServer::start().await.unwrap();

@@ -515,6 +515,17 @@ fn workspace_status(out: &mut String, workspace: &Value, pending: Option<&Value>
             freshness(&workspace["freshness"]),
         ),
     );
+    for damaged in items(&workspace["damaged"]) {
+        put(
+            out,
+            format_args!(
+                "  damaged since {}: document {}, {} changes lost; peers are asked for them\n",
+                moment(&damaged["since"]),
+                text(&damaged["document"]),
+                text(&damaged["lost"]),
+            ),
+        );
+    }
     let pending = pending.map_or(&[][..], |of| items(&of["peers"]));
     for peer in pending {
         let what = if is(&peer["is_server"]) {

@@ -162,6 +162,12 @@ pub const COMPACTION_DUE_CHANGES: u64 = 256;
 /// See [`COMPACTION_DUE_CHANGES`].
 pub const COMPACTION_DUE_RATIO: u64 = 4;
 
+/// Damaged records that one search for them yields; further ones are found by the next.
+pub const DAMAGES_FOUND_MAX: usize = 256;
+
+/// Bytes of a damaged record that are kept in one quarantine row; a longer one is kept in several.
+pub const QUARANTINE_BYTES_MAX: usize = 256 * 1024;
+
 /// Documents purged with one request. A request for more is refused.
 pub const PURGE_DOCUMENTS_MAX: usize = 256;
 

@@ -143,6 +143,20 @@ fn log_event(event: &ReplicaEvent) {
         ReplicaEvent::Stalled {
             workspace, peer, ..
         } => tracing::warn!(%workspace, %peer, "nothing moves; greeting anew"),
+        ReplicaEvent::DocumentDamaged {
+            workspace,
+            document,
+            what,
+            lost,
+        } => {
+            tracing::error!(%workspace, %document, what, lost, "a document is damaged; asking peers");
+        }
+        ReplicaEvent::DocumentHealed {
+            workspace,
+            document,
+        } => {
+            tracing::info!(%workspace, %document, "a damaged document is whole again");
+        }
         ReplicaEvent::DeviceLeft { peer, workspace } => {
             tracing::info!(%peer, %workspace, "device left");
         }

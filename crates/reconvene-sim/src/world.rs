@@ -474,6 +474,14 @@ impl World {
         self.nodes[node].rewritten = true;
     }
 
+    /// Lets a record of a node's store rot: from now on it reads as damaged.
+    pub fn rot(&mut self, node: NodeId, key: &Key) {
+        self.note(&[b"rot", &node.to_be_bytes(), key.as_bytes()]);
+        self.disk_mut(node).store.rot(key);
+        // What it sent may then be nowhere but at others.
+        self.nodes[node].rewritten = true;
+    }
+
     /// Sets which of the coming calls of a node's store fail.
     pub fn set_faults(&mut self, node: NodeId, faults: Faults) {
         self.disk_mut(node).store.set_faults(faults);
@@ -730,6 +738,8 @@ impl World {
                     Ok(ReadResult::Rows(rows)) => rows.rows.len(),
                     Ok(ReadResult::Inspected(inspected)) => inspected.len(),
                     Ok(ReadResult::Changes(bodies)) => bodies.len(),
+                    Ok(ReadResult::Found(found)) => found.len(),
+                    Ok(ReadResult::Examined(examined)) => examined.damaged.len(),
                     Err(_) => usize::MAX,
                 };
                 let size = size.to_be_bytes();

@@ -14,6 +14,7 @@ use reconvene_core::engine::{
     JoinRequest, LinkStats, Moment, Output, Purge, PurgeError, ReadQuery, ReadResult, SendStored,
     Stall, Trouble, Verified, Write, stored_frames,
 };
+use reconvene_core::examine::{self, DamagedRecord, Found};
 use reconvene_core::feed::FeedPoint;
 use reconvene_core::ids::{
     BatchId, DocumentId, DocumentKind, FeedSeq, LinkId, PeerId, ReadId, RequestId, WorkspaceId,
@@ -49,6 +50,8 @@ const SLEEP_CHECK_EVERY: Duration = Duration::from_secs(2);
 pub(crate) enum Command {
     Edit(Edit, oneshot::Sender<Result<(), Error>>),
     Write(Write, oneshot::Sender<Result<(), Error>>),
+    /// A record of a document did not read; or some head row, feed entry or index row.
+    Suspect(WorkspaceId, Option<DocumentId>),
     Compact(Box<Compact>, oneshot::Sender<Result<(), CompactHold>>),
     Purge(Purge, oneshot::Sender<Result<u64, PurgeError>>),
     Replay(Vec<JournalEntry>),
@@ -200,6 +203,17 @@ impl DriverHandle {
         receiver.await.map_err(|_| Error::Closed)?
     }
 
+    /// Has the engine look at what could not be read. Nothing waits for it: where there is no room for
+    /// the question it is asked again when the damage is met again.
+    pub(crate) fn suspect(&self, workspace: WorkspaceId, document: Option<DocumentId>) {
+        self.suspicions().tell(workspace, document);
+    }
+
+    /// The same for who must not keep the driver running.
+    pub(crate) fn suspicions(&self) -> Suspicions {
+        Suspicions(self.commands.downgrade())
+    }
+
     /// Has the indexer look at a workspace again.
     pub(crate) fn look_again(&self, workspace: WorkspaceId) {
         let event = Event::FeedAdvanced {
@@ -216,11 +230,25 @@ impl DriverHandle {
     }
 }
 
+/// A way to have the engine look at what could not be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Suspicions(mpsc::WeakSender<Command>);
+
+impl Suspicions {
+    pub(crate) fn tell(&self, workspace: WorkspaceId, document: Option<DocumentId>) {
+        let command = Command::Suspect(workspace, document);
+        let told = self.0.upgrade().map(|sender| sender.try_send(command));
+        if !matches!(told, Some(Ok(()))) {
+            tracing::debug!(%workspace, "no room to ask about a damaged record");
+        }
+    }
+}
+
 /// A finished piece of local work.
 enum LocalDone {
     Store(Completion),
     Read(ReadId, Result<ReadResult, StoreError>),
-    SendFailed(LinkId, StoreError),
+    SendFailed(LinkId, WorkspaceId, Option<DocumentId>, StoreError),
 }
 
 /// What goes out on one link, in order.
@@ -480,7 +508,12 @@ impl Driver {
                 let counter = self.documents.counter_handle();
                 let loads = matches!(
                     query,
-                    ReadQuery::Inspect(_) | ReadQuery::Holds { .. } | ReadQuery::Beyond { .. }
+                    ReadQuery::Inspect(_)
+                        | ReadQuery::Holds { .. }
+                        | ReadQuery::Beyond { .. }
+                        | ReadQuery::Search { .. }
+                        | ReadQuery::Owner { .. }
+                        | ReadQuery::Examine { .. }
                 );
                 let work = move || {
                     let result = run_query(&reader, query, &counter);
@@ -577,7 +610,14 @@ impl Driver {
             LocalDone::Store(Completion::Room(room)) => self.input(Input::Room(room)),
             LocalDone::Store(other) => tracing::error!(?other, "an unknown completion"),
             LocalDone::Read(read, result) => self.input(Input::ReadDone { read, result }),
-            LocalDone::SendFailed(link, error) => self.input(Input::SendFailed { link, error }),
+            LocalDone::SendFailed(link, workspace, document, error) => {
+                self.input(Input::SendFailed {
+                    link,
+                    workspace,
+                    document,
+                    error,
+                });
+            }
         }
     }
 
@@ -598,6 +638,10 @@ impl Driver {
                 self.writes.insert(write.request, answer);
                 self.input(Input::Write(write));
             }
+            Command::Suspect(workspace, document) => self.input(Input::Suspect {
+                workspace,
+                document,
+            }),
             Command::Compact(compact, answer) => {
                 self.compactions.insert(compact.request, answer);
                 self.input(Input::Compact(compact));
@@ -835,6 +879,15 @@ impl Driver {
                     wire,
                 });
             }
+            Event::DocumentDamaged {
+                workspace,
+                document,
+                what,
+                lost,
+            } => {
+                tracing::error!(%document, what, lost, "a document is damaged");
+                self.documents.note_damaged(*workspace, *document);
+            }
             // Noted before anyone hears what is verified now: an open document never shows less.
             Event::DocumentChanged {
                 workspace,
@@ -999,6 +1052,28 @@ fn run_query(
             let changes = changes.map_err(|error| unloadable(document, &error))?;
             ReadResult::Changes(changes.into_iter().map(Bytes::from).collect())
         }
+        ReadQuery::Search { workspace, ranges } => {
+            ReadResult::Found(examine::search(reader, &workspace, &ranges)?)
+        }
+        ReadQuery::Owner { workspace, seq } => {
+            let document = examine::owner_of(reader, &workspace, seq)?;
+            let record = DamagedRecord {
+                key: Key::feed(&workspace, seq),
+                raw: None,
+                what: "it is missing".to_owned(),
+            };
+            ReadResult::Found(vec![Found { record, document }])
+        }
+        ReadQuery::Examine {
+            workspace,
+            document,
+        } => {
+            let journal = reader.journal_entries()?;
+            let place = (&workspace, &document);
+            let inspect = |kind, body: &Bytes| snapshot::inspect(kind, body, counter).ok();
+            let examined = examine::examine(reader, &journal, place, &inspect)?;
+            ReadResult::Examined(Box::new(examined))
+        }
     })
 }
 
@@ -1035,15 +1110,27 @@ async fn send_in_order(
             Outgoing::Frame(frame) => vec![frame],
             Outgoing::Stored(stored) => {
                 let reader = reader.clone();
+                let workspace = stored.workspace;
                 let read = tokio::task::spawn_blocking(move || {
                     stored::bodies(&reader, &stored).map(|bodies| stored_frames(&stored, bodies))
                 });
-                match read.await {
-                    Ok(Ok(frames)) => frames,
-                    Ok(Err(error)) => return report(&done, link, error),
+                let (document, read) = match read.await {
+                    Ok(Ok(frames)) => (None, Ok(frames)),
+                    Ok(Err(failed)) => (Some(failed.document), Err(failed.error)),
                     Err(_) => {
                         let what = "reading stored changes panicked".to_owned();
-                        return report(&done, link, StoreError::Io { what });
+                        (None, Err(StoreError::Io { what }))
+                    }
+                };
+                match read {
+                    Ok(frames) => frames,
+                    Err(error) => {
+                        report(
+                            &done,
+                            LocalDone::SendFailed(link, workspace, document, error),
+                        );
+                        // Nothing that comes after it can be sent, and nobody is left to close the link.
+                        return network.close(link, false);
                     }
                 }
             }
@@ -1063,8 +1150,8 @@ async fn send_in_order(
     }
 }
 
-fn report(done: &mpsc::UnboundedSender<LocalDone>, link: LinkId, error: StoreError) {
-    if done.send(LocalDone::SendFailed(link, error)).is_err() {
+fn report(done: &mpsc::UnboundedSender<LocalDone>, failed: LocalDone) {
+    if done.send(failed).is_err() {
         tracing::debug!("a send failed after the driver ended");
     }
 }

@@ -27,6 +27,10 @@ use crate::pace::Pace;
 use crate::replica::{ReplicaEvent, STATE_VERSION, request_id};
 use crate::subscriptions::{RowPlace, Subscriptions};
 
+use catching::CatchingUp;
+
+mod catching;
+
 /// Feed entries looked at per round.
 const ROUND_ENTRIES: usize = 512;
 /// Entries without work after which the index's place is written down all the same.
@@ -54,10 +58,13 @@ struct Indexer {
     applied_at: Option<Instant>,
     /// Documents that peers changed since; as many as matter to the pace.
     waiting: BTreeSet<(WorkspaceId, DocumentId)>,
+    /// Documents whose rows are damaged, and are written anew or else removed.
+    lost: BTreeSet<(WorkspaceId, DocumentId)>,
     /// Which meeting a transcript page belongs to, where that is known.
     meetings: BTreeMap<DocumentId, DocumentId>,
     /// The state version of each workspace's server, as it last said.
     heard: BTreeMap<WorkspaceId, (PeerId, u32)>,
+    catching: CatchingUp,
 }
 
 /// Starts the indexer on the current runtime.
@@ -76,8 +83,10 @@ impl Indexer {
             pace: Pace::new(),
             applied_at: None,
             waiting: BTreeSet::new(),
+            lost: BTreeSet::new(),
             meetings: BTreeMap::new(),
             heard: BTreeMap::new(),
+            catching: CatchingUp::default(),
         };
         (indexer, receiver)
     }
@@ -95,7 +104,7 @@ impl Indexer {
                     Ok(true) => {
                         due.insert(workspace);
                     }
-                    Ok(false) => {}
+                    Ok(false) => self.caught_up(workspace).await,
                     Err(error) => {
                         // The rows stay as they are and say how old they are until it is tried again.
                         tracing::warn!(%workspace, %error, "the index could not be refreshed");
@@ -103,16 +112,18 @@ impl Indexer {
                     }
                 }
             }
-            let notice = if failed.is_empty() {
-                notices.recv().await
-            } else {
-                match tokio::time::timeout(RETRY_AFTER, notices.recv()).await {
+            let retry = (!failed.is_empty()).then_some(RETRY_AFTER);
+            let patience = retry.into_iter().chain(self.catching.patience()).min();
+            let notice = match patience {
+                None => notices.recv().await,
+                Some(patience) => match timeout(patience, notices.recv()).await {
                     Ok(notice) => notice,
                     Err(_) => {
+                        self.catching.release_overdue(&self.parts.subscriptions);
                         due.append(&mut failed);
                         continue;
                     }
-                }
+                },
             };
             if !self.take(notice, &mut due) {
                 return;
@@ -161,8 +172,6 @@ impl Indexer {
     }
 
     fn look_everywhere(&self, due: &mut BTreeSet<WorkspaceId>) {
-        // Remote changes may have been missed too: what is open is read again when used.
-        self.parts.documents.forget_all();
         match crate::replica::known_workspaces(&self.parts.reader) {
             Ok(workspaces) => due.extend(workspaces),
             Err(error) => tracing::warn!(%error, "the list of workspaces could not be read"),
@@ -197,9 +206,30 @@ impl Indexer {
                 state_version,
             } => {
                 self.heard.insert(*workspace, (*peer, *state_version));
+                let queries = &self.parts.subscriptions;
+                self.catching.begin(*workspace, *peer, queries);
                 due.insert(*workspace);
             }
+            Event::Verified {
+                peer, workspace, ..
+            } => {
+                if self.catching.note_verified(*workspace, *peer) {
+                    due.insert(*workspace);
+                }
+                self.tell_outward(&event);
+            }
+            Event::Unreachable { peer, .. } => {
+                self.catching.end_with(*peer, &self.parts.subscriptions);
+                self.tell_outward(&event);
+            }
             Event::FeedAdvanced { workspace, .. } => {
+                due.insert(*workspace);
+            }
+            Event::IndexRowLost {
+                workspace,
+                document,
+            } => {
+                self.lost.insert((*workspace, *document));
                 due.insert(*workspace);
             }
             Event::StoreFailed { error } => {
@@ -209,11 +239,13 @@ impl Indexer {
                     _ => ReplicaEvent::StoreFailed { message },
                 });
             }
-            event => {
-                if let Some(event) = outward(event) {
-                    self.tell(event);
-                }
-            }
+            event => self.tell_outward(event),
+        }
+    }
+
+    fn tell_outward(&self, event: &Event) {
+        if let Some(event) = outward(event) {
+            self.tell(event);
         }
     }
 
@@ -223,18 +255,43 @@ impl Indexer {
         }
     }
 
+    /// Lists show all that is stored of a workspace: tells what changed since its server was back, if
+    /// that is all that the server had.
+    async fn caught_up(&mut self, workspace: WorkspaceId) {
+        let Some(caught_up) = self.catching.end(workspace, &self.parts.subscriptions) else {
+            return;
+        };
+        let reader = self.parts.reader.clone();
+        let event = tokio::task::spawn_blocking(move || caught_up.event(&reader)).await;
+        match event {
+            Ok(Ok(event)) => self.tell(event),
+            Ok(Err(error)) => tracing::warn!(%workspace, %error, "what changed is not told"),
+            Err(_) => {}
+        }
+    }
+
     /// Indexes the next part of a workspace's feed; whether there may be more.
     async fn round(&mut self, workspace: WorkspaceId) -> Result<bool, Error> {
         let from = Start {
             known: self.progress.borrow().get(&workspace).copied(),
             heard: self.heard.get(&workspace).map(|(_, version)| *version),
         };
+        let lost = self.lost.iter().filter(|(of, _)| *of == workspace);
+        let lost: Vec<_> = lost.map(|(_, document)| *document).collect();
+        if !lost.is_empty() {
+            self.refresh(workspace, &lost, None).await?;
+            self.lost.retain(|(of, _)| *of != workspace);
+        }
         let mut rebuilt_to = None;
         loop {
             let reader = self.parts.reader.clone();
             let read =
                 tokio::task::spawn_blocking(move || plan(&reader, workspace, from, rebuilt_to));
-            let plan = read.await.map_err(|_| Error::Closed)??;
+            let plan = read.await.map_err(|_| Error::Closed)?;
+            if let Err(Error::Store(StoreError::Damaged { .. })) = &plan {
+                self.parts.driver.suspect(workspace, None);
+            }
+            let plan = plan?;
             if rebuilt_to.is_none()
                 && let Some(before) = plan.other_server_state
             {
@@ -285,6 +342,9 @@ impl Indexer {
                 let event = self
                     .changed(workspace, documents, meetings, plan.pages)
                     .await?;
+                if let ReplicaEvent::Changed { meetings, .. } = &event {
+                    self.catching.note_changed(workspace, meetings);
+                }
                 self.tell(event);
             }
             return Ok(plan.more);
@@ -402,12 +462,15 @@ impl Indexer {
         }
         let open = Arc::clone(&self.parts.documents);
         let reader = self.parts.reader.clone();
+        let is_lost = |document: &DocumentId| self.lost.contains(&(workspace, *document));
+        let lost: BTreeSet<_> = documents.iter().copied().filter(is_lost).collect();
         let work = tokio::task::spawn_blocking(move || {
             let mut puts = Vec::with_capacity(leases.len() + 1);
             let mut deletes = Vec::new();
             let mut pages = Vec::new();
             let mut news = Vec::new();
             for (document, lease) in &mut leases {
+                let made = puts.len();
                 match open.load(lease, Purpose::Index).and_then(|loaded| {
                     let row = index_row(*document, loaded)?;
                     if loaded.kind() == MEETING {
@@ -425,10 +488,18 @@ impl Indexer {
                     Err(Error::DocumentDeleted { .. }) => {
                         deletes.extend(INDEXED.map(|kind| Key::index(&workspace, kind, document)));
                     }
+                    // The engine was told, and enters in the feed what is left of it.
+                    Err(Error::Store(error @ StoreError::Damaged { .. })) => {
+                        tracing::warn!(%document, %error, "a document is damaged");
+                    }
                     // The disk may answer next time: nothing is claimed to be indexed until then.
                     Err(Error::Store(error)) => return Err(Error::Store(error)),
                     // One unreadable document must not hold up the others' rows.
                     Err(error) => tracing::warn!(%document, %error, "a document has no row"),
+                }
+                // A damaged row would hold up the lists; there is one again once one can be made.
+                if puts.len() == made && lost.contains(document) {
+                    deletes.extend(INDEXED.map(|kind| Key::index(&workspace, kind, document)));
                 }
             }
             Ok::<_, Error>((puts, deletes, leases, pages, news))
@@ -496,10 +567,11 @@ fn plan(
     rebuilt_to: Option<FeedSeq>,
 ) -> Result<Plan, Error> {
     let key = Key::index_state(&workspace);
-    let state = reader
-        .read(&key)?
-        .map(|value| decode::<IndexStateRow>(&key, &value))
-        .transpose()?;
+    let state = match reader.read(&key) {
+        // How far a derived index came: where that cannot be read, the index is built anew.
+        Err(StoreError::Damaged { .. }) => None,
+        read => read?.and_then(|value| IndexStateRow::decode(&value).ok()),
+    };
     // Rows of another state version, or none at all, are built from the start.
     let current = state.filter(|state| state.state_version == STATE_VERSION);
     let before = current.map_or(0, |state| state.server_state_version);
@@ -639,6 +711,24 @@ fn outward(event: &Event) -> Option<ReplicaEvent> {
             workspace: *workspace,
             peer: *peer,
             since: *since,
+        },
+        Event::DocumentDamaged {
+            workspace,
+            document,
+            what,
+            lost,
+        } => ReplicaEvent::DocumentDamaged {
+            workspace: *workspace,
+            document: *document,
+            what: what.clone(),
+            lost: *lost,
+        },
+        Event::DocumentHealed {
+            workspace,
+            document,
+        } => ReplicaEvent::DocumentHealed {
+            workspace: *workspace,
+            document: *document,
         },
         Event::SharesLearned { workspace } => ReplicaEvent::DevicesChanged {
             workspace: *workspace,

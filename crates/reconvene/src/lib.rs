@@ -102,8 +102,8 @@ pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
 pub use runs::{NotFoundReason, RunStanding, RunStatus, RunWatch, Runs};
 pub use serving::{ChangedMeetings, Changes, Due, DueFeed, Serving, Taken};
 pub use status::{
-    DialStatus, DiskUse, FeedStatus, IndexStatus, LinkStatus, PeerStatus, StallStatus, Status,
-    WorkspaceStatus,
+    DAMAGED_MAX, DamagedDocument, DialStatus, DiskUse, FeedStatus, IndexStatus, LinkStatus,
+    PeerStatus, StallStatus, Status, WorkspaceStatus,
 };
 pub use sync::{OnProgress, SyncOptions, SyncProgress, SyncReport};
 pub use verify::{DAMAGES_MAX, Damage, OnVerifyProgress, VerifyProgress, VerifyReport};

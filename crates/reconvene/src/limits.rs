@@ -63,6 +63,13 @@ pub const NOTED_CHANGES_MAX: usize = 4096;
 /// again.
 pub const PAGES_KNOWN_MAX: usize = 4096;
 
+/// How long live queries wait, at most, while a workspace catches up with a server that is back, so that
+/// they can tell what changed meanwhile in one batch.
+pub const CATCH_UP_HOLD: Duration = Duration::from_millis(500);
+
+/// Most meetings that [`ReplicaEvent::CaughtUp`](crate::ReplicaEvent::CaughtUp) names; it counts all.
+pub const CAUGHT_UP_MEETINGS_MAX: usize = 1000;
+
 /// Most entries of a feed that are counted of what a peer is owed. Where there are more, the count
 /// says that it is a least one.
 pub const PENDING_ENTRIES_MAX: usize = 20_000;

@@ -180,13 +180,7 @@ impl Meetings {
                     Some(row) => Ok(row),
                     // The journal's barrier came before the store's: compute what will be there.
                     None => {
-                        let document = crate::documents::read_document(
-                            &shared.reader,
-                            shared.documents.counter(),
-                            workspace,
-                            id,
-                            Purpose::Read,
-                        )?;
+                        let document = shared.documents.read(workspace, id, Purpose::Read)?;
                         match reconvene_model::index::index_row(id, &document)? {
                             Some(IndexRow::Meeting(row)) => Ok(row),
                             _ => Err(not_a_meeting(id)),
@@ -221,8 +215,8 @@ impl Meetings {
         let live = self.replica.shared.driver.live(Some(workspace)).await?;
         self.replica
             .blocking(move |shared| {
-                let (meetings, next) =
-                    list_rows(&shared.reader, workspace, limit, after, &matcher)?;
+                let listed = list_rows(&shared.reader, workspace, limit, after, &matcher);
+                let (meetings, next) = shared.noting_damage(workspace, listed)?;
                 let freshness = freshness(shared, workspace, &live, true)?;
                 Ok(MeetingPage {
                     meetings,
@@ -271,13 +265,7 @@ impl Meetings {
                 let mut shown: BTreeSet<_> = heads.into_iter().collect();
                 let mut pages = Vec::new();
                 for page in meeting.pages_in_order() {
-                    let read = crate::documents::read_document(
-                        &shared.reader,
-                        shared.documents.counter(),
-                        workspace,
-                        page,
-                        Purpose::Read,
-                    );
+                    let read = shared.documents.read(workspace, page, Purpose::Read);
                     pages.push(match read {
                         Ok(document) => {
                             let heads = document.heads();

@@ -82,7 +82,9 @@ async fn purge_workspace(
     let kept_ms = i64::try_from(deleted_for.as_millis()).unwrap_or(i64::MAX);
     let before = WallTime::from_millis(wall_now().as_millis().saturating_sub(kept_ms));
     let due = replica
-        .blocking(move |shared| find_due(shared, workspace, before))
+        .blocking(move |shared| {
+            shared.noting_damage(workspace, find_due(shared, workspace, before))
+        })
         .await?;
     for documents in due {
         report.meetings += 1;

@@ -21,6 +21,7 @@ use reconvene_sled::SledReader;
 use serde::Serialize;
 
 use crate::deletion::is_deleted;
+use crate::driver::Suspicions;
 use crate::filter::Matcher;
 use crate::limits::QUERY_BATCH_ROWS_MAX;
 use crate::meetings::meeting_row;
@@ -108,6 +109,7 @@ pub(crate) type Pick<R> =
 pub struct Subscription<R> {
     registration: Registration,
     reader: SledReader,
+    suspicions: Suspicions,
     workspace: WorkspaceId,
     kind: DocumentKind,
     pick: Pick<R>,
@@ -156,6 +158,7 @@ impl<R: Send + 'static> Subscription<R> {
         Ok(Self {
             registration: shared.subscriptions.register(interest)?,
             reader: shared.reader.clone(),
+            suspicions: shared.driver.suspicions(),
             workspace,
             kind: kinds[0],
             pick,
@@ -291,7 +294,12 @@ impl<R: Send + 'static> Subscription<R> {
         let done = tokio::task::spawn_blocking(move || read(&reader)).await;
         match done {
             Ok(Err(Error::Store(StoreError::Closed))) | Err(_) => Err(Error::Closed),
-            Ok(read) => read,
+            Ok(read) => {
+                if let Err(Error::Store(StoreError::Damaged { .. })) = &read {
+                    self.suspicions.tell(self.workspace, None);
+                }
+                read
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use reconvene_core::ids::{DocumentId, DocumentKind, MemberId, PeerId, RequestId,
 use reconvene_core::keys::Key;
 use reconvene_core::limits::{STALENESS_BOUND, STALENESS_BOUND_MIN};
 use reconvene_core::records::{IndexStateRow, Record as _, ShareRow, Standing, WorkspaceRow};
-use reconvene_core::storage::{StoreRead as _, StoreWrite as _};
+use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_core::wire;
 use reconvene_libp2p::{Identity, load_or_create_identity};
 use reconvene_model::index::index_row;
@@ -278,7 +278,6 @@ pub(crate) struct Shared {
     profile_file: ProfileFile,
     profile: Mutex<Profile>,
     /// Random, minted at the first write after an open and after every failed one.
-    incarnation: Mutex<Option<[u8; 16]>>,
     /// The indexer and the compactor.
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// Whether links to the servers stay up between passes.
@@ -370,6 +369,22 @@ pub enum ReplicaEvent {
         /// The workspace.
         workspace: WorkspaceId,
     },
+    /// A server is back, nothing that it had is missing here, and lists show all of it. Live queries
+    /// tell the same in one batch, unless it took longer than
+    /// [`CATCH_UP_HOLD`](crate::limits::CATCH_UP_HOLD).
+    CaughtUp {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The server.
+        peer: PeerId,
+        /// The meetings of which something changed meanwhile, by others than this device; at most
+        /// [`CAUGHT_UP_MEETINGS_MAX`](crate::limits::CAUGHT_UP_MEETINGS_MAX).
+        meetings: Vec<DocumentId>,
+        /// How many meetings those are in all.
+        changed: u64,
+        /// How many of them show a conflict.
+        conflicts: u64,
+    },
     /// A link is up and both sides have greeted.
     LinkUp {
         /// The peer.
@@ -437,6 +452,25 @@ pub enum ReplicaEvent {
         peer: PeerId,
         /// Since when nothing moves.
         since: reconvene_core::time::WallTime,
+    },
+    /// Records of a document were damaged. They are kept in quarantine; what is left of the document
+    /// can be read, and peers are asked for what was lost, until `DocumentHealed`.
+    DocumentDamaged {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The document.
+        document: DocumentId,
+        /// What is damaged, for people.
+        what: String,
+        /// Changes that are known by name to be lost.
+        lost: u64,
+    },
+    /// Everything is back that was lost of a damaged document.
+    DocumentHealed {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The document.
+        document: DocumentId,
     },
     /// The server told of other devices of the workspace than before.
     DevicesChanged {
@@ -555,6 +589,7 @@ impl Replica {
             Arc::clone(&documents),
             Arc::clone(&subscriptions),
         )?;
+        documents.tell_damage(driver.suspicions());
         let mut replayed = driver.notices();
         driver.send(Command::Replay(journal)).await?;
         let releases = forgotten
@@ -603,7 +638,6 @@ impl Replica {
             subscriptions,
             profile_file,
             profile: Mutex::new(profile),
-            incarnation: Mutex::new(None),
             tasks: Mutex::new(vec![index_task]),
             keeps_links: AtomicBool::new(false),
             staleness_bound,
@@ -825,7 +859,7 @@ impl Replica {
         edit: impl FnOnce(&mut Editor) -> Result<T, ModelError> + Send + 'static,
     ) -> Result<T, Error> {
         let lease = self.shared.documents.lease(workspace, id).await;
-        let incarnation = self.shared.incarnation()?;
+        let incarnation = self.shared.documents.incarnation()?;
         let worked = self
             .blocking(move |shared| shared.edit_leased(lease, id, mode, incarnation, edit))
             .await;
@@ -840,7 +874,7 @@ impl Replica {
             Err(error) => {
                 // After a panic nobody knows what was written under the actor; a refusal wrote nothing.
                 if matches!(error, Error::EditPanicked(_)) {
-                    self.shared.forget_incarnation();
+                    self.shared.documents.forget_incarnation();
                 }
                 return Err(error);
             }
@@ -881,7 +915,7 @@ impl Replica {
         let outcome = durable.await.map_err(|_| Error::Closed)?;
         if let Err(error) = &outcome {
             tracing::warn!(%error, "an edit failed; its document is loaded anew");
-            self.shared.forget_incarnation();
+            self.shared.documents.forget_incarnation();
             for id in ids {
                 let mut lease = self.shared.documents.lease(workspace, *id).await;
                 lease.forget();
@@ -973,6 +1007,18 @@ pub(crate) struct Edited<T> {
 }
 
 impl Shared {
+    /// Has the engine look for a damaged record of the feed or the index, if a read met one.
+    pub(crate) fn noting_damage<T>(
+        &self,
+        workspace: WorkspaceId,
+        read: Result<T, Error>,
+    ) -> Result<T, Error> {
+        if let Err(Error::Store(StoreError::Damaged { .. })) = &read {
+            self.driver.suspect(workspace, None);
+        }
+        read
+    }
+
     /// The data directory, held.
     pub(crate) fn data_dir(&self) -> Result<DataDir, Error> {
         let held = self.data_dir.lock().unwrap_or_else(PoisonError::into_inner);
@@ -982,20 +1028,6 @@ impl Shared {
     fn give_directory_back(&self) {
         let mut held = self.data_dir.lock().unwrap_or_else(PoisonError::into_inner);
         *held = None;
-    }
-
-    /// The incarnation of this open, minted at its first write.
-    pub(crate) fn incarnation(&self) -> Result<[u8; 16], Error> {
-        let mut incarnation = self
-            .incarnation
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(incarnation) = *incarnation {
-            return Ok(incarnation);
-        }
-        let minted = random()?;
-        *incarnation = Some(minted);
-        Ok(minted)
     }
 
     /// Whether a workspace is synced with a server.
@@ -1013,13 +1045,6 @@ impl Shared {
     pub(crate) fn server_of(&self, workspace: &WorkspaceId) -> Option<PeerId> {
         let profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
         profile.workspace(workspace)?.server
-    }
-
-    pub(crate) fn forget_incarnation(&self) {
-        *self
-            .incarnation
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(crate) fn edit_leased<T>(

@@ -101,8 +101,11 @@ impl Replica {
         workspace: WorkspaceId,
         wanted: impl Fn(&R) -> bool + Send + 'static,
     ) -> Result<Vec<R>, Error> {
-        self.blocking(move |shared| scan(&shared.reader, workspace, wanted))
-            .await
+        self.blocking(move |shared| {
+            let rows = scan(&shared.reader, workspace, wanted);
+            shared.noting_damage(workspace, rows)
+        })
+        .await
     }
 
     /// Subscribes to the rows of a workspace that are wanted.

@@ -466,11 +466,13 @@ impl DueFeed {
 fn read_everything(shared: &Shared) -> Result<Vec<Due>, Error> {
     let mut found = Vec::new();
     for workspace in known_workspaces(&shared.reader)? {
-        let all: Vec<IntegrationRow> = rows::scan(&shared.reader, workspace, |_| true)?;
+        let all = rows::scan(&shared.reader, workspace, |_| true);
+        let all: Vec<IntegrationRow> = shared.noting_damage(workspace, all)?;
         let all = all.into_iter();
         found.extend(all.map(|row| Due::Integration(workspace, Box::new(row))));
         let pending = |row: &CommandRow| row.command.outcome.is_none();
-        let mut pending: Vec<CommandRow> = rows::scan(&shared.reader, workspace, pending)?;
+        let pending = rows::scan(&shared.reader, workspace, pending);
+        let mut pending: Vec<CommandRow> = shared.noting_damage(workspace, pending)?;
         pending.sort_by_key(|row| (row.command.issued_at, row.id));
         let pending = pending.into_iter();
         found.extend(pending.map(|row| Due::Command(workspace, Box::new(row))));

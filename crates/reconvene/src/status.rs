@@ -8,7 +8,7 @@ use reconvene_core::ids::{DocumentId, PeerId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::limits;
 use reconvene_core::records::{
-    FeedHeadRow, IndexStateRow, PeerRow, ShareRow, Standing, WorkspaceRow,
+    DamageRow, FeedHeadRow, IndexStateRow, PeerRow, ShareRow, Standing, WorkspaceRow,
 };
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{Scan, StoreRead as _};
@@ -24,6 +24,9 @@ use crate::{DeviceInfo, Error, Replica};
 
 /// Most peers of a workspace that are looked at.
 const PEERS_MAX: usize = 10_000;
+
+/// Most damaged documents of a workspace that a status lists.
+pub const DAMAGED_MAX: usize = 1_000;
 
 /// The state of a replica.
 #[derive(Clone, Debug, Serialize)]
@@ -71,6 +74,22 @@ pub struct WorkspaceStatus {
     pub freshness: Freshness,
     /// What each peer holds.
     pub peers: Vec<PeerStatus>,
+    /// Documents of which something was lost that no peer has brought back yet, at most
+    /// [`DAMAGED_MAX`].
+    pub damaged: Vec<DamagedDocument>,
+}
+
+/// A document of which something was lost. What is left of it can be read.
+#[derive(Clone, Debug, Serialize)]
+pub struct DamagedDocument {
+    /// The document.
+    pub document: DocumentId,
+    /// When it was found.
+    pub since: WallTime,
+    /// What was damaged, for people.
+    pub what: String,
+    /// Changes that are known by name to be lost.
+    pub lost: u64,
 }
 
 /// A place in a feed.
@@ -307,7 +326,25 @@ fn workspace_status(
         },
         freshness: freshness(shared, id, live, true)?,
         peers,
+        damaged: damaged(shared, id)?,
     })
+}
+
+/// The documents of which something was lost.
+fn damaged(shared: &Shared, workspace: WorkspaceId) -> Result<Vec<DamagedDocument>, Error> {
+    let scan = Scan::ascending(KeyRange::damages(&workspace), DAMAGED_MAX);
+    let rows = shared.reader.scan(&scan)?.rows;
+    let damaged = rows.iter().filter_map(|(key, value)| {
+        let document = key.document()?;
+        let row = decode::<DamageRow>(key, value);
+        Some(row.map(|row| DamagedDocument {
+            document,
+            since: row.since,
+            what: row.what,
+            lost: row.lost.len() as u64,
+        }))
+    });
+    damaged.collect()
 }
 
 /// What the devices are called that a workspace is shared with.

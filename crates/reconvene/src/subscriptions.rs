@@ -59,6 +59,8 @@ struct Marks {
 #[derive(Default)]
 struct State {
     marked: Marked,
+    /// Whether the reader waits although something may be marked.
+    held: bool,
     closed: bool,
 }
 
@@ -127,6 +129,17 @@ impl Subscriptions {
         }
     }
 
+    /// Has the queries of a workspace that there are now wait with what is marked, or go on.
+    pub(crate) fn hold(&self, workspace: WorkspaceId, held: bool) {
+        let table = lock(&self.table);
+        let is_of = |interest: &Interest| interest.workspace == Some(workspace);
+        let entries = table.entries.values();
+        for (_, marks) in entries.filter(|(interest, _)| is_of(interest)) {
+            lock(&marks.state).held = held;
+            marks.wake.notify_one();
+        }
+    }
+
     /// Ends every query, also those to come.
     pub(crate) fn close(&self) {
         let mut table = lock(&self.table);
@@ -167,14 +180,19 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    /// What was marked since this was asked last.
+    /// What was marked since this was asked last; nothing while that is held.
     pub(crate) fn take(&self) -> Marked {
-        std::mem::take(&mut lock(&self.marks.state).marked)
+        let mut state = lock(&self.marks.state);
+        match state.held {
+            true => Marked::default(),
+            false => std::mem::take(&mut state.marked),
+        }
     }
 
-    /// Whether something is marked.
+    /// Whether something is marked and not held.
     pub(crate) fn is_marked(&self) -> bool {
-        !lock(&self.marks.state).marked.is_empty()
+        let state = lock(&self.marks.state);
+        !state.held && !state.marked.is_empty()
     }
 
     /// Whether the replica was closed.

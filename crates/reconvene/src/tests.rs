@@ -13,6 +13,7 @@ use crate::{
 mod commands;
 mod compaction;
 mod deletion;
+mod healing;
 mod markdown;
 mod verify;
 
@@ -520,12 +521,9 @@ fn an_edit_whose_future_is_dropped_is_stored_whole_or_not_at_all() {
         let a = a.reopen(Role::Device).await;
         let settled = a.replica.export(None).await.unwrap();
         let shown = a.replica.meetings().show(id).await.unwrap();
-        // A note ends no line by itself.
-        let mut pieces: Vec<_> = shown.meeting.notes.split_inclusive(';').collect();
-        assert!(pieces.iter().all(|piece| {
-            let number = piece.strip_suffix(';').and_then(|n| n.parse().ok());
-            number.is_some_and(|number: u32| number < 20)
-        }));
+        let mut pieces: Vec<_> = shown.meeting.notes.split_terminator(';').collect();
+        let is_whole = |piece: &&str| piece.parse().is_ok_and(|number: u32| number < 20);
+        assert!(pieces.iter().all(is_whole), "{pieces:?}");
         let count = pieces.len();
         pieces.sort_unstable();
         pieces.dedup();

@@ -55,7 +55,7 @@ impl Replica {
             let lease = self.shared.documents.lease(workspace, part.id).await;
             work.push((lease, part));
         }
-        let incarnation = self.shared.incarnation()?;
+        let incarnation = self.shared.documents.incarnation()?;
         let edited = self
             .blocking(move |shared| {
                 let mut edited: Vec<(DocumentId, Edited<()>)> = Vec::with_capacity(work.len());
@@ -80,7 +80,7 @@ impl Replica {
             .await;
         let edited = edited.inspect_err(|error| {
             if matches!(error, Error::EditPanicked(_)) {
-                self.shared.forget_incarnation();
+                self.shared.documents.forget_incarnation();
             }
         })?;
         let mut documents: Vec<EditedDocument> = Vec::with_capacity(edited.len());

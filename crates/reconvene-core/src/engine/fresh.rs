@@ -25,7 +25,7 @@ pub struct Verified {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fresh {
     /// As of when it is.
-    as_of: Moment,
+    pub(super) as_of: Moment,
     /// When its peers were last asked where their feeds end.
     asked: Tick,
 }

@@ -97,3 +97,24 @@ async fn a_reader_wakes_for_marks_and_for_the_end_and_is_forgotten_when_it_goes(
         Err(Error::Closed)
     ));
 }
+
+#[tokio::test]
+async fn what_is_held_is_told_at_once_when_it_is_let_go() {
+    use futures::FutureExt as _;
+    let subscriptions = Arc::<Subscriptions>::default();
+    let reader = subscriptions.register(INTEREST).unwrap();
+    subscriptions.hold(WORKSPACE, true);
+    for number in 0..3 {
+        subscriptions.mark(&[row(number)]);
+        assert!(reader.changed().now_or_never().is_none());
+        assert_eq!(reader.take(), Marked::default());
+    }
+    // Who comes later waits for nothing that others wait for.
+    let later = subscriptions.register(INTEREST).unwrap();
+    subscriptions.mark(&[row(3)]);
+    assert_eq!(later.take(), Marked::Rows(BTreeSet::from([row(3)])));
+    subscriptions.hold(WORKSPACE, false);
+    reader.changed().await;
+    let all = (0..4).map(row).collect();
+    assert_eq!(reader.take(), Marked::Rows(all));
+}
