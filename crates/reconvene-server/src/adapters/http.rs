@@ -196,3 +196,6 @@ pub(super) fn check(url: &str, reply: &Reply) -> Result<(), AdapterError> {
         _ => Err(AdapterError::invalid("rejected", message)),
     }
 }
+
+#[cfg(test)]
+mod tests;
