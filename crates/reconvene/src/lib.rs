@@ -31,6 +31,7 @@
 mod error;
 mod replica;
 
+mod changes;
 mod deletion;
 mod filter;
 mod joining;
@@ -39,6 +40,7 @@ mod markdown;
 mod meetings;
 mod projects;
 mod query;
+mod recording;
 mod sync;
 mod workspaces;
 
@@ -61,6 +63,7 @@ pub mod limits;
 mod clock;
 mod profile;
 
+pub use changes::{ChangedDocument, ChangedDocuments, ChangedKind, Changes, FeedCursor};
 pub use compaction::{CompactReport, HeldDocument};
 pub use documents::{ApplyStats, OpenDocuments};
 pub use error::Error;
@@ -76,12 +79,13 @@ pub use profile::Role;
 pub use projects::Projects;
 pub use purging::PurgeReport;
 pub use query::{MeetingQuery, MeetingSubscription, QueryBatch};
+pub use recording::AppendReport;
 pub use records::{RecordUse, RecordUses};
 pub use repair::RepairReport;
 pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
 pub use status::{
     DialStatus, DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus,
-    PeerStatus, StallStatus, Status, WorkspaceStatus,
+    PeerStatus, StallStatus, Status, Traffic, WorkspaceStatus,
 };
 pub use sync::{OnProgress, SyncOptions, SyncProgress, SyncReport};
 pub use verify::{DAMAGES_MAX, Damage, OnVerifyProgress, VerifyProgress, VerifyReport};
@@ -96,7 +100,7 @@ pub use reconvene_model::import::ImportedMeeting;
 pub use reconvene_model::index::{MeetingRow, ProjectRow};
 pub use reconvene_model::meeting::MeetingEditor;
 pub use reconvene_model::qmsum;
-pub use reconvene_model::transcript::TranscriptEditor;
+pub use reconvene_model::transcript::{Timebase, TranscriptEditor};
 pub use reconvene_model::{
     Meeting, ModelError, ProjectId, Resolution, Segment, State, TranscriptPage,
 };
