@@ -18,6 +18,7 @@ mod damage;
 mod kills;
 mod space;
 
+mod backend;
 mod beside;
 mod formats;
 mod serving;

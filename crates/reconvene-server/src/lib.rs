@@ -2,13 +2,17 @@
 //!
 //! It is the same engine and store as on a device; what makes a server is that it listens, issues
 //! tickets, and stays. This crate runs that from start to orderly end. It admits nobody by itself:
-//! the engine lets in only enrolled devices.
+//! the engine lets in only enrolled devices, and the API who shows its token.
 
 use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
 use reconvene::{Events, PeerId, Replica, ReplicaEvent};
+use reconvene_api::Services;
+pub use reconvene_api::{ApiOptions, MonitorOptions};
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -24,6 +28,10 @@ pub struct ServeOptions {
     pub listen: Vec<String>,
     /// Multiaddresses that tickets carry instead; none: as they were.
     pub announce: Vec<String>,
+    /// Where the API for backends listens; none: there is none.
+    pub api: Option<ApiOptions>,
+    /// Where metrics and health are told; none: nowhere.
+    pub monitor: Option<MonitorOptions>,
 }
 
 /// Who serves, and where.
@@ -33,6 +41,15 @@ pub struct ServerInfo {
     pub peer_id: PeerId,
     /// Where it listens, each address with the server's id at its end.
     pub listening: Vec<String>,
+    /// Where the API listens, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api: Option<SocketAddr>,
+    /// The file with the token that calls of the API show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_token_file: Option<PathBuf>,
+    /// Where metrics and health are told, if they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Why serving ended other than by being told to.
@@ -42,6 +59,9 @@ pub enum Error {
     /// The replica failed.
     #[error(transparent)]
     Replica(#[from] reconvene::Error),
+    /// The API or the metrics could not be offered.
+    #[error(transparent)]
+    Services(#[from] reconvene_api::Error),
     /// The replica did not close in time. What was acknowledged is durable all the same.
     #[error("the store did not close within {} s", CLOSE_DEADLINE.as_secs())]
     CloseTimedOut,
@@ -53,7 +73,7 @@ pub enum Error {
 /// Dropping this midway leaves the replica open and listening.
 ///
 /// # Errors
-/// If the workspace cannot be made, an address cannot be listened on, or the replica does not close
+/// If the workspace cannot be made, an address cannot be listened on, the API has no token, or the replica does not close
 /// in order; the replica is closed then, too.
 pub async fn serve(
     replica: &Replica,
@@ -61,7 +81,10 @@ pub async fn serve(
     shutdown: impl Future,
     on_ready: impl FnOnce(&ServerInfo),
 ) -> Result<(), Error> {
-    let served = run(replica, options, shutdown, on_ready).await;
+    let mut services = Services::new(replica);
+    let served = run(replica, &mut services, options, shutdown, on_ready).await;
+    // Before the store is given back: what is in flight ends in order.
+    services.close().await;
     let closed = match timeout(CLOSE_DEADLINE, replica.clone().close()).await {
         Ok(closed) => closed.map_err(Error::from),
         Err(_) => Err(Error::CloseTimedOut),
@@ -72,6 +95,7 @@ pub async fn serve(
 
 async fn run(
     replica: &Replica,
+    services: &mut Services,
     options: ServeOptions,
     shutdown: impl Future,
     on_ready: impl FnOnce(&ServerInfo),
@@ -82,9 +106,24 @@ async fn run(
     if !options.announce.is_empty() {
         replica.set_announce(&options.announce).await?;
     }
+    let metrics = match &options.monitor {
+        Some(monitor) => Some(services.offer_monitor(monitor).await?),
+        None => None,
+    };
+    let api = match &options.api {
+        Some(api) => Some(services.offer_api(api).await?),
+        None => None,
+    };
     let listening = replica.listen(&options.listen).await?;
+    services.set_listening();
     let peer_id = replica.device().peer_id;
-    let info = ServerInfo { peer_id, listening };
+    let info = ServerInfo {
+        peer_id,
+        listening,
+        api,
+        api_token_file: options.api.map(|api| api.token_file),
+        metrics,
+    };
     tracing::info!(peer = %peer_id, workspace = %workspace.id, "serving");
     on_ready(&info);
     tokio::select! {
