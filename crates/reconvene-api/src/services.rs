@@ -173,9 +173,14 @@ impl Services {
             address,
             source: io::Error::other(panicked),
         })??;
-        let guard = move |request: Request<()>| match token.is_shown(request.metadata()) {
-            true => Ok(request),
-            false => Err(unauthenticated()),
+        let counts = Arc::clone(&self.counts);
+        let guard = move |request: Request<()>| {
+            if token.is_shown(request.metadata()) {
+                return Ok(request);
+            }
+            // Which call it was does not matter to whoever has to find out who tries.
+            counts.call("any", Code::Unauthenticated);
+            Err(unauthenticated())
         };
         let calls = Calls::new(self.replica.clone(), Arc::clone(&self.counts), self.stop());
         let calls = ReconveneServer::new(calls)

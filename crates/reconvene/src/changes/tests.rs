@@ -119,3 +119,52 @@ fn a_cursor_of_another_history_or_workspace_is_refused() {
         }
     });
 }
+
+#[test]
+fn what_was_purged_or_compacted_meanwhile_is_told_or_the_cursor_is_refused() {
+    run(async {
+        let server = Peer::server().await;
+        let meetings = server.replica.meetings();
+        let gone = meetings.add(NewMeeting::titled("to go")).await.unwrap();
+        let gone = gone.meeting.id;
+        let typed = meetings.add(NewMeeting::titled("typed")).await.unwrap();
+        let typed = typed.meeting.id;
+        let first = meetings.add(NewMeeting::titled("first")).await.unwrap();
+        let indexed = server.replica.wait_for_index(Duration::from_secs(60));
+        indexed.await.unwrap();
+        let before = server.replica.changes(None).await.unwrap().cursor();
+        let mut within = before;
+        for _ in 0..100 {
+            let edit = meetings.edit(typed, |meeting| meeting.append_note("x"));
+            edit.await.unwrap();
+            if within == before {
+                let mut changes = server.replica.changes(Some(before)).await.unwrap();
+                let told = next(&mut changes).await;
+                assert_eq!(ids(&told), [typed].into());
+                within = told.cursor;
+            }
+        }
+        let report = server.replica.compact(None).await.unwrap();
+        assert_eq!(report.compacted, 1, "{report:?}");
+        meetings.delete(gone).await.unwrap();
+        let report = server.replica.purge(Duration::ZERO).await.unwrap();
+        assert_eq!(report.meetings, 1, "{report:?}");
+
+        // Its entry is there: of what was compacted after it the last entry is, too.
+        let mut changes = server.replica.changes(Some(before)).await.unwrap();
+        let mut told = BTreeSet::new();
+        let mut purged = BTreeSet::new();
+        while !told.contains(&typed) || purged.is_empty() {
+            let changed = next(&mut changes).await;
+            told.append(&mut ids(&changed));
+            let documents = changed.documents.iter();
+            purged.extend(documents.filter(|one| one.purged).map(|one| one.id));
+        }
+        assert_eq!(told, [typed, gone].into());
+        assert_eq!(purged, [gone].into());
+        assert!(!told.contains(&first.meeting.id));
+        // And this one's is gone: it may be of another history, and is not taken for one of this.
+        let refused = server.replica.changes(Some(within)).await.unwrap_err();
+        assert_eq!(refused.code(), "other_history");
+    });
+}
