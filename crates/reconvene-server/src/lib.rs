@@ -73,8 +73,8 @@ pub enum Error {
 /// Dropping this midway leaves the replica open and listening.
 ///
 /// # Errors
-/// If the workspace cannot be made, an address cannot be listened on, the API has no token, or the replica does not close
-/// in order; the replica is closed then, too.
+/// If the workspace cannot be made, an address cannot be listened on, the API has no token, or the
+/// replica does not close in order; the replica is closed then, too.
 pub async fn serve(
     replica: &Replica,
     options: ServeOptions,

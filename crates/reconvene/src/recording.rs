@@ -41,8 +41,8 @@ impl Meetings {
     /// resolves when they are durable. A segment whose id the meeting has already is not added again,
     /// so that what was cut off can simply be handed in again.
     ///
-    /// Times are in milliseconds since the recording began. Dropping this midway may leave some of the
-    /// segments stored.
+    /// Times are in milliseconds since the recording began. Dropping this midway lets it finish in the
+    /// background: whoever hands in the same meanwhile waits for it.
     ///
     /// # Errors
     /// If there are more than [`APPEND_SEGMENTS_MAX`], there is no such meeting or it is deleted, a
@@ -59,6 +59,17 @@ impl Meetings {
             )));
         }
         let workspace = self.replica.current_workspace()?;
+        let meetings = self.clone();
+        let whole = async move { meetings.append_whole(workspace, id, segments).await };
+        tokio::spawn(whole).await.map_err(|_| Error::Closed)?
+    }
+
+    async fn append_whole(
+        &self,
+        workspace: WorkspaceId,
+        id: DocumentId,
+        segments: Vec<Segment>,
+    ) -> Result<AppendReport, Error> {
         // Two that bring the same segments at the same time would each find them missing.
         let _turn = self.replica.shared.appending(&id).lock().await;
         let meeting = self.living(workspace, id).await?;
