@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::{DEADLINE, Peer, Server};
-use crate::proxy::{Fault, Passed, Proxy, Strike, Way};
 use crate::qmsum;
+use reconvene_testkit::{Fault, Passed, Proxy, Strike, Way};
 
 /// Offsets of one direction of one exchange; there are two of each.
 const OFFSETS: u64 = 12;
@@ -37,7 +37,7 @@ struct Lane {
 
 impl Lane {
     fn new(exchange: Exchange) -> Self {
-        let proxy = Proxy::new();
+        let proxy = Proxy::new().unwrap();
         let mut server = Server::behind(&proxy);
         let (a, b) = (Peer::joined(&server, "Ada"), Peer::joined(&server, "Ben"));
         let mut expected = b.import(&qmsum::made(b.files(), "ben", 8, 60));
@@ -189,7 +189,7 @@ fn wherever_a_link_is_cut_and_the_server_killed_all_three_end_equal() {
 /// A device with meetings to send and a server with others, and a sync through a link that suffers
 /// this somewhere in the middle; how many connections it took.
 fn sync_through(way: Way, fault: Fault) -> usize {
-    let proxy = Proxy::new();
+    let proxy = Proxy::new().unwrap();
     let server = Server::behind(&proxy);
     let (a, b) = (Peer::joined(&server, "Ada"), Peer::joined(&server, "Ben"));
     b.import(&qmsum::made(b.files(), "ben", 20, 40));

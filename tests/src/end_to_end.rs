@@ -5,8 +5,8 @@
 
 mod disk;
 mod harness;
-mod proxy;
 mod qmsum;
+mod receiver;
 
 mod devices;
 mod merging;
@@ -16,6 +16,7 @@ mod cost;
 mod cuts;
 mod damage;
 mod kills;
+mod outbox;
 mod space;
 
 mod backend;
@@ -26,5 +27,7 @@ mod watching;
 
 mod refusals;
 mod versions;
+
+mod truth;
 
 mod facts;

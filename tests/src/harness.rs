@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::proxy::Proxy;
+use reconvene_testkit::Proxy;
 
 /// How long anything may take; far more than it does, also on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
@@ -164,29 +164,30 @@ pub(crate) struct Server {
     process: Option<Process>,
     /// What its first line said.
     pub(crate) info: Value,
-    /// What it puts into tickets instead of where it listens.
-    announce: Option<String>,
+    /// What it is started with.
+    args: Vec<String>,
 }
 
 impl Server {
     /// Serves from an empty directory.
     pub(crate) fn new() -> Self {
-        Self::announcing(None)
+        Self::with(&[])
     }
 
     /// Serves from an empty directory, and is reached through a proxy.
     pub(crate) fn behind(proxy: &Proxy) -> Self {
-        let server = Self::announcing(Some(proxy.address()));
+        let server = Self::with(&["--announce", &proxy.address()]);
         proxy.lead_to(server.info["listening"][0].as_str().unwrap());
         server
     }
 
-    fn announcing(announce: Option<String>) -> Self {
+    /// Serves from an empty directory, with these options.
+    pub(crate) fn with(args: &[&str]) -> Self {
         let mut server = Self {
             peer: Peer::new(),
             process: None,
             info: Value::Null,
-            announce,
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         };
         server.start();
         server
@@ -195,10 +196,8 @@ impl Server {
     /// Serves again, on the same directory.
     pub(crate) fn start(&mut self) {
         let mut command = self.peer.command(&["serve"]);
-        if let Some(announce) = &self.announce {
-            command.args(["--announce", announce]);
-        }
         command
+            .args(&self.args)
             .arg("--json")
             .env("RECONVENE_LOG", "reconvene=debug");
         let process = Process::spawn(command);
@@ -279,7 +278,7 @@ impl Process {
     }
 
     /// The next line on stdout that is wanted.
-    pub(crate) fn line_where(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn line_where(&self, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let until = Instant::now() + DEADLINE;
         loop {
             let line = self.line();

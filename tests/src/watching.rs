@@ -28,6 +28,26 @@ fn every_command_runs_beside_a_serving_process() {
     let workspace = workspace.as_str().unwrap();
     let file = qmsum::real(peer.files(), 1).remove(0);
     let (vtt, srt) = (example("kickoff.vtt"), example("kickoff.srt"));
+    // Entries to be worked off: of commands that are refused, and of an integration that does not work.
+    let mut refused = Vec::new();
+    for _ in 0..3 {
+        let stopped = peer.run(&["meeting", "stop", &meeting, "--wait", "100s"]);
+        assert_eq!(stopped["command"]["outcome"]["code"], "not_recording");
+        refused.push(stopped["command"]["id"].as_str().unwrap().to_owned());
+    }
+    let added = peer.run(&["integrations", "add", "ical", "file:none.ics"]);
+    let integration = added["integration"]["id"].as_str().unwrap().to_owned();
+    peer.run(&["integrations", "validate", "--wait", "100s"]);
+    let listed = peer.run(&["inbox", "list"])["entries"].clone();
+    let entry = |subject: &str| {
+        let mut entries = listed.as_array().unwrap().iter();
+        let found = entries.find(|entry| entry["subject"]["id"] == subject);
+        found.unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    let entries: Vec<_> = refused.iter().map(|id| entry(id)).collect();
+    let retryable = entry(&integration);
+    let amended = format!("meeting={workspace}");
+    let run = "0".repeat(32);
     for (command, alone) in reconvene_cli::commands() {
         let words: Vec<_> = command.split(' ').collect();
         // A command that is not here yet: say how it is called, or enter it in the table of those
@@ -41,13 +61,26 @@ fn every_command_runs_beside_a_serving_process() {
             "workspace use" => &[workspace],
             "workspace leave" => &["Apollo", "--discard", "--remove"],
             "project rename" => &["Apollo", "Apollo 11"],
-            "project activate" | "project archive" | "project delete" | "project restore" => {
-                &["Apollo 11"]
-            }
+            // As it is already: what comes after needs it in use.
+            "project archive" => &["Apollo 11", "--undo"],
+            "project activate" | "project delete" | "project restore" => &["Apollo 11"],
             "join" => &[&ticket],
             "meeting add" => &["another"],
             "meeting show" | "meeting delete" | "meeting restore" => &[&meeting],
             "meeting edit" => &[&meeting, "--title", "renamed"],
+            "meeting stop" => &[&meeting],
+            "commands list" | "inbox list" | "integrations list" | "runs list" => &[],
+            "commands show" | "commands cancel" => &[&refused[0]],
+            "inbox retry" => &[&retryable],
+            "inbox amend" => &[&entries[0], "--set", &amended],
+            "inbox discard" => &[&entries[1]],
+            "inbox resolve" => &[&entries[2]],
+            "integrations add" => &["ical", "file:other.ics"],
+            "integrations edit" => &[&integration, "--place", "file:none-either.ics"],
+            "integrations remove" | "integrations validate" | "integrations sync" => {
+                &[&integration]
+            }
+            "runs show" | "runs cancel" => &[&run],
             "import qmsum" => &[file.to_str().unwrap()],
             "import vtt" => &[vtt.to_str().unwrap()],
             "import srt" => &[srt.to_str().unwrap()],
@@ -126,6 +159,39 @@ fn a_watched_list_tells_what_is_done_here_and_elsewhere() {
     let none = server.peer.run(&["meeting", "list", "--until", "1h"]);
     assert_eq!(none["meetings"], serde_json::json!([]));
     stop(beside);
+    stop(watch);
+}
+
+#[test]
+fn a_watched_status_shows_what_is_to_be_delivered_and_that_it_was() {
+    let mut server = Server::new();
+    let device = Peer::joined(&server, "Ada");
+    device.run(&["sync"]);
+    let watch = device.start(&["status", "--watch"]);
+    let owed = |line: &Value| {
+        let shared = &line["workspaces"].as_array().unwrap();
+        let current = shared.iter().find(|of| of["current"] == true).unwrap();
+        let pending = line["pending"]["workspaces"].as_array().unwrap();
+        let of = pending.iter().find(|of| of["workspace"] == current["id"]);
+        let server = of.map(|of| of["peers"][0].clone()).unwrap_or_default();
+        (
+            server["owed"].clone(),
+            current["freshness"]["state"].clone(),
+        )
+    };
+    watch.line_where(|line| owed(line).1["is"] == "verified");
+    server.kill();
+    watch.line_where(|line| line["links"].as_array().unwrap().is_empty());
+    let begun = std::time::SystemTime::now();
+    device.add("Made offline");
+    let line = watch.line_where(|line| owed(line).0["documents"] == 1);
+    let debt = owed(&line).0;
+    assert!(debt["bytes"].as_u64().unwrap() > 0, "{debt}");
+    let since = begun.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let oldest = debt["oldest"].as_u64().unwrap();
+    assert!(u128::from(oldest) + 1_000 >= since.as_millis(), "{debt}");
+    server.start();
+    watch.line_where(|line| owed(line).0["documents"] == 0);
     stop(watch);
 }
 

@@ -5,6 +5,7 @@ use reconvene::{
     Freshness, FreshnessState, Holder, Meeting, MeetingRow, MeetingView, PageView, ProjectRow,
     RefusalCode, Resolution, Segment, State, Timebase, TranscriptPage, WallTime, WorkspaceInfo,
 };
+use serde::Serialize;
 use tonic::Status;
 
 use crate::failure::bad_input;
@@ -193,7 +194,7 @@ pub(crate) fn freshness(freshness: &Freshness) -> v1::Freshness {
     use v1::freshness::State;
     let (state, why) = match freshness.state {
         FreshnessState::Verified => (State::Verified, None),
-        FreshnessState::Stale { why, .. } => (State::Stale, Some(why.to_owned())),
+        FreshnessState::Stale { why, .. } => (State::Stale, Some(name(&why))),
         FreshnessState::Local => (State::Local, None),
         _ => (State::Unspecified, None),
     };
@@ -201,7 +202,8 @@ pub(crate) fn freshness(freshness: &Freshness) -> v1::Freshness {
         state: state.into(),
         as_of: freshness.as_of.map(timestamp),
         why,
-        bound_s: freshness.bound_s,
+        bound_ms: freshness.bound_ms,
+        verified_at: freshness.verified_at.map(timestamp),
     }
 }
 
@@ -215,7 +217,12 @@ pub(crate) fn holder(holder: &Holder) -> v1::Holder {
 
 /// The stable name of a refusal's code.
 pub(crate) fn refusal(code: RefusalCode) -> String {
-    match serde_json::to_value(code) {
+    name(&code)
+}
+
+/// The name of a value that serialises as one.
+fn name(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
         Ok(serde_json::Value::String(name)) => name,
         _ => "unknown".to_owned(),
     }

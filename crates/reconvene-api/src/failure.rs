@@ -47,8 +47,8 @@ fn code(error: &Error) -> Code {
             _ => Code::InvalidArgument,
         },
         "meeting_changed" => Code::Aborted,
-        "meeting_deleted" | "document_deleted" | "project_deleted" | "project_in_use"
-        | "document_too_new" | "other_history" => Code::FailedPrecondition,
+        "meeting_deleted" | "document_deleted" | "project_archived" | "project_deleted"
+        | "project_in_use" | "document_too_new" | "other_history" => Code::FailedPrecondition,
         "no_space" | "too_many_workspaces" => Code::ResourceExhausted,
         "busy" | "closed" | "unavailable" | "unreachable" => Code::Unavailable,
         "timeout" => Code::DeadlineExceeded,

@@ -9,10 +9,15 @@ use std::time::{Duration, SystemTime};
 use clap::{ArgAction, Parser, Subcommand};
 use reconvene::{State, WallTime};
 
+use crate::args::outbox::{
+    CommandsCommand, InboxCommand, IntegrationsCommand, IssueArgs, RunsCommand,
+};
 use crate::demo::MEETINGS_MAX;
 use crate::exit;
 use crate::request::TagEdit;
 use crate::time::parse_moment;
+
+pub(crate) mod outbox;
 
 /// Most meetings that one page of `meeting list` can hold.
 pub(crate) const MEETINGS_PER_PAGE_MAX: u64 = 1_000;
@@ -30,8 +35,8 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     pub json: bool,
 
-    /// The workspace to use instead of the current one, by id or name: for project, meeting, import,
-    /// export and invite.
+    /// The workspace to use instead of the current one, by id or name: for project, meeting, commands,
+    /// integrations, runs, import, export and invite.
     #[arg(long = "workspace", global = true, value_name = "ID_OR_NAME")]
     pub within: Option<String>,
 
@@ -82,6 +87,18 @@ pub(crate) enum Command {
     /// Meetings of the current workspace.
     #[command(subcommand)]
     Meeting(MeetingCommand),
+    /// Commands: what the server was asked to do, and what became of it.
+    #[command(subcommand)]
+    Commands(CommandsCommand),
+    /// The inbox: what needs you, on whichever of your devices.
+    #[command(subcommand)]
+    Inbox(InboxCommand),
+    /// Integrations of the current workspace: what it is joined with elsewhere.
+    #[command(subcommand)]
+    Integrations(IntegrationsCommand),
+    /// Sync runs of integrations.
+    #[command(subcommand)]
+    Runs(RunsCommand),
     /// Bring in meetings from elsewhere.
     #[command(subcommand)]
     Import(ImportCommand),
@@ -122,6 +139,10 @@ pub(crate) enum Command {
         /// Count the records of this document of the current workspace.
         #[arg(long, value_name = "ID")]
         document: Option<String>,
+        /// Say it again whenever links, freshness or what is to be delivered change, until told to
+        /// stop; stays connected meanwhile.
+        #[arg(long, conflicts_with_all = ["records", "document"])]
+        watch: bool,
     },
     /// Read everything in this store, and say exactly what is damaged.
     Verify,
@@ -154,6 +175,22 @@ pub(crate) struct ServeArgs {
     /// Put this address into tickets instead of those it listens on.
     #[arg(long, value_name = "MULTIADDR")]
     pub announce: Vec<String>,
+    /// Another number than devices knew has them build everything anew that follows from documents.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub state_version: u32,
+    /// How long the result of a sync run is kept after its end.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub keep_runs: Duration,
+    /// How often integrations are looked at by themselves.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub validate_every: Duration,
+    /// The directory whose files integrations may read as `file:NAME`; else `calendars` in the
+    /// directory of the store.
+    #[arg(long, value_name = "DIR")]
+    pub calendars: Option<PathBuf>,
+    /// A host that integrations may call besides this machine; may be given several times.
+    #[arg(long, value_name = "HOST")]
+    pub allow_host: Vec<String>,
     /// Offer the gRPC API for backends here, such as 127.0.0.1:4002; port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT")]
     pub api: Option<SocketAddr>,
@@ -283,6 +320,14 @@ pub(crate) enum MeetingCommand {
     Restore {
         /// Its id.
         id: String,
+    },
+    /// Have the server stop its recording, on whatever device that runs.
+    Stop {
+        /// Its id.
+        id: String,
+        /// How to issue it.
+        #[command(flatten)]
+        issue: IssueArgs,
     },
 }
 

@@ -5,6 +5,7 @@
 //! nobody's business but `session`'s; what cannot run beside an open store stands in `beside`.
 
 mod hosting;
+mod outbox;
 mod serve;
 mod watch;
 
@@ -57,6 +58,9 @@ async fn dispatch(
         command,
         Command::Project(_)
             | Command::Meeting(_)
+            | Command::Commands(_)
+            | Command::Integrations(_)
+            | Command::Runs(_)
             | Command::Import(_)
             | Command::Export(_)
             | Command::Compact
@@ -107,6 +111,10 @@ async fn dispatch(
             let (request, human) = meeting(command)?;
             at.answer(request, human).await
         }
+        Command::Commands(command) => at.ask(outbox::commands(command)).await,
+        Command::Inbox(command) => at.ask(outbox::inbox(command)).await,
+        Command::Integrations(command) => at.ask(outbox::integrations(command)?).await,
+        Command::Runs(command) => at.ask(outbox::runs(command)).await,
         Command::Import(command) => at.import(command).await,
         Command::Sync {
             watch: true,
@@ -128,7 +136,12 @@ async fn dispatch(
             at.answer(Request::Purge { deleted_for_ms }, human::purged)
                 .await
         }
-        Command::Status { records, document } => {
+        Command::Status { watch: true, .. } => {
+            at.watch(Request::StatusWatch, human::status_again).await
+        }
+        Command::Status {
+            records, document, ..
+        } => {
             let request = Request::Status { records, document };
             at.answer(request, human::status).await
         }
@@ -222,6 +235,10 @@ fn meeting(command: MeetingCommand) -> Result<(Request, Human), Failure> {
             (Request::MeetingDelete { id, seen }, human::meeting_deleted)
         }
         MeetingCommand::Restore { id } => (Request::MeetingRestore { id }, human::meeting),
+        MeetingCommand::Stop { id, issue } => {
+            let issue = outbox::issue(issue);
+            (Request::MeetingStop { id, issue }, human::outbox::command)
+        }
         MeetingCommand::Edit(EditArgs { id, changes }) => {
             let ChangeArgs {
                 title,
@@ -335,6 +352,14 @@ impl At<'_> {
         // Canonical JSON both ways: it is written as it is.
         write_line(&human::export(&answer))?;
         Ok(exit::OK)
+    }
+
+    /// Answers, or goes on with items.
+    async fn ask(&self, (request, human): (Request, Human)) -> Result<u8, Failure> {
+        match request.is_stream() {
+            true => self.watch(request, human).await,
+            false => self.answer(request, human).await,
+        }
     }
 
     async fn answer(&self, request: Request, human: Human) -> Result<u8, Failure> {

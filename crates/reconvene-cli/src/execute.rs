@@ -18,6 +18,7 @@ use crate::progress;
 use crate::request::{MeetingChanges, Request, Sinks, TagEdit, Wanted};
 use crate::time::rfc3339;
 
+mod outbox;
 mod streams;
 
 /// Carries out a request. Dropping this midway leaves each edit either done or not done. A stream ends
@@ -128,6 +129,11 @@ pub(crate) async fn execute(
             replica.meetings().restore(id).await?;
             show(replica, id).await
         }
+        Request::MeetingStop { id, issue } => outbox::stop(replica, &id, issue).await,
+        Request::Commands(request) => outbox::commands(replica, request, items).await,
+        Request::Inbox(request) => outbox::inbox(replica, request, items).await,
+        Request::Integrations(request) => outbox::integrations(replica, request, items).await,
+        Request::Runs(request) => outbox::runs(replica, request, items).await,
         Request::Import { format, files } => import::files(replica, format, files, progress).await,
         Request::Sync { timeout_ms, with } => {
             let options = SyncOptions {
@@ -172,6 +178,7 @@ pub(crate) async fn execute(
             }
             Ok(status)
         }
+        Request::StatusWatch => streams::status(replica, items).await,
         Request::Verify => {
             let told = progress::of_verify(progress);
             to_value(&replica.verify(Some(told)).await?)

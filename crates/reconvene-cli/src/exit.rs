@@ -91,6 +91,7 @@ pub(crate) const TABLE: &[Exit] = &[
             "meeting_changed",
             "project_deleted",
             "project_in_use",
+            "not_retryable",
         ],
     },
     Exit {

@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use crate::time::rfc3339;
 
+pub(crate) mod outbox;
+
 /// Answer of `init`.
 pub(crate) fn initialised(answer: &Value) -> String {
     format!(
@@ -457,12 +459,46 @@ pub(crate) fn status(answer: &Value) -> String {
         );
     }
     for workspace in items(&answer["workspaces"]) {
-        workspace_status(&mut out, workspace);
+        let of = items(&answer["pending"]["workspaces"])
+            .iter()
+            .find(|of| of["workspace"] == workspace["id"]);
+        workspace_status(&mut out, workspace, of);
     }
     out
 }
 
-fn workspace_status(out: &mut String, workspace: &Value) {
+/// One item of `status --watch`.
+pub(crate) fn status_again(answer: &Value) -> String {
+    format!("{}\n", status(answer))
+}
+
+/// What a peer is not known to hold.
+fn owed(owed: &Value) -> String {
+    let count = |name: &str| owed[name].as_u64().unwrap_or(0);
+    if owed.is_null() {
+        return "what it holds of ours is not known".to_owned();
+    }
+    if count("changes") == 0 && count("documents") == 0 {
+        return "holds everything of ours".to_owned();
+    }
+    let more = if is(&owed["at_least"]) {
+        "at least "
+    } else {
+        ""
+    };
+    let oldest = match owed["oldest"].as_i64() {
+        Some(_) => format!(", the oldest of {}", moment(&owed["oldest"])),
+        None => String::new(),
+    };
+    format!(
+        "{more}{} documents of ours to go, {} changes, {}{oldest}",
+        count("documents"),
+        count("changes"),
+        bytes(&owed["bytes"]),
+    )
+}
+
+fn workspace_status(out: &mut String, workspace: &Value, pending: Option<&Value>) {
     let home = if is(&workspace["home"]) { ", home" } else { "" };
     let current = if is(&workspace["current"]) {
         ", current"
@@ -479,7 +515,38 @@ fn workspace_status(out: &mut String, workspace: &Value) {
             freshness(&workspace["freshness"]),
         ),
     );
+    for damaged in items(&workspace["damaged"]) {
+        put(
+            out,
+            format_args!(
+                "  damaged since {}: document {}, {} changes lost; peers are asked for them\n",
+                moment(&damaged["since"]),
+                text(&damaged["document"]),
+                text(&damaged["lost"]),
+            ),
+        );
+    }
+    let pending = pending.map_or(&[][..], |of| items(&of["peers"]));
+    for peer in pending {
+        let what = if is(&peer["is_server"]) {
+            "server"
+        } else {
+            "my device"
+        };
+        let linked = if is(&peer["linked"]) {
+            "linked"
+        } else {
+            "not linked"
+        };
+        let (name, owed) = (text(&peer["peer"]), owed(&peer["owed"]));
+        put(out, format_args!("  {what} {name}: {linked}, {owed}\n"));
+    }
+    let told = |peer: &Value| pending.iter().any(|of| of["peer"] == peer["peer"]);
     for peer in items(&workspace["peers"]) {
+        if told(peer) {
+            troubles(out, peer);
+            continue;
+        }
         let linked = if is(&peer["linked"]) {
             "linked"
         } else {

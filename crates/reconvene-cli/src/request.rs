@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use outbox::{CommandsRequest, InboxRequest, IntegrationsRequest, Issue, RunsRequest};
+
+pub(crate) mod outbox;
+
 /// One command on an open store. `Debug` is only for tests: requests hold titles, notes and tickets.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(Debug))]
@@ -142,6 +146,21 @@ pub(crate) enum Request {
         /// Its id.
         id: String,
     },
+    /// Have the recording of a meeting stop, on whatever device it runs.
+    MeetingStop {
+        /// Its id.
+        id: String,
+        /// How it is issued.
+        issue: Issue,
+    },
+    /// About commands.
+    Commands(CommandsRequest),
+    /// About the inbox.
+    Inbox(InboxRequest),
+    /// About integrations.
+    Integrations(IntegrationsRequest),
+    /// About sync runs.
+    Runs(RunsRequest),
     /// Import files, each a meeting.
     Import {
         /// What they are.
@@ -180,6 +199,9 @@ pub(crate) enum Request {
         /// Only those of this document.
         document: Option<String>,
     },
+    /// The same without records, again whenever links, freshness or what is to be delivered change: a
+    /// stream.
+    StatusWatch,
     /// Read everything, and say what is damaged.
     Verify,
     /// A workspace as canonical JSON text.
@@ -216,7 +238,14 @@ impl Request {
     /// Whether it goes on until its caller has had enough, and tells items rather than an answer.
     pub(crate) fn is_stream(&self) -> bool {
         match self {
-            Self::MeetingWatch { .. } | Self::SyncWatch { .. } | Self::Events => true,
+            Self::MeetingWatch { .. }
+            | Self::SyncWatch { .. }
+            | Self::StatusWatch
+            | Self::Events => true,
+            Self::Commands(CommandsRequest::Watch { .. })
+            | Self::Inbox(InboxRequest::Watch { .. })
+            | Self::Integrations(IntegrationsRequest::Watch)
+            | Self::Runs(RunsRequest::Watch { .. }) => true,
             Self::In { request, .. } => request.is_stream(),
             _ => false,
         }
@@ -225,7 +254,13 @@ impl Request {
     /// Whether it is only worth its while for a caller that waits; otherwise it is carried through
     /// also when the caller hangs up.
     pub(crate) fn ends_with_caller(&self) -> bool {
-        self.is_stream() || matches!(self, Self::Sync { .. })
+        self.is_stream()
+            || matches!(
+                self,
+                Self::Sync { .. }
+                    | Self::Runs(RunsRequest::Show { .. })
+                    | Self::Commands(CommandsRequest::Show { .. })
+            )
     }
 
     /// What is being done while it is carried out, for people.

@@ -8,7 +8,8 @@
 //! The parts: `links` greets peers and keeps them; `ingest` turns edits and received changes into
 //! batches; `follow` sends what a peer's cursor lacks and acknowledges what came; `reconcile` finds
 //! out what differs where no cursor can be trusted; `snapshots` takes whole versions in; `compact`
-//! lets changes go that a snapshot holds; `purge` leaves nothing of a document but a tombstone;
+//! lets changes go that a snapshot holds; `heal` quarantines damaged records and has peers give back
+//! what was lost; `purge` leaves nothing of a document but a tombstone;
 //! `shares` knows what is shared with whom, and tells those who may know; `alive` closes links that
 //! no longer carry anything; `fresh` knows as of when all a peer had is here, and `relay` what a
 //! member's other devices hold; `space` waits while the disk is full.
@@ -17,6 +18,7 @@ mod alive;
 mod compact;
 mod follow;
 mod fresh;
+mod heal;
 mod ingest;
 mod io;
 mod links;
@@ -34,10 +36,12 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 
 use crate::feed::FeedPoint;
-use crate::ids::{BatchId, ChangeHash, DocumentKind, FeedSeq, LinkId, PeerId, ReadId, WorkspaceId};
-use crate::keys::Key;
-use crate::records::{FeedHeadRow, PeerRow, Record as _, RecordError};
-use crate::storage::StoreError;
+use crate::ids::{
+    BatchId, ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, PeerId, ReadId, WorkspaceId,
+};
+use crate::keys::{Key, KeyRange};
+use crate::records::{DamageRow, FeedHeadRow, PeerRow, Record as _, RecordError};
+use crate::storage::{Scan, StoreError};
 use crate::time::Tick;
 use crate::wire::Role;
 
@@ -57,6 +61,7 @@ pub use rebuild::{Remains, rebuilt_row};
 pub use reconcile::progress_of;
 pub use snapshots::snapshot_hash;
 
+use heal::Search;
 use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
 use relay::Waypoints;
@@ -102,6 +107,8 @@ pub enum WakeReason {
     Room,
     /// What was verified last is about to be older than the bound.
     Stale(WorkspaceId),
+    /// The peers of a workspace are to be asked where their feeds end.
+    Ask(WorkspaceId),
 }
 
 /// When the engine next wants [`Input::Wake`].
@@ -133,6 +140,12 @@ struct Workspace {
     /// Whether the epoch began since the workspace was loaded, so that no journal frame is of it.
     is_refounded: bool,
     slots: Slots,
+    /// Documents of which something was lost that is not back.
+    damaged: BTreeMap<DocumentId, DamageRow>,
+    /// Documents about which nothing can be done here.
+    unreadable: BTreeSet<DocumentId>,
+    /// Where documents were entered anew since the workspace was loaded.
+    healed_at: BTreeMap<DocumentId, FeedSeq>,
     peers: BTreeMap<PeerId, Peer>,
     /// The part of our feed some other peer holds, as last reported to the journal.
     journal_released: u64,
@@ -163,13 +176,16 @@ enum WorkspaceState {
 /// What a read will be used for.
 #[derive(Debug)]
 enum Reading {
-    Workspace(WorkspaceId),
+    Damages(WorkspaceId),
+    Workspace(WorkspaceId, BTreeMap<DocumentId, DamageRow>),
+    Search(WorkspaceId, Search),
+    Examine(WorkspaceId, DocumentId),
     Shares(LinkId),
     Peers(LinkId, Vec<WorkspaceId>),
     Invite(LinkId),
     Roster,
-    Slots(WorkspaceId, Vec<crate::ids::DocumentId>),
-    Lookups(WorkspaceId, Vec<(crate::ids::DocumentId, ChangeHash)>),
+    Slots(WorkspaceId, Vec<DocumentId>),
+    Lookups(WorkspaceId, Vec<(DocumentId, ChangeHash)>),
     FeedPage(LinkId, WorkspaceId),
     Catalogue(LinkId, WorkspaceId),
     WantRows(LinkId, WorkspaceId),
@@ -177,7 +193,7 @@ enum Reading {
     ExchangeHead(LinkId, WorkspaceId),
     ExchangeSnapshots(LinkId, WorkspaceId),
     ExchangeBeyond(LinkId, WorkspaceId),
-    Holds(WorkspaceId, crate::ids::DocumentId, Vec<ChangeHash>),
+    Holds(WorkspaceId, DocumentId, Vec<ChangeHash>),
     Inspect(LinkId),
     Holders(WorkspaceId),
 }
@@ -221,8 +237,8 @@ pub struct Engine {
     /// With whether their records are going to be removed.
     leaving: BTreeMap<WorkspaceId, bool>,
     stalls: BTreeMap<(PeerId, WorkspaceId), Stall>,
-    /// Workspaces that the host was told to be fresh, and as of when they are.
-    fresh: BTreeMap<WorkspaceId, Moment>,
+    /// Workspaces that the host was told to be fresh.
+    fresh: BTreeMap<WorkspaceId, fresh::Fresh>,
 }
 
 impl Engine {
@@ -276,7 +292,16 @@ impl Engine {
             Input::LinkDown { link, why } => self.on_link_down(link, &why),
             Input::FrameArrived { link, frame } => self.on_frame(link, &frame),
             Input::DialFailed { peer, why } => self.on_dial_failed(peer, &why),
-            Input::SendFailed { link, error } => self.on_send_failed(link, &error),
+            Input::SendFailed {
+                link,
+                workspace,
+                document,
+                error,
+            } => self.on_send_failed(link, workspace, document, &error),
+            Input::Suspect {
+                workspace,
+                document,
+            } => self.on_suspect(workspace, document),
             Input::Journaled(batch) => self.on_journaled(batch),
             Input::Stored(batch) => self.on_stored(batch),
             Input::BatchFailed { batch, error } => self.on_batch_failed(batch, &error),
@@ -322,6 +347,7 @@ impl Engine {
         let replay = self.replay_at.map(|at| (at, WakeReason::Replay));
         let proofs = self.proofs_due();
         let stale = self.stale_due();
+        let asks = self.ask_due();
         let room = self.room_due().map(|at| (at, WakeReason::Room));
         let (at, why) = heartbeats
             .chain(redials)
@@ -329,6 +355,7 @@ impl Engine {
             .chain(proofs)
             .chain(room)
             .chain(stale)
+            .chain(asks)
             .min()?;
         Some(Wake { at, why })
     }
@@ -434,78 +461,90 @@ impl Engine {
         let Some(reading) = self.reads.remove(&read) else {
             return; // Asked for before a failure; nobody waits any more.
         };
-        let result = match result {
-            Ok(result) => result,
-            Err(error) => return self.on_read_failed(&reading, error),
+        let result = match (&reading, result) {
+            (_, Ok(result)) => result,
+            (Reading::Examine(workspace, document), Err(error)) => {
+                return self.on_examined(*workspace, *document, Err(error));
+            }
+            (_, Err(error @ StoreError::Damaged { .. })) => {
+                return self.on_damage_read(&reading, error);
+            }
+            (_, Err(error)) => return self.on_read_failed(&reading, error),
         };
-        let outcome = match (reading, result) {
-            (Reading::Workspace(workspace), ReadResult::Values(values)) => {
-                self.on_workspace_row(workspace, &values)
+        let outcome = match (&reading, result) {
+            (Reading::Damages(workspace), ReadResult::Rows(rows)) => {
+                self.on_damage_rows(*workspace, &rows);
+                Ok(())
+            }
+            (Reading::Workspace(workspace, damaged), ReadResult::Values(values)) => {
+                self.on_workspace_row(*workspace, damaged, &values)
+            }
+            (Reading::Search(workspace, search), ReadResult::Found(found)) => {
+                self.on_found(*workspace, search, found);
+                Ok(())
+            }
+            (Reading::Examine(workspace, document), ReadResult::Examined(examined)) => {
+                self.on_examined(*workspace, *document, Ok(examined));
+                Ok(())
             }
             (Reading::Slots(workspace, documents), ReadResult::Values(values)) => {
-                self.on_slots(workspace, &documents, &values)
+                self.on_slots(*workspace, documents, &values)
             }
             (Reading::Lookups(workspace, lookups), ReadResult::Presence(present)) => {
-                self.on_lookups(workspace, &lookups, &present);
+                self.on_lookups(*workspace, lookups, &present);
                 Ok(())
             }
             (Reading::Shares(link), ReadResult::Rows(rows)) => {
-                self.on_shares(link, &rows);
+                self.on_shares(*link, &rows);
                 Ok(())
             }
             (Reading::Peers(link, workspaces), ReadResult::Values(values)) => {
-                self.on_peer_rows(link, &workspaces, &values)
+                self.on_peer_rows(*link, workspaces, &values)
             }
-            (Reading::Invite(link), ReadResult::Values(values)) => self.on_invite(link, &values),
+            (Reading::Invite(link), ReadResult::Values(values)) => self.on_invite(*link, &values),
             (Reading::Roster, ReadResult::Rows(rows)) => self.on_roster(read, &rows),
             (Reading::FeedPage(link, workspace), ReadResult::Rows(rows)) => {
-                self.on_feed_page(read, link, workspace, rows)
+                self.on_feed_page(read, *link, *workspace, rows)
             }
             (Reading::Catalogue(link, workspace), ReadResult::Rows(rows)) => {
-                self.on_catalogue_page(read, link, workspace, &rows)
+                self.on_catalogue_page(read, *link, *workspace, &rows)
             }
             (Reading::WantRows(link, workspace), ReadResult::Values(values)) => {
-                self.on_want_rows(link, workspace, &values)
+                self.on_want_rows(*link, *workspace, &values)
             }
             (Reading::Exchange(link, workspace), ReadResult::Rows(rows)) => {
-                self.on_exchange_rows(link, workspace, &rows)
+                self.on_exchange_rows(*link, *workspace, &rows)
             }
             (Reading::ExchangeHead(link, workspace), ReadResult::Values(values)) => {
-                self.on_exchange_head(link, workspace, &values)
+                self.on_exchange_head(*link, *workspace, &values)
             }
             (Reading::ExchangeSnapshots(link, workspace), ReadResult::Values(values)) => {
-                self.on_exchange_snapshots(link, workspace, &values)
+                self.on_exchange_snapshots(*link, *workspace, &values)
             }
             (Reading::ExchangeBeyond(link, workspace), ReadResult::Changes(bodies)) => {
-                self.on_exchange_beyond(link, workspace, bodies);
+                self.on_exchange_beyond(*link, *workspace, bodies);
                 Ok(())
             }
             (Reading::Holds(workspace, document, hashes), ReadResult::Presence(present)) => {
-                self.on_holds(workspace, document, &hashes, &present);
+                self.on_holds(*workspace, *document, hashes, &present);
                 Ok(())
             }
             (Reading::Inspect(link), ReadResult::Inspected(inspected)) => {
-                self.on_inspected(read, link, inspected);
+                self.on_inspected(read, *link, inspected);
                 Ok(())
             }
             (Reading::Holders(workspace), ReadResult::Rows(rows)) => {
-                self.on_holders(workspace, &rows)
+                self.on_holders(*workspace, &rows)
             }
             (reading, result) => {
                 panic!("a read for {reading:?} was answered in another shape: {result:?}")
             }
         };
         if let Err(error) = outcome {
-            self.on_store_damaged(&error);
+            let key = String::new();
+            let what = error.to_string();
+            self.on_damage_read(&reading, StoreError::Damaged { key, what });
         }
-    }
-
-    /// A record read back is not what was written: writing on could only spread the damage.
-    fn on_store_damaged(&mut self, error: &RecordError) {
-        self.fail_store(&StoreError::Damaged {
-            key: String::new(),
-            what: error.to_string(),
-        });
     }
 
     fn on_read_failed(&mut self, reading: &Reading, error: StoreError) {
@@ -532,7 +571,11 @@ impl Engine {
                 self.close_link(*link, CloseReason::StoreFailed);
                 self.emit(Event::StoreFailed { error });
             }
-            Reading::Workspace(_)
+            Reading::Search(_, Search::Any) => self.emit(Event::StoreFailed { error }),
+            Reading::Damages(_)
+            | Reading::Examine(..)
+            | Reading::Search(..)
+            | Reading::Workspace(..)
             | Reading::Roster
             | Reading::Slots(..)
             | Reading::Lookups(..)
@@ -549,16 +592,23 @@ impl Engine {
             Some(WorkspaceState::Loading) => false,
             None => {
                 self.workspaces.insert(workspace, WorkspaceState::Loading);
-                let query = ReadQuery::Values(vec![Key::feed_head(&workspace)]);
-                self.read(query, Reading::Workspace(workspace));
+                let scan = Scan::ascending(KeyRange::damages(&workspace), usize::MAX);
+                self.read(ReadQuery::Scan(scan), Reading::Damages(workspace));
                 false
             }
         }
     }
 
+    /// Reads the end of a workspace's feed, its damaged documents being known.
+    fn read_workspace(&mut self, workspace: WorkspaceId, damaged: BTreeMap<DocumentId, DamageRow>) {
+        let query = ReadQuery::Values(vec![Key::feed_head(&workspace)]);
+        self.read(query, Reading::Workspace(workspace, damaged));
+    }
+
     fn on_workspace_row(
         &mut self,
         workspace: WorkspaceId,
+        damaged: &BTreeMap<DocumentId, DamageRow>,
         values: &[Option<bytes::Bytes>],
     ) -> Result<(), RecordError> {
         let row = match values.first() {
@@ -584,6 +634,9 @@ impl Engine {
             compacted,
             persisted,
             slots: Slots::default(),
+            damaged: damaged.clone(),
+            unreadable: BTreeSet::new(),
+            healed_at: BTreeMap::new(),
             peers: BTreeMap::new(),
             journal_released: 0,
         };

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use crate::guard::{ChangeHeader, parse_change, seal};
 use crate::limits;
 use crate::records::{
-    ChangeRow, FeedHeadRow, FeedRow, HeadRow, IndexStateRow, InviteRow, JournalFrame, MemberRow,
-    PeerRow, Record, ShareRow, WorkspaceRow,
+    ChangeRow, DamageRow, FeedHeadRow, FeedRow, HeadRow, IndexStateRow, InviteRow, JournalFrame,
+    MemberRow, PeerRow, QuarantineRow, Record, ShareRow, WorkspaceRow,
 };
 use crate::ticket::Ticket;
 use crate::wire::{Assembler, Frame};
@@ -113,7 +113,7 @@ pub fn record(data: &[u8]) {
     let Some((kind, data)) = data.split_first() else {
         return;
     };
-    match kind % 11 {
+    match kind % 13 {
         0 => same_again::<ChangeRow>(data),
         1 => same_again::<HeadRow>(data),
         2 => same_again::<FeedHeadRow>(data),
@@ -124,6 +124,8 @@ pub fn record(data: &[u8]) {
         7 => same_again::<MemberRow>(data),
         8 => same_again::<InviteRow>(data),
         9 => same_again::<IndexStateRow>(data),
+        10 => same_again::<DamageRow>(data),
+        11 => same_again::<QuarantineRow>(data),
         _ => same_again::<JournalFrame>(data),
     }
 }

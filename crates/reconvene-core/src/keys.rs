@@ -37,6 +37,10 @@ pub enum KeyKind {
     Snapshot = 0x14,
     /// What a peer and this store hold of each other.
     Peer = 0x15,
+    /// A document of which something was lost.
+    Damage = 0x16,
+    /// The bytes of a damaged record.
+    Quarantine = 0x17,
     /// A row of the derived index.
     Index = 0x18,
     /// How far the index follows the feed.
@@ -124,6 +128,19 @@ impl Key {
         Self::new(KeyKind::Peer, &[workspace.as_bytes(), peer.as_bytes()])
     }
 
+    /// What was lost of a document.
+    pub fn damage(workspace: &WorkspaceId, document: &DocumentId) -> Self {
+        Self::new(
+            KeyKind::Damage,
+            &[workspace.as_bytes(), document.as_bytes()],
+        )
+    }
+
+    /// The bytes of a damaged record, by the SHA-256 of its key and bytes.
+    pub fn quarantine(workspace: &WorkspaceId, hash: &[u8; 32]) -> Self {
+        Self::new(KeyKind::Quarantine, &[workspace.as_bytes(), hash])
+    }
+
     /// A row of the derived index.
     pub fn index(workspace: &WorkspaceId, kind: DocumentKind, document: &DocumentId) -> Self {
         Self::new(
@@ -137,10 +154,12 @@ impl Key {
         Self::new(KeyKind::IndexState, &[workspace.as_bytes()])
     }
 
-    /// The document that a head, change, snapshot or index key names.
+    /// The document that a head, change, snapshot, damage or index key names.
     pub fn document(&self) -> Option<DocumentId> {
         let tail: [u8; 16] = match self.kind()? {
-            KeyKind::Head if self.0.len() == 33 => self.0[17..33].try_into().ok()?,
+            KeyKind::Head | KeyKind::Damage if self.0.len() == 33 => {
+                self.0[17..33].try_into().ok()?
+            }
             KeyKind::Change | KeyKind::Snapshot if self.0.len() == 65 => {
                 self.0[17..33].try_into().ok()?
             }
@@ -218,7 +237,7 @@ impl Key {
 
     /// The kind of record this key names; `None` for a kind this version does not know.
     pub fn kind(&self) -> Option<KeyKind> {
-        const KINDS: [KeyKind; 13] = [
+        const KINDS: [KeyKind; 15] = [
             KeyKind::Meta,
             KeyKind::Share,
             KeyKind::Invite,
@@ -230,6 +249,8 @@ impl Key {
             KeyKind::Change,
             KeyKind::Snapshot,
             KeyKind::Peer,
+            KeyKind::Damage,
+            KeyKind::Quarantine,
             KeyKind::Index,
             KeyKind::IndexState,
         ];
@@ -285,6 +306,27 @@ impl KeyRange {
         Self::prefix(Key::new(KeyKind::Head, &[workspace.as_bytes()]))
     }
 
+    /// The documents of a workspace of which something was lost, by id.
+    pub fn damages(workspace: &WorkspaceId) -> Self {
+        Self::prefix(Key::new(KeyKind::Damage, &[workspace.as_bytes()]))
+    }
+
+    /// A single key.
+    pub fn one(key: &Key) -> Self {
+        let start = key.0.clone();
+        let mut end = start.clone();
+        end.push(0);
+        Self {
+            start,
+            end: Some(end),
+        }
+    }
+
+    /// The whole feed of a workspace.
+    pub fn feed(workspace: &WorkspaceId) -> Self {
+        Self::prefix(Key::new(KeyKind::Feed, &[workspace.as_bytes()]))
+    }
+
     /// The changes of a document, by hash.
     pub fn changes(workspace: &WorkspaceId, document: &DocumentId) -> Self {
         Self::prefix(Key::new(
@@ -301,6 +343,11 @@ impl KeyRange {
         ))
     }
 
+    /// Every index row of a workspace.
+    pub fn index_rows(workspace: &WorkspaceId) -> Self {
+        Self::prefix(Key::new(KeyKind::Index, &[workspace.as_bytes()]))
+    }
+
     /// The index rows of one kind of document, by document id.
     pub fn index(workspace: &WorkspaceId, kind: DocumentKind) -> Self {
         Self::prefix(Key::new(KeyKind::Index, &[workspace.as_bytes(), &[kind.0]]))
@@ -311,6 +358,11 @@ impl KeyRange {
         Self::prefix(Key::new(KeyKind::Share, &[peer.as_bytes()]))
     }
 
+    /// Every member that a server knows.
+    pub fn members() -> Self {
+        Self::prefix(Key::new(KeyKind::Member, &[]))
+    }
+
     /// Every share, by peer and workspace.
     pub fn shares() -> Self {
         Self::prefix(Key::new(KeyKind::Share, &[]))
@@ -319,9 +371,11 @@ impl KeyRange {
     /// All that is stored of one workspace's documents, and of what peers hold of them: everything
     /// under the workspace but its own record and its shares.
     pub fn contents_of(workspace: &WorkspaceId) -> Vec<Self> {
-        const KINDS: [KeyKind; 8] = [
+        const KINDS: [KeyKind; 10] = [
             KeyKind::Index,
             KeyKind::IndexState,
+            KeyKind::Quarantine,
+            KeyKind::Damage,
             KeyKind::Peer,
             KeyKind::Change,
             KeyKind::Snapshot,

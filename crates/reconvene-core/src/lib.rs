@@ -21,6 +21,7 @@ pub mod wire;
 
 pub mod conformance;
 pub mod engine;
+pub mod examine;
 pub mod memory;
 pub mod stored;
 

@@ -162,6 +162,12 @@ pub const COMPACTION_DUE_CHANGES: u64 = 256;
 /// See [`COMPACTION_DUE_CHANGES`].
 pub const COMPACTION_DUE_RATIO: u64 = 4;
 
+/// Damaged records that one search for them yields; further ones are found by the next.
+pub const DAMAGES_FOUND_MAX: usize = 256;
+
+/// Bytes of a damaged record that are kept in one quarantine row; a longer one is kept in several.
+pub const QUARANTINE_BYTES_MAX: usize = 256 * 1024;
+
 /// Documents purged with one request. A request for more is refused.
 pub const PURGE_DOCUMENTS_MAX: usize = 256;
 
@@ -221,8 +227,11 @@ pub const CHANGES_PER_DOCUMENT_MAX: usize = 1_000_000;
 /// Time between heartbeats, however much else is sent: only they say where a busy feed ends.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 
-/// Bound on staleness while a link is up and idle: three heartbeats.
+/// Bound on staleness while a link is up and idle, where the host names no other: three heartbeats.
 pub const STALENESS_BOUND: Duration = Duration::from_secs(30);
+
+/// Smallest bound on staleness. Below three heartbeats peers are asked, three times within the bound.
+pub const STALENESS_BOUND_MIN: Duration = Duration::from_secs(3);
 
 /// First and longest delay of the redial backoff (full jitter between zero and the delay).
 pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);

@@ -4,17 +4,17 @@
 //! It is for tests and the simulator. Nothing here writes anywhere; faults happen exactly where
 //! [`Faults`] says, never at random.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 
 use crate::ids::BatchId;
-use crate::keys::Key;
+use crate::keys::{Key, KeyRange};
 use crate::limits::VALUE_BYTES_MAX;
 use crate::storage::{
     Batch, Direction, JournalEntry, JournalEpochs, JournalReleases, Rows, Scan, StoreError,
-    StoreRead, StoreWrite,
+    StoreRead, StoreWrite, Survey,
 };
 
 /// The writing side of a store in memory.
@@ -24,6 +24,8 @@ pub struct MemoryStore {
     visible: MemoryReader,
     /// What the last barrier covered.
     durable: BTreeMap<Key, Bytes>,
+    /// Records whose bytes on the disk are not what was written, until they are written again.
+    rotten: BTreeSet<Key>,
     /// Applied since the last barrier, oldest first.
     unbarriered: VecDeque<Writes>,
     journal: Vec<Journalled>,
@@ -39,7 +41,11 @@ pub struct MemoryStore {
 ///
 /// Once its store has crashed or closed it answers [`StoreError::Closed`].
 #[derive(Clone, Debug)]
-pub struct MemoryReader(Arc<RwLock<Shared>>);
+pub struct MemoryReader {
+    shared: Arc<RwLock<Shared>>,
+    /// Whether rotten records read as they were written.
+    sees_through: bool,
+}
 
 /// Which calls of a [`MemoryStore`] fail; the first call of each kind after the faults were set is
 /// call 0.
@@ -72,6 +78,7 @@ struct Calls {
 #[derive(Debug, Default)]
 struct Shared {
     rows: BTreeMap<Key, Bytes>,
+    rotten: BTreeSet<Key>,
     closed: bool,
 }
 
@@ -89,12 +96,14 @@ struct Writes {
 }
 
 impl Writes {
-    fn apply_to(&self, rows: &mut BTreeMap<Key, Bytes>) {
+    fn apply_to(&self, rows: &mut BTreeMap<Key, Bytes>, rotten: &mut BTreeSet<Key>) {
         for (key, value) in &self.puts {
             rows.insert(key.clone(), value.clone());
+            rotten.remove(key);
         }
         for key in &self.deletes {
             rows.remove(key);
+            rotten.remove(key);
         }
     }
 }
@@ -108,17 +117,26 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// An empty store.
     pub fn new() -> Self {
-        Self::found(BTreeMap::new(), Vec::new())
+        Self::found(BTreeMap::new(), BTreeSet::new(), Vec::new())
     }
 
     /// A store as it is found when it is opened.
-    fn found(durable: BTreeMap<Key, Bytes>, journal: Vec<Journalled>) -> Self {
+    fn found(
+        durable: BTreeMap<Key, Bytes>,
+        rotten: BTreeSet<Key>,
+        journal: Vec<Journalled>,
+    ) -> Self {
         Self {
-            visible: MemoryReader(Arc::new(RwLock::new(Shared {
-                rows: durable.clone(),
-                closed: false,
-            }))),
+            visible: MemoryReader {
+                shared: Arc::new(RwLock::new(Shared {
+                    rows: durable.clone(),
+                    rotten: rotten.clone(),
+                    closed: false,
+                })),
+                sees_through: false,
+            },
             durable,
+            rotten,
             unbarriered: VecDeque::new(),
             journal,
             journal_epochs: JournalEpochs::default(),
@@ -148,7 +166,7 @@ impl MemoryStore {
         let kept = batches.min(self.unbarriered.len());
         self.settle(kept);
         self.close_readers();
-        Self::found(self.durable, self.journal)
+        Self::found(self.durable, self.rotten, self.journal)
     }
 
     /// The store as it is found after it was closed and opened again.
@@ -162,7 +180,19 @@ impl MemoryStore {
     #[must_use]
     pub fn wipe(self) -> Self {
         self.close_readers();
-        Self::found(BTreeMap::new(), self.journal)
+        Self::found(BTreeMap::new(), BTreeSet::new(), self.journal)
+    }
+
+    /// Lets a record rot on the disk: it reads as damaged until it is written again. Nothing happens
+    /// if there is none.
+    pub fn rot(&mut self, key: &Key) {
+        if self.durable.contains_key(key) {
+            self.rotten.insert(key.clone());
+        }
+        let mut shared = self.visible.write();
+        if shared.rows.contains_key(key) {
+            shared.rotten.insert(key.clone());
+        }
     }
 
     /// The journal's entries, oldest first: after a crash, those that survived it.
@@ -181,7 +211,7 @@ impl MemoryStore {
     /// Makes the oldest `batches` batches since the last barrier durable.
     fn settle(&mut self, batches: usize) {
         for writes in self.unbarriered.drain(..batches) {
-            writes.apply_to(&mut self.durable);
+            writes.apply_to(&mut self.durable, &mut self.rotten);
         }
     }
 
@@ -189,6 +219,7 @@ impl MemoryStore {
         let mut shared = self.visible.write();
         shared.closed = true;
         shared.rows.clear();
+        shared.rotten.clear();
     }
 
     fn writable(&self) -> Result<(), StoreError> {
@@ -250,7 +281,10 @@ impl StoreWrite for MemoryStore {
             puts: batch.puts.clone(),
             deletes: batch.deletes.clone(),
         };
-        writes.apply_to(&mut self.visible.write().rows);
+        let mut shared = self.visible.write();
+        let Shared { rows, rotten, .. } = &mut *shared;
+        writes.apply_to(rows, rotten);
+        drop(shared);
         self.unbarriered.push_back(writes);
         self.last_applied = Some(batch.id);
         Ok(())
@@ -283,8 +317,20 @@ impl StoreWrite for MemoryStore {
 }
 
 impl MemoryReader {
+    /// The same reader, to whom rotten records read as they were written: for whoever judges.
+    #[must_use]
+    pub fn seeing_through_rot(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            sees_through: true,
+        }
+    }
+
     fn read_lock(&self) -> Result<RwLockReadGuard<'_, Shared>, StoreError> {
-        let shared = self.0.read().expect("nothing panics holding this lock");
+        let shared = self
+            .shared
+            .read()
+            .expect("nothing panics holding this lock");
         if shared.closed {
             Err(StoreError::Closed)
         } else {
@@ -293,13 +339,27 @@ impl MemoryReader {
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Shared> {
-        self.0.write().expect("nothing panics holding this lock")
+        self.shared
+            .write()
+            .expect("nothing panics holding this lock")
+    }
+
+    fn assert_sound(&self, shared: &Shared, key: &Key) -> Result<(), StoreError> {
+        if self.sees_through || !shared.rotten.contains(key) {
+            return Ok(());
+        }
+        Err(StoreError::Damaged {
+            key: format!("{key:?}"),
+            what: "it has rotted".to_owned(),
+        })
     }
 }
 
 impl StoreRead for MemoryReader {
     fn read(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.read_lock()?.rows.get(key).cloned())
+        let shared = self.read_lock()?;
+        self.assert_sound(&shared, key)?;
+        Ok(shared.rows.get(key).cloned())
     }
 
     fn contains(&self, key: &Key) -> Result<bool, StoreError> {
@@ -319,10 +379,33 @@ impl StoreRead for MemoryReader {
             Some(end) => shared.rows.range(from..Key::from_bytes(end.to_vec())),
             None => shared.rows.range(from..),
         };
-        Ok(match scan.direction {
+        let found = match scan.direction {
             Direction::Ascending => collect(rows, scan),
             Direction::Descending => collect(rows.rev(), scan),
+        };
+        for (key, _) in &found.rows {
+            self.assert_sound(&shared, key)?;
+        }
+        Ok(found)
+    }
+
+    fn survey(&self, range: &KeyRange) -> Result<Survey, StoreError> {
+        const ROWS: usize = 64;
+        let through = self.seeing_through_rot();
+        let found = through.scan(&Scan::ascending(range.clone(), ROWS))?;
+        let shared = self.read_lock()?;
+        let rows = found.rows.into_iter().map(|(key, value)| {
+            let value = self.assert_sound(&shared, &key).map(|()| value);
+            (key, value)
+        });
+        Ok(Survey {
+            rows: rows.collect(),
+            more: found.more,
         })
+    }
+
+    fn raw(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.read_lock()?.rows.get(key).cloned())
     }
 }
 

@@ -286,16 +286,7 @@ impl Record for HeadRow {
                 .map(|hash| copy(hash.as_bytes()))
                 .collect(),
             feed_seq: self.feed_seq.0,
-            actors: self
-                .actors
-                .iter()
-                .map(|(actor, progress)| proto::ActorRow {
-                    actor: copy(actor.as_bytes()),
-                    last_seq: progress.last_seq,
-                    beyond: progress.beyond.iter().copied().collect(),
-                    max_op: self.actor_max_ops.get(actor).copied().unwrap_or(0),
-                })
-                .collect(),
+            actors: actor_rows(&self.actors, &self.actor_max_ops),
             missing: self
                 .missing
                 .iter()
@@ -329,21 +320,7 @@ impl Record for HeadRow {
             kind: kind(Self::NAME, row.kind)?,
             heads: hashes("a head", &row.heads)?,
             feed_seq: FeedSeq(row.feed_seq),
-            actors: row
-                .actors
-                .iter()
-                .map(|actor| {
-                    let progress = ActorProgress {
-                        last_seq: actor.last_seq,
-                        beyond: actor.beyond.iter().copied().collect(),
-                    };
-                    let id = ActorId::from_bytes(&actor.actor).ok_or_else(|| RecordError {
-                        record: Self::NAME,
-                        what: format!("an actor id of {} bytes", actor.actor.len()),
-                    })?;
-                    Ok((id, progress))
-                })
-                .collect::<Result<_, RecordError>>()?,
+            actors: actors_from(Self::NAME, &row.actors)?,
             missing: hashes("a missing dependency", &row.missing)?,
             change_count: row.change_count,
             change_bytes: row.change_bytes,
@@ -674,6 +651,153 @@ impl Record for PeerRow {
     }
 }
 
+/// What was lost of a document through damage to its records, and is not back yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DamageRow {
+    /// When it was found.
+    pub since: WallTime,
+    /// What was found damaged, for people.
+    pub what: String,
+    /// Changes that are known by name to be lost.
+    pub lost: BTreeSet<ChangeHash>,
+    /// What the head row said was stored.
+    pub held: BTreeMap<ActorId, ActorProgress>,
+    /// Whether something was lost that neither of them says: then any version of which all ancestors
+    /// are here is taken for whole.
+    pub is_vague: bool,
+}
+
+impl DamageRow {
+    /// Whether a document with this head row has all back.
+    pub fn is_over(&self, row: &HeadRow) -> bool {
+        let holds_all = |(actor, held): (&ActorId, &ActorProgress)| {
+            let now = row.actors.get(actor);
+            now.is_some_and(|now| {
+                now.last_seq >= held.last_seq && held.beyond.iter().all(|seq| now.holds(*seq))
+            })
+        };
+        let is_whole = row.missing.is_empty() && !row.heads.is_empty();
+        row.purged_at.is_some()
+            || (self.lost.is_empty()
+                && self.held.iter().all(holds_all)
+                && (is_whole || !self.is_vague))
+    }
+
+    /// Adds what was found later.
+    pub fn merge(&mut self, later: Self) {
+        self.lost.extend(later.lost);
+        for (actor, held) in later.held {
+            let known = self.held.entry(actor).or_default();
+            known.last_seq = known.last_seq.max(held.last_seq);
+            known.beyond.extend(held.beyond);
+            let last = known.last_seq;
+            known.beyond.retain(|seq| *seq > last);
+        }
+        self.is_vague |= later.is_vague;
+        self.what = later.what;
+    }
+}
+
+fn actor_rows(
+    actors: &BTreeMap<ActorId, ActorProgress>,
+    max_ops: &BTreeMap<ActorId, u64>,
+) -> Vec<proto::ActorRow> {
+    let rows = actors.iter().map(|(actor, progress)| proto::ActorRow {
+        actor: copy(actor.as_bytes()),
+        last_seq: progress.last_seq,
+        beyond: progress.beyond.iter().copied().collect(),
+        max_op: max_ops.get(actor).copied().unwrap_or(0),
+    });
+    rows.collect()
+}
+
+fn actors_from(
+    record: &'static str,
+    rows: &[proto::ActorRow],
+) -> Result<BTreeMap<ActorId, ActorProgress>, RecordError> {
+    let actors = rows.iter().map(|actor| {
+        let progress = ActorProgress {
+            last_seq: actor.last_seq,
+            beyond: actor.beyond.iter().copied().collect(),
+        };
+        let id = ActorId::from_bytes(&actor.actor).ok_or_else(|| RecordError {
+            record,
+            what: format!("an actor id of {} bytes", actor.actor.len()),
+        })?;
+        Ok((id, progress))
+    });
+    actors.collect()
+}
+
+impl Record for DamageRow {
+    const NAME: &'static str = "damage row";
+
+    fn encode(&self) -> Bytes {
+        let row = proto::DamageRow {
+            since_ms: self.since.as_millis(),
+            what: self.what.clone(),
+            lost: self.lost.iter().map(|hash| copy(hash.as_bytes())).collect(),
+            held: actor_rows(&self.held, &BTreeMap::new()),
+            is_vague: self.is_vague,
+        };
+        row.encode_to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let row: proto::DamageRow = parse(Self::NAME, bytes)?;
+        let lost = row.lost.iter();
+        let lost = lost.map(|hash| fixed(Self::NAME, "a change", hash).map(ChangeHash::from_bytes));
+        Ok(Self {
+            since: WallTime::from_millis(row.since_ms),
+            what: row.what,
+            lost: lost.collect::<Result<_, _>>()?,
+            held: actors_from(Self::NAME, &row.held)?,
+            is_vague: row.is_vague,
+        })
+    }
+}
+
+/// The bytes of a damaged record, or a part of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuarantineRow {
+    /// The record's key, encoded.
+    pub key: Bytes,
+    /// What the store kept under it.
+    pub raw: Bytes,
+    /// Where in the record's bytes these begin.
+    pub offset: u64,
+    /// What was wrong with it, for people.
+    pub what: String,
+    /// When it was set aside.
+    pub at: WallTime,
+}
+
+impl Record for QuarantineRow {
+    const NAME: &'static str = "quarantine row";
+
+    fn encode(&self) -> Bytes {
+        let row = proto::QuarantineRow {
+            key: self.key.clone(),
+            raw: self.raw.clone(),
+            offset: self.offset,
+            what: self.what.clone(),
+            at_ms: self.at.as_millis(),
+        };
+        row.encode_to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let row: proto::QuarantineRow = parse(Self::NAME, bytes)?;
+        Ok(Self {
+            key: row.key,
+            raw: row.raw,
+            offset: row.offset,
+            what: row.what,
+            at: WallTime::from_millis(row.at_ms),
+        })
+    }
+}
+
 /// A workspace held by this store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkspaceRow {
@@ -888,6 +1012,8 @@ pub struct IndexStateRow {
     pub seq: FeedSeq,
     /// The state version the rows were written under.
     pub state_version: u32,
+    /// The state version of the workspace's server as it was then; 0 if none was heard.
+    pub server_state_version: u32,
 }
 
 impl Record for IndexStateRow {
@@ -897,6 +1023,7 @@ impl Record for IndexStateRow {
         let row = proto::IndexStateRow {
             seq: self.seq.0,
             state_version: self.state_version,
+            server_state_version: self.server_state_version,
         };
         row.encode_to_vec().into()
     }
@@ -906,6 +1033,7 @@ impl Record for IndexStateRow {
         Ok(Self {
             seq: FeedSeq(row.seq),
             state_version: row.state_version,
+            server_state_version: row.server_state_version,
         })
     }
 }

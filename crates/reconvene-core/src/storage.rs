@@ -218,6 +218,15 @@ pub struct Rows {
     pub more: bool,
 }
 
+/// Consecutive records as each of them reads.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Smallest key first; a damaged record is an error in its place.
+    pub rows: Vec<(Key, Result<Bytes, StoreError>)>,
+    /// Whether the range may hold more.
+    pub more: bool,
+}
+
 /// Reading side of a store; many may read at once, also while a batch is applied.
 ///
 /// A reader sees each batch whole or not at all within one record; it may see a batch before its
@@ -231,6 +240,15 @@ pub trait StoreRead: Send + Sync + 'static {
 
     /// Reads consecutive records.
     fn scan(&self, scan: &Scan) -> Result<Rows, StoreError>;
+
+    /// Reads the next records of a range, a bounded number of them, and goes on past damaged ones.
+    ///
+    /// # Errors
+    /// If what lies in the range from its start on cannot be told.
+    fn survey(&self, range: &KeyRange) -> Result<Survey, StoreError>;
+
+    /// What lies under a key, as the store keeps it: unverified, so that what is damaged can be kept.
+    fn raw(&self, key: &Key) -> Result<Option<Bytes>, StoreError>;
 }
 
 /// Writing side of a store; exactly one exists.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::engine::{Compact, SendStored, StoredBodies, tombstone_of};
+use crate::engine::{Compact, SendStored, StoredBodies, StoredDocument, tombstone_of};
 use crate::guard::ActorId;
 use crate::ids::{ChangeHash, DocumentId, FeedSeq, PeerId, RequestId, SnapshotHash, WorkspaceId};
 use crate::keys::{Key, KeyRange};
@@ -255,6 +255,17 @@ pub fn decode<R: Record>(key: &Key, value: &[u8]) -> Result<R, StoreError> {
     })
 }
 
+/// Bodies that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("a body of document {document} cannot be read")]
+pub struct BodiesError {
+    /// The first document of which one could not be.
+    pub document: DocumentId,
+    /// Why.
+    #[source]
+    pub error: StoreError,
+}
+
 /// Reads the bodies a [`SendStored`] names, by document, and the tombstones.
 ///
 /// # Errors
@@ -262,7 +273,20 @@ pub fn decode<R: Record>(key: &Key, value: &[u8]) -> Result<R, StoreError> {
 pub fn bodies(
     reader: &impl StoreRead,
     stored: &SendStored,
-) -> Result<Vec<StoredBodies>, StoreError> {
+) -> Result<Vec<StoredBodies>, BodiesError> {
+    let read = stored.documents.iter().map(|asked| {
+        let document = asked.document;
+        let bodies = bodies_of(reader, &stored.workspace, asked);
+        bodies.map_err(|error| BodiesError { document, error })
+    });
+    read.collect()
+}
+
+fn bodies_of(
+    reader: &impl StoreRead,
+    workspace: &WorkspaceId,
+    asked: &StoredDocument,
+) -> Result<StoredBodies, StoreError> {
     let required = |key: Key| -> Result<(Key, Bytes), StoreError> {
         match reader.read(&key)? {
             Some(value) => Ok((key, value)),
@@ -272,29 +296,24 @@ pub fn bodies(
             }),
         }
     };
-    let workspace = &stored.workspace;
-    let mut documents = Vec::with_capacity(stored.documents.len());
-    for asked in &stored.documents {
-        let mut bodies = StoredBodies::default();
-        if asked.purged {
-            let (key, value) = required(Key::head(workspace, &asked.document))?;
-            bodies.purged = tombstone_of(&decode(&key, &value)?);
-            if bodies.purged.is_none() {
-                return Err(StoreError::Damaged {
-                    key: format!("{key:?}"),
-                    what: "the feed says that it is purged".to_owned(),
-                });
-            }
+    let mut bodies = StoredBodies::default();
+    if asked.purged {
+        let (key, value) = required(Key::head(workspace, &asked.document))?;
+        bodies.purged = tombstone_of(&decode(&key, &value)?);
+        if bodies.purged.is_none() {
+            return Err(StoreError::Damaged {
+                key: format!("{key:?}"),
+                what: "the feed says that it is purged".to_owned(),
+            });
         }
-        if let Some(hash) = &asked.snapshot {
-            let (key, value) = required(Key::snapshot(workspace, &asked.document, hash))?;
-            bodies.snapshot = Some(decode::<SnapshotRow>(&key, &value)?.body);
-        }
-        for hash in &asked.changes {
-            let (key, value) = required(Key::change(workspace, &asked.document, hash))?;
-            bodies.changes.push(decode::<ChangeRow>(&key, &value)?.body);
-        }
-        documents.push(bodies);
     }
-    Ok(documents)
+    if let Some(hash) = &asked.snapshot {
+        let (key, value) = required(Key::snapshot(workspace, &asked.document, hash))?;
+        bodies.snapshot = Some(decode::<SnapshotRow>(&key, &value)?.body);
+    }
+    for hash in &asked.changes {
+        let (key, value) = required(Key::change(workspace, &asked.document, hash))?;
+        bodies.changes.push(decode::<ChangeRow>(&key, &value)?.body);
+    }
+    Ok(bodies)
 }

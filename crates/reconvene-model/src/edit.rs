@@ -3,6 +3,8 @@
 //! An edit that fails leaves the document as it was. Changes are cut before they could exceed what
 //! the guard accepts: a change that this crate writes is never refused for its size.
 
+use std::collections::BTreeMap;
+
 use automerge::hydrate::{self, MapValue};
 use automerge::transaction::{CommitOptions, OwnedTransaction, Transactable};
 use automerge::{ActorId, Automerge, AutomergeError, ObjId, ObjType, ReadDoc, ScalarValue};
@@ -118,6 +120,14 @@ pub enum ModelError {
         crate::transcript::SEGMENTS_PER_PAGE_MAX
     )]
     PageFull,
+    /// There are as many of them as there may be.
+    #[error("too many {what}: at most {max}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        max: usize,
+    },
     /// The edit has more than [`EDIT_OPERATIONS_MAX`] operations.
     #[error("the edit is too large: {ops} operations")]
     TooLarge {
@@ -198,8 +208,8 @@ fn run<T, E: From<ModelError>>(
     }
 }
 
-/// A document being edited. The typed operations are on what [`Editor::meeting`],
-/// [`Editor::transcript`] and [`Editor::workspace`] give.
+/// A document being edited. The typed operations are on what [`Editor::meeting`]
+/// and its like for the other kinds give.
 pub struct Editor {
     kind: DocumentKind,
     actor: ActorId,
@@ -302,6 +312,32 @@ impl Editor {
                 id: key.to_owned(),
             }),
         }
+    }
+
+    /// The string at a key, if it is one.
+    pub(crate) fn string_at(
+        &self,
+        object: &ObjId,
+        key: &str,
+    ) -> Result<Option<String>, ModelError> {
+        let found = self.reader().get(object, key)?;
+        let text = found.and_then(|(value, _)| value.into_string().ok());
+        Ok(text)
+    }
+
+    /// The strings of a container by key.
+    pub(crate) fn strings_at(
+        &self,
+        container: Container,
+    ) -> Result<BTreeMap<String, String>, ModelError> {
+        let keys: Vec<_> = self.reader().keys(container.id()).collect();
+        let mut strings = BTreeMap::new();
+        for key in keys {
+            if let Some(text) = self.string_at(&container.id(), &key)? {
+                strings.insert(key, text);
+            }
+        }
+        Ok(strings)
     }
 
     /// Makes a text read as given, touching only what differs, so that concurrent edits of other

@@ -9,7 +9,7 @@ use reconvene_core::ids::DocumentId;
 use serde_json::{Value, json};
 
 use crate::document::{Document, ReadError};
-use crate::genesis::{MEETING, TRANSCRIPT, WORKSPACE, kind_name};
+use crate::genesis::{COMMAND, ENTRY, INTEGRATION, MEETING, TRANSCRIPT, WORKSPACE, kind_name};
 
 /// The name and version of the format, in every export.
 pub const FORMAT: &str = "reconvene/export/1";
@@ -23,6 +23,9 @@ pub fn export_document(id: DocumentId, document: &Document) -> Result<Value, Rea
         WORKSPACE => serde_json::to_value(document.workspace()?),
         MEETING => serde_json::to_value(document.meeting()?),
         TRANSCRIPT => serde_json::to_value(document.transcript()?),
+        COMMAND => serde_json::to_value(document.command()?),
+        ENTRY => serde_json::to_value(document.entry()?),
+        INTEGRATION => serde_json::to_value(document.integration()?),
         _ => Ok(Value::Null),
     };
     let view = view.expect("views have string keys only");

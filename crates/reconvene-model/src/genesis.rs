@@ -14,6 +14,12 @@ pub const WORKSPACE: DocumentKind = DocumentKind(1);
 pub const MEETING: DocumentKind = DocumentKind(2);
 /// One recorder's bounded page of segments of one meeting.
 pub const TRANSCRIPT: DocumentKind = DocumentKind(3);
+/// One command: what a device asks of the server, and what became of it.
+pub const COMMAND: DocumentKind = DocumentKind(4);
+/// One entry of a member's inbox, in their home.
+pub const ENTRY: DocumentKind = DocumentKind(5);
+/// One integration of a workspace, with its recent runs.
+pub const INTEGRATION: DocumentKind = DocumentKind(6);
 
 /// The document that holds a workspace's projects; the same id in every workspace.
 pub const WORKSPACE_DOCUMENT: DocumentId = DocumentId::from_bytes([
@@ -41,7 +47,7 @@ pub struct Genesis {
     pub max_op: u64,
 }
 
-static ROOTS: [Genesis; 3] = [
+static ROOTS: [Genesis; 6] = [
     Genesis {
         kind: WORKSPACE,
         hash: hash("d56c1827ad539ab55a62125fffb2729f9eb542cd37bd456250af392fd436ed15"),
@@ -62,6 +68,27 @@ static ROOTS: [Genesis; 3] = [
         bytes: include_bytes!("../../../schema/golden/v1/genesis-transcript.bin"),
         actor: GENESIS_ACTOR,
         max_op: 4,
+    },
+    Genesis {
+        kind: COMMAND,
+        hash: hash("8a5a044d9c48c6be930e40963a0e656f4d529578b77dc811509e0d986a367eb2"),
+        bytes: include_bytes!("../../../schema/golden/v1/genesis-command.bin"),
+        actor: GENESIS_ACTOR,
+        max_op: 5,
+    },
+    Genesis {
+        kind: ENTRY,
+        hash: hash("95b1cbcd9a55fa13bd5b5bebbc534cedddaaa470f6ab12710e64ef78479d7319"),
+        bytes: include_bytes!("../../../schema/golden/v1/genesis-entry.bin"),
+        actor: GENESIS_ACTOR,
+        max_op: 4,
+    },
+    Genesis {
+        kind: INTEGRATION,
+        hash: hash("e285441d0f6df9c8a8cc1d6249b52372c8937acbccceadc008be82bbdf2e4e50"),
+        bytes: include_bytes!("../../../schema/golden/v1/genesis-integration.bin"),
+        actor: GENESIS_ACTOR,
+        max_op: 5,
     },
 ];
 
@@ -130,6 +157,14 @@ pub(crate) const TITLE: Container = Container::text("title", 11);
 
 pub(crate) const SEGMENTS: Container = Container::map("segments", 4);
 
+pub(crate) const ARGUMENTS: Container = Container::map("arguments", 4);
+pub(crate) const RESULT: Container = Container::map("result", 5);
+
+pub(crate) const DETAILS: Container = Container::map("details", 4);
+
+pub(crate) const RUNS: Container = Container::map("runs", 4);
+pub(crate) const INTEGRATION_SETTINGS: Container = Container::map("settings", 5);
+
 /// The containers of a kind, in the order in which its genesis creates them.
 pub(crate) fn containers(kind: DocumentKind) -> &'static [Container] {
     match kind {
@@ -145,6 +180,9 @@ pub(crate) fn containers(kind: DocumentKind) -> &'static [Container] {
             TITLE,
         ],
         TRANSCRIPT => &[SEGMENTS],
+        COMMAND => &[ARGUMENTS, RESULT],
+        ENTRY => &[DETAILS],
+        INTEGRATION => &[RUNS, INTEGRATION_SETTINGS],
         _ => &[],
     }
 }
@@ -155,6 +193,9 @@ pub fn kind_name(kind: DocumentKind) -> &'static str {
         WORKSPACE => "workspace",
         MEETING => "meeting",
         TRANSCRIPT => "transcript",
+        COMMAND => "command",
+        ENTRY => "entry",
+        INTEGRATION => "integration",
         _ => "unknown",
     }
 }

@@ -6,12 +6,15 @@
 use std::collections::BTreeMap;
 
 use reconvene_core::feed::heads_digest;
-use reconvene_core::ids::{DocumentId, DocumentKind};
+use reconvene_core::ids::{DocumentId, DocumentKind, MemberId};
 use reconvene_core::time::WallTime;
 use serde::{Deserialize, Serialize};
 
+use crate::command::Command;
 use crate::document::{Document, ReadError};
-use crate::genesis::{MEETING, WORKSPACE};
+use crate::entry::Entry;
+use crate::genesis::{COMMAND, ENTRY, INTEGRATION, MEETING, WORKSPACE};
+use crate::integration::Integration;
 use crate::meeting::{Deletion, State, headline};
 use crate::workspace::{ActiveProject, Project, ProjectId, Workspace};
 
@@ -19,13 +22,49 @@ use crate::workspace::{ActiveProject, Project, ProjectId, Workspace};
 pub const ROW_VERSION: u8 = 1;
 
 /// The row of one document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum IndexRow {
     /// A meeting's.
     Meeting(MeetingRow),
     /// The workspace document's: its projects.
     Workspace(WorkspaceRow),
+    /// A command's.
+    Command(Box<CommandRow>),
+    /// An inbox entry's.
+    Entry(Box<EntryRow>),
+    /// An integration's.
+    Integration(Box<IntegrationRow>),
+}
+
+/// What lists show of a command: all of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CommandRow {
+    /// The command.
+    pub id: DocumentId,
+    /// What it says.
+    #[serde(flatten)]
+    pub command: Command,
+}
+
+/// What lists show of an inbox entry: all of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EntryRow {
+    /// The entry.
+    pub id: DocumentId,
+    /// What it says.
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+/// What lists show of an integration: all of it but its secrets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IntegrationRow {
+    /// The integration.
+    pub id: DocumentId,
+    /// What it says.
+    #[serde(flatten)]
+    pub integration: Integration,
 }
 
 /// What lists show of a meeting.
@@ -68,8 +107,11 @@ pub struct WorkspaceRow {
     pub name: Option<String>,
     /// Its projects, in the order of their ids.
     pub projects: Vec<ProjectRow>,
-    /// Which of them is active.
+    /// Which of them is active for those who never chose.
     pub active: ActiveProject,
+    /// Which of them is active for each member who chose.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub active_of: BTreeMap<MemberId, ActiveProject>,
     /// The settings that are strings, among them what [`crate::resolve_project`] needs.
     pub settings: BTreeMap<String, String>,
 }
@@ -88,7 +130,7 @@ pub struct ProjectRow {
     /// When it was deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted_at: Option<WallTime>,
-    /// Whether it is active, alone or among several.
+    /// Whether it is active, alone or among several; in an index row, for those who never chose.
     pub active: bool,
 }
 
@@ -104,9 +146,12 @@ pub enum RowError {
     Damaged(#[from] serde_json::Error),
 }
 
+/// The kinds whose documents have a row.
+pub const INDEXED: [DocumentKind; 5] = [WORKSPACE, MEETING, COMMAND, ENTRY, INTEGRATION];
+
 /// Whether documents of a kind have a row.
 pub fn is_indexed(kind: DocumentKind) -> bool {
-    matches!(kind, WORKSPACE | MEETING)
+    INDEXED.contains(&kind)
 }
 
 /// The row of a document; `None` for a kind without rows.
@@ -114,6 +159,22 @@ pub fn index_row(id: DocumentId, document: &Document) -> Result<Option<IndexRow>
     match document.kind() {
         MEETING => meeting_row(id, document).map(|row| Some(IndexRow::Meeting(row))),
         WORKSPACE => workspace_row(document).map(|row| Some(IndexRow::Workspace(row))),
+        COMMAND => {
+            let command = document.command()?;
+            Ok(Some(IndexRow::Command(Box::new(CommandRow {
+                id,
+                command,
+            }))))
+        }
+        ENTRY => {
+            let entry = document.entry()?;
+            Ok(Some(IndexRow::Entry(Box::new(EntryRow { id, entry }))))
+        }
+        INTEGRATION => {
+            let integration = document.integration()?;
+            let row = Box::new(IntegrationRow { id, integration });
+            Ok(Some(IndexRow::Integration(row)))
+        }
         _ => Ok(None),
     }
 }
@@ -137,6 +198,16 @@ impl IndexRow {
 }
 
 impl WorkspaceRow {
+    /// Its projects as a member sees them: those are active that this member chose.
+    pub fn projects_for(&self, member: &MemberId) -> Vec<ProjectRow> {
+        let active = self.active_of.get(member).unwrap_or(&self.active);
+        let projects = self.projects.iter().map(|row| ProjectRow {
+            active: active.includes(&row.id),
+            ..row.clone()
+        });
+        projects.collect()
+    }
+
     /// The workspace as far as its row tells it: enough for [`crate::resolve_project`].
     pub fn to_workspace(&self) -> Workspace {
         let projects = self.projects.iter().map(|row| {
@@ -153,6 +224,7 @@ impl WorkspaceRow {
             name: self.name.clone(),
             projects: projects.collect(),
             active: self.active.clone(),
+            active_of: self.active_of.clone(),
             settings: settings
                 .map(|(name, value)| (name.clone(), value.as_str().into()))
                 .collect(),
@@ -182,24 +254,20 @@ fn meeting_row(id: DocumentId, document: &Document) -> Result<MeetingRow, ReadEr
 
 fn workspace_row(document: &Document) -> Result<WorkspaceRow, ReadError> {
     let workspace = document.workspace()?;
-    let is_active = |id: &ProjectId| match &workspace.active {
-        ActiveProject::None => false,
-        ActiveProject::One { project } => project == id,
-        ActiveProject::Ambiguous { candidates } => candidates.contains(id),
-    };
     let projects = workspace.projects.iter().map(|(id, project)| ProjectRow {
         id: *id,
         name: project.name.clone(),
         created_at: project.created_at,
         archived: project.archived,
         deleted_at: project.deleted_at,
-        active: is_active(id),
+        active: workspace.active.includes(id),
     });
     let settings = workspace.settings.iter();
     Ok(WorkspaceRow {
         name: workspace.name.clone(),
         projects: projects.collect(),
         active: workspace.active.clone(),
+        active_of: workspace.active_of.clone(),
         settings: settings
             .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
             .collect(),

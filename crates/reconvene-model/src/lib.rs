@@ -48,6 +48,12 @@ pub mod meeting;
 pub mod transcript;
 pub mod workspace;
 
+pub mod command;
+pub mod entry;
+pub mod integration;
+
+pub mod ids;
+
 mod compose;
 mod view;
 
@@ -63,9 +69,19 @@ pub mod resolve;
 mod testing;
 
 pub use actor::derive_actor;
+pub use command::{Ask, AskError, Command, CommandDraft, Outcome, OutcomeState};
 pub use document::{ApplyError, Document, EncodedChange, ReadError};
 pub use edit::{EditError, Editor, ModelError};
-pub use genesis::{Genesis, MEETING, TRANSCRIPT, WORKSPACE, WORKSPACE_DOCUMENT, genesis, roots};
+pub use entry::{Entry, EntryDraft, Resolved, Subject};
+pub use genesis::{
+    COMMAND, ENTRY, Genesis, INTEGRATION, MEETING, TRANSCRIPT, WORKSPACE, WORKSPACE_DOCUMENT,
+    genesis, roots,
+};
+pub use ids::{Author, derive_document_id};
+pub use integration::{
+    Integration, IntegrationDraft, IntegrationState, Problem, Run, RunDraft, RunEnd, RunId,
+    RunState, Settings, Validation,
+};
 pub use materialise::{MaterialiseCounter, MaterialiseError, Purpose, materialise};
 pub use meeting::{Meeting, State};
 pub use resolve::{Resolution, resolve_project};

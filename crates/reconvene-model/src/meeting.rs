@@ -75,6 +75,15 @@ pub struct Meeting {
     pub created_at: Option<WallTime>,
     /// Where it was imported from, such as `qmsum:ES2002a`.
     pub source: Option<String>,
+    /// Which version of what is there was imported last, in the source's own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_version: Option<String>,
+    /// When it is to begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_at: Option<WallTime>,
+    /// When it is to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_at: Option<WallTime>,
     /// The furthest state it has reached.
     pub state: Option<State>,
     /// The states it has reached, each with the earliest time anyone reached it.
@@ -244,6 +253,37 @@ impl MeetingEditor<'_> {
     pub fn set_source(&mut self, source: &str) -> Result<(), ModelError> {
         Editor::check_string("source", source)?;
         self.editor.put(&ROOT, "source", source)
+    }
+
+    /// Whether somebody created the meeting, as far as it is here.
+    pub fn is_created(&self) -> Result<bool, ModelError> {
+        Ok(self.editor.reader().get(ROOT, "created_at")?.is_some())
+    }
+
+    /// The version that was imported last.
+    pub fn source_version(&self) -> Result<Option<String>, ModelError> {
+        self.editor.string_at(&ROOT, "source_version")
+    }
+
+    /// Says which version of what is there was imported.
+    pub fn set_source_version(&mut self, version: &str) -> Result<(), ModelError> {
+        Editor::check_string("source version", version)?;
+        self.editor.put(&ROOT, "source_version", version)
+    }
+
+    /// Says when it is to begin and to end, as far as that is known.
+    pub fn schedule(
+        &mut self,
+        starts_at: Option<WallTime>,
+        ends_at: Option<WallTime>,
+    ) -> Result<(), ModelError> {
+        for (key, at) in [("starts_at", starts_at), ("ends_at", ends_at)] {
+            match at {
+                Some(at) => self.editor.put(&ROOT, key, at.as_millis())?,
+                None => self.editor.remove(&ROOT, key)?,
+            }
+        }
+        Ok(())
     }
 
     /// Marks a state as reached now. Reaching one again changes nothing.
@@ -427,6 +467,9 @@ fn read(view: &mut View<'_>) -> Meeting {
         project: view.parsed(&mut root, "project", ""),
         created_at: view.time(&mut root, "created_at", ""),
         source: view.string(&mut root, "source", ""),
+        source_version: view.string(&mut root, "source_version", ""),
+        starts_at: view.time(&mut root, "starts_at", ""),
+        ends_at: view.time(&mut root, "ends_at", ""),
         state: reached.keys().next_back().copied(),
         reached,
         error: error(view, root.remove("error")),

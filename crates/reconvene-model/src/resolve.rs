@@ -1,5 +1,6 @@
 //! Which project a new meeting goes to, and by which rule: no silent choice.
 
+use reconvene_core::ids::MemberId;
 use serde::{Deserialize, Serialize};
 
 use crate::workspace::{ActiveProject, DEFAULT_PROJECT_SETTING, Project, ProjectId, Workspace};
@@ -10,11 +11,11 @@ use crate::workspace::{ActiveProject, DEFAULT_PROJECT_SETTING, Project, ProjectI
 pub enum Resolution {
     /// The caller named it.
     Explicit,
-    /// It is the workspace's active project.
+    /// It is the member's active project.
     Active,
     /// No project is active; it is the workspace's default.
     WorkspaceDefault,
-    /// Several projects are active, chosen by people who had not seen each other's choice. None was
+    /// Several projects are active, chosen on devices that had not seen each other's choice. None was
     /// taken.
     Ambiguous {
         /// The active projects, in the order of their ids.
@@ -40,6 +41,12 @@ pub enum ResolveError {
         /// What was asked for.
         name: String,
     },
+    /// The project is out of use.
+    #[error("project `{name}` is archived; take it back into use first, or name another")]
+    Archived {
+        /// What was asked for.
+        name: String,
+    },
     /// Several projects have that name; only an id says which.
     #[error("{} projects are called `{name}`", candidates.len())]
     AmbiguousName {
@@ -50,23 +57,22 @@ pub enum ResolveError {
     },
 }
 
-/// Chooses the project of a new meeting: the one named by id or by exact name, else the active one,
-/// else the workspace's default.
-///
-/// An archived project is found by its id, and by its name only where no other has that name. It is
-/// never chosen without being named.
+/// Chooses the project of a member's new meeting: the one named by id or by exact name, else the
+/// member's active one, else the workspace's default. An archived or deleted one is never chosen.
 pub fn resolve_project(
     explicit: Option<&str>,
     workspace: &Workspace,
+    member: &MemberId,
 ) -> Result<(Option<ProjectId>, Resolution), ResolveError> {
     if let Some(name) = explicit {
-        return find_project(name, workspace).map(|id| (Some(id), Resolution::Explicit));
+        let id = find_usable_project(name, workspace)?;
+        return Ok((Some(id), Resolution::Explicit));
     }
     let in_use = |id: &ProjectId| {
         let project = workspace.projects.get(id);
         project.is_some_and(|project| !project.archived && project.deleted_at.is_none())
     };
-    let mut active = match &workspace.active {
+    let mut active = match workspace.active_for(member) {
         ActiveProject::None => Vec::new(),
         ActiveProject::One { project } => vec![*project],
         ActiveProject::Ambiguous { candidates } => candidates.clone(),
@@ -85,6 +91,17 @@ pub fn resolve_project(
         Some(project) => (Some(project), Resolution::WorkspaceDefault),
         None => (None, Resolution::None),
     })
+}
+
+/// Finds a project by its id or its exact name, among those in use: not archived, not deleted.
+pub fn find_usable_project(name: &str, workspace: &Workspace) -> Result<ProjectId, ResolveError> {
+    let id = find_project(name, workspace)?;
+    let found = workspace.projects.get(&id);
+    if found.is_some_and(|project| project.archived) {
+        let name = name.to_owned();
+        return Err(ResolveError::Archived { name });
+    }
+    Ok(id)
 }
 
 /// Finds a project by its id or its exact name, among those that were not deleted.

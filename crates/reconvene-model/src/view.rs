@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::core_hash;
 use crate::genesis::{self, Container};
+use crate::ids::Author;
 
 /// One register that holds several values, because people wrote them without having seen each other.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -241,6 +242,31 @@ impl<'a> View<'a> {
             Ok(value) => Some(value),
             Err(_) => self.wrong_type(key, path),
         }
+    }
+
+    /// The strings of a container by key; what is none reads as absent.
+    pub(crate) fn strings(&mut self, container: Container) -> BTreeMap<String, String> {
+        let mut strings = BTreeMap::new();
+        for (key, field) in self.values(container) {
+            match field.as_str() {
+                Some(text) if !key.is_empty() => drop(strings.insert(key, text.to_owned())),
+                _ => self.malformed.push(join(container.key, &key)),
+            }
+        }
+        strings
+    }
+
+    /// A member and their device; none unless both are readable.
+    pub(crate) fn author(
+        &mut self,
+        fields: &mut Fields,
+        member: &str,
+        device: &str,
+    ) -> Option<Author> {
+        let member = self.parsed(fields, member, "");
+        let device = self.parsed(fields, device, "");
+        let author = member.zip(device);
+        author.map(|(member, device)| Author { member, device })
     }
 
     /// What was found amiss, in the order of paths.

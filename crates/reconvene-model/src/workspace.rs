@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use automerge::{ROOT, ReadDoc, ScalarValue};
+use reconvene_core::ids::MemberId;
 use reconvene_core::time::WallTime;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -17,6 +18,9 @@ use crate::view::{Conflict, View};
 
 /// The setting that names the project of meetings created without one, when no project is active.
 pub const DEFAULT_PROJECT_SETTING: &str = "default_project";
+
+/// Before the member's id in the register of their active project.
+const ACTIVE_OF: &str = "active:";
 
 /// A project of a workspace.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,8 +85,12 @@ pub struct Workspace {
     pub name: Option<String>,
     /// Its projects, archived ones included.
     pub projects: BTreeMap<ProjectId, Project>,
-    /// Which project is active.
+    /// Which project is active for those who never chose: what versions wrote that knew one choice for
+    /// all.
     pub active: ActiveProject,
+    /// Which project is active for each member who chose, or chose none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub active_of: BTreeMap<MemberId, ActiveProject>,
     /// Its settings, by name. Reserved for scalars.
     pub settings: BTreeMap<String, serde_json::Value>,
     /// Ids of its integrations. Reserved: nothing writes them yet.
@@ -107,7 +115,14 @@ pub struct Project {
     pub deleted_at: Option<WallTime>,
 }
 
-/// Which project is active in a workspace.
+impl Workspace {
+    /// Which project is active for a member.
+    pub fn active_for(&self, member: &MemberId) -> &ActiveProject {
+        self.active_of.get(member).unwrap_or(&self.active)
+    }
+}
+
+/// Which project is active in a workspace for a member.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
 pub enum ActiveProject {
@@ -119,11 +134,23 @@ pub enum ActiveProject {
         /// The active project.
         project: ProjectId,
     },
-    /// People chose different ones without having seen each other; choosing again settles it.
+    /// Different ones were chosen, on devices that had not seen each other's choice; choosing again
+    /// settles it.
     Ambiguous {
         /// The projects chosen, in the order of their ids.
         candidates: Vec<ProjectId>,
     },
+}
+
+impl ActiveProject {
+    /// Whether it is this one, or may be.
+    pub fn includes(&self, id: &ProjectId) -> bool {
+        match self {
+            Self::None => false,
+            Self::One { project } => project == id,
+            Self::Ambiguous { candidates } => candidates.contains(id),
+        }
+    }
 }
 
 impl Document {
@@ -210,14 +237,19 @@ impl WorkspaceEditor<'_> {
         self.editor.put(&record, "deleted_at", value)
     }
 
-    /// Chooses the active project, or none. Settles what was ambiguous.
-    pub fn set_active_project(&mut self, project: Option<ProjectId>) -> Result<(), ModelError> {
+    /// Chooses a member's active project, or none. Settles what was ambiguous.
+    pub fn set_active_project(
+        &mut self,
+        member: &MemberId,
+        project: Option<ProjectId>,
+    ) -> Result<(), ModelError> {
         if let Some(project) = project {
             self.editor
                 .record(PROJECTS, "project", &project.to_string())?;
         }
         let value = project.map_or(ScalarValue::Null, |id| id.to_string().into());
-        self.editor.put(&ROOT, "active", value)
+        let key = format!("{ACTIVE_OF}{member}");
+        self.editor.put(&ROOT, &key, value)
     }
 
     /// Writes a setting, or removes it.
@@ -237,9 +269,18 @@ fn read(view: &mut View<'_>) -> Workspace {
     let mut root = view.root();
     let mut workspace = Workspace {
         name: view.string(&mut root, "name", ""),
-        active: active(view),
+        active: active(view, "active"),
         ..Workspace::default()
     };
+    for key in root.keys().filter(|key| key.starts_with(ACTIVE_OF)) {
+        match key[ACTIVE_OF.len()..].parse::<MemberId>() {
+            Ok(member) => {
+                let active = active(view, key);
+                workspace.active_of.insert(member, active);
+            }
+            Err(_) => view.malformed.push(key.clone()),
+        }
+    }
     for (key, mut fields) in view.entries(PROJECTS) {
         let path = format!("{}/{key}", PROJECTS.key);
         let Ok(id) = key.parse::<ProjectId>() else {
@@ -265,13 +306,13 @@ fn read(view: &mut View<'_>) -> Workspace {
     workspace
 }
 
-fn active(view: &mut View<'_>) -> ActiveProject {
+fn active(view: &mut View<'_>, key: &str) -> ActiveProject {
     let mut candidates = Vec::new();
-    for field in view.all_root("active") {
+    for field in view.all_root(key) {
         match field.as_str().map(str::parse) {
             Some(Ok(project)) => candidates.push(project),
             _ if field.to_json().is_null() => {}
-            _ => view.malformed.push("active".to_owned()),
+            _ => view.malformed.push(key.to_owned()),
         }
     }
     candidates.sort_unstable();

@@ -1,8 +1,9 @@
 //! The always-on peer: a replica that listens, for many devices and workspaces.
 //!
 //! It is the same engine and store as on a device; what makes a server is that it listens, issues
-//! tickets, and stays. This crate runs that from start to orderly end. It admits nobody by itself:
-//! the engine lets in only enrolled devices, and the API who shows its token.
+//! tickets, carries out commands, talks to what integrations are joined with, and stays. This crate runs
+//! that from start to orderly end. It admits nobody by itself: the engine lets in only enrolled devices,
+//! and the API who shows its token.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -15,6 +16,14 @@ use reconvene_api::Services;
 pub use reconvene_api::{ApiOptions, MonitorOptions};
 use serde::Serialize;
 use tokio::time::timeout;
+
+mod adapters;
+mod executor;
+
+pub mod limits;
+
+pub use adapters::{Adapter, AdapterError, Adapters, RunContext};
+pub use executor::ExecutorOptions;
 
 /// How long closing may take. Beyond it the process ends as if killed, which loses nothing that was
 /// acknowledged.
@@ -32,6 +41,8 @@ pub struct ServeOptions {
     pub api: Option<ApiOptions>,
     /// Where metrics and health are told; none: nowhere.
     pub monitor: Option<MonitorOptions>,
+    /// How commands are carried out.
+    pub executor: ExecutorOptions,
 }
 
 /// Who serves, and where.
@@ -125,12 +136,13 @@ async fn run(
         metrics,
     };
     tracing::info!(peer = %peer_id, workspace = %workspace.id, "serving");
+    let executing = executor::run(replica.serving()?, options.executor);
     on_ready(&info);
     tokio::select! {
-        _ = pin!(shutdown) => {}
-        () = log(&mut events) => {}
+        _ = pin!(shutdown) => Ok(()),
+        () = log(&mut events) => Ok(()),
+        executed = executing => Ok(executed?),
     }
-    Ok(())
 }
 
 /// Logs what an operator would notice, until the replica is closed. Ids only: names and contents are
@@ -171,12 +183,34 @@ fn log_event(event: &ReplicaEvent) {
         ReplicaEvent::Stalled {
             workspace, peer, ..
         } => tracing::warn!(%workspace, %peer, "nothing moves; greeting anew"),
+        ReplicaEvent::DocumentDamaged {
+            workspace,
+            document,
+            what,
+            lost,
+        } => {
+            tracing::error!(%workspace, %document, what, lost, "a document is damaged; asking peers");
+        }
+        ReplicaEvent::DocumentHealed {
+            workspace,
+            document,
+        } => {
+            tracing::info!(%workspace, %document, "a damaged document is whole again");
+        }
         ReplicaEvent::DeviceLeft { peer, workspace } => {
             tracing::info!(%peer, %workspace, "device left");
         }
         ReplicaEvent::StoreFailed { message } => tracing::error!(message, "the store failed"),
         ReplicaEvent::LowSpace { message } => tracing::error!(message, "nothing is written"),
         ReplicaEvent::RoomAgain => tracing::info!("the disk has room again"),
+        ReplicaEvent::IntegrationState {
+            workspace,
+            integration,
+            state,
+            code,
+        } => {
+            tracing::info!(%workspace, %integration, %state, code, "an integration was looked at");
+        }
         ReplicaEvent::Verified {
             workspace, peer, ..
         } => {

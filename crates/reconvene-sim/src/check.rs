@@ -351,6 +351,7 @@ impl World {
         let told = self.disk(of).told.get(stretch).unwrap_or_default();
         let lacking = told.iter().filter(|fact| {
             workspaces.contains(&fact.0)
+                && !self.disk(of).lost.contains(fact)
                 && !self.knowledge.purged.contains(&(fact.0, fact.1))
                 && !held.contains(fact)
                 && !self.refused_by(node, of, &fact.0).contains(&fact.1)

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use reconvene_core::engine::Input;
 use reconvene_core::ids::WorkspaceId;
+use reconvene_core::keys::{Key, KeyKind};
 use reconvene_core::memory::{Fault, Faults};
 use reconvene_core::storage::StoreError;
 use reconvene_core::wire::Role;
 
+use crate::disk::all_rows;
 use crate::world::{NodeId, Settings, StoreCopy, World, document, workspace};
 
 /// What a history came to.
@@ -38,6 +40,8 @@ struct Mishaps {
     compactions: bool,
     /// A server that purges, and hosts that remove what is left. By the seed's number, too.
     purges: bool,
+    /// One node whose records rot; the others keep what it loses. By the seed's number, too.
+    rot: bool,
 }
 
 /// Plays the history of a seed.
@@ -57,10 +61,12 @@ pub fn run_seed(seed: u64) -> Outcome {
         direct_links: on(&mut world, 3),
         compactions: seed.is_multiple_of(3),
         purges: seed.is_multiple_of(5),
+        rot: seed.is_multiple_of(13),
     };
     // Two disks that lose their past can lose it for good: one holds what the other's journal
     // already let go.
     mishaps.rollbacks &= !mishaps.wipes;
+    mishaps.rot &= !mishaps.wipes && !mishaps.rollbacks;
     let victim = world.pick(4);
     world.settings = if on(&mut world, 2) {
         Settings::default()
@@ -102,11 +108,15 @@ pub fn run_seed(seed: u64) -> Outcome {
             world.advance(Duration::from_millis(pause));
         }
     }
-    if mishaps.direct_links && !mishaps.wipes && !mishaps.rollbacks {
+    // What one of them lost only the server may have.
+    if mishaps.direct_links && !mishaps.wipes && !mishaps.rollbacks && !mishaps.rot {
         go_on_alone(&mut world, shared);
     }
     recover(&mut world);
     world.run_until_quiet();
+    if mishaps.rot {
+        suspect_all(&mut world, victim);
+    }
     // Longer than the longest backoff, so that whoever waits to dial has done so.
     world.advance(Duration::from_secs(70));
     world.run_until_quiet();
@@ -143,6 +153,7 @@ fn act(
             let which = world.pick(10) as u64;
             world.compact(node, workspace(1), document(which));
         }
+        2 | 3 if mishaps.rot && world.is_up(victim) => rot(world, victim),
         0..=9 => edit(world, node),
         10 | 11 if mishaps.cuts => world.cut_between(node, other),
         12 if mishaps.partitions => world.part(node, other),
@@ -297,6 +308,49 @@ fn roll_back(world: &mut World, node: NodeId, copies: &mut BTreeMap<NodeId, Stor
             world.restart(node);
         }
     }
+}
+
+/// Lets a record of a node rot. Its host may meet it at once, or the engine some time.
+fn rot(world: &mut World, node: NodeId) {
+    const KINDS: [KeyKind; 5] = [
+        KeyKind::Head,
+        KeyKind::Change,
+        KeyKind::Snapshot,
+        KeyKind::Feed,
+        KeyKind::Peer,
+    ];
+    let kind = KINDS[world.pick(KINDS.len())];
+    let rows = all_rows(&world.disk(node).reader);
+    let of_kind = |(key, _): &(Key, _)| key.kind() == Some(kind);
+    let keys: Vec<_> = rows.into_iter().filter(of_kind).collect();
+    if keys.is_empty() {
+        return;
+    }
+    let (key, _) = &keys[world.pick(keys.len())];
+    world.rot(node, key);
+    if world.pick(2) == 0 {
+        let suspect = Input::Suspect {
+            workspace: workspace(1),
+            document: key.document(),
+        };
+        world.give(node, suspect);
+    }
+}
+
+/// Has everything looked at, whoever may have met it.
+fn suspect_all(world: &mut World, node: NodeId) {
+    if !world.is_up(node) {
+        return;
+    }
+    let documents = (0..10).map(|number| Some(document(number)));
+    for document in documents.chain([None]) {
+        let suspect = Input::Suspect {
+            workspace: workspace(1),
+            document,
+        };
+        world.give(node, suspect);
+    }
+    world.run_until_quiet();
 }
 
 fn fault(world: &mut World, node: NodeId) {

@@ -8,13 +8,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use reconvene_core::engine::{Input, ReadQuery, ReadResult, SendStored, StoredBodies};
+use reconvene_core::examine::{self, DamagedRecord, Found};
 use reconvene_core::ids::{BatchId, ChangeHash, DocumentId, WorkspaceId};
-use reconvene_core::keys::{Key, KeyRange};
+use reconvene_core::keys::{Key, KeyKind, KeyRange};
 use reconvene_core::memory::{MemoryReader, MemoryStore};
 use reconvene_core::records::{JournalFrame, Record as _, SnapshotRow};
 use reconvene_core::storage::{
     Batch, Durability, JournalEntry, Scan, StoreError, StoreRead, StoreWrite as _,
 };
+use reconvene_core::stored::BodiesError;
 
 use crate::snapshots;
 
@@ -25,7 +27,13 @@ pub type Fact = (WorkspaceId, DocumentId, ChangeHash);
 #[derive(Debug)]
 pub(crate) struct Disk {
     pub(crate) store: MemoryStore,
+    /// What was written, whatever has rotted since.
     pub(crate) reader: MemoryReader,
+    /// What engine and host read.
+    pub(crate) rotting: MemoryReader,
+    /// Changes that were removed because they had rotted. What was said to be held before that, or
+    /// until they came back, does not hold of them.
+    pub(crate) lost: BTreeSet<Fact>,
     queue: VecDeque<Batch>,
     group: Vec<Batch>,
     pub(crate) busy: bool,
@@ -66,7 +74,8 @@ pub struct StoreCopy {
 
 impl Disk {
     pub(crate) fn open(store: MemoryStore) -> Self {
-        let reader = store.reader();
+        let rotting = store.reader();
+        let reader = rotting.seeing_through_rot();
         let mut durable: BTreeSet<Fact> = all_changes(&reader).into_iter().collect();
         for entry in store.journal_entries() {
             durable.extend(journal_facts(&entry));
@@ -76,6 +85,8 @@ impl Disk {
         Self {
             store,
             reader,
+            rotting,
+            lost: BTreeSet::new(),
             queue: VecDeque::new(),
             group: Vec::new(),
             busy: false,
@@ -199,6 +210,7 @@ impl Disk {
                         self.covered.remove(key);
                     }
                 }
+                self.note_lost(&group);
                 vec![Input::Stored(last.id)]
             }
             Err(error) => {
@@ -209,6 +221,25 @@ impl Disk {
                 });
                 unknown.collect()
             }
+        }
+    }
+
+    /// Takes note of what is nowhere any more after a batch that set something damaged aside.
+    fn note_lost(&mut self, group: &[Batch]) {
+        let is_aside = |key: &Key| key.kind() == Some(KeyKind::Quarantine);
+        for batch in group {
+            if !batch.puts.iter().any(|(key, _)| is_aside(key)) {
+                continue;
+            }
+            let covered = self.covered.iter();
+            let mut left: BTreeSet<_> = covered
+                .flat_map(|(key, value)| facts_in(key, value))
+                .collect();
+            for entry in self.store.journal_entries() {
+                left.extend(journal_facts(&entry));
+            }
+            self.lost.extend(self.durable.difference(&left).copied());
+            self.durable.retain(|fact| left.contains(fact));
         }
     }
 
@@ -230,7 +261,7 @@ impl Disk {
 
     pub(crate) fn read(&mut self, query: &ReadQuery) -> Result<ReadResult, StoreError> {
         self.counts.reads += 1;
-        let reader = &self.reader;
+        let reader = &self.rotting;
         let result = match query {
             ReadQuery::Values(keys) => ReadResult::Values(
                 keys.iter()
@@ -269,6 +300,29 @@ impl Disk {
                 self.counts.loads += 1;
                 ReadResult::Changes(snapshots::beyond(reader, (workspace, document), known)?)
             }
+            ReadQuery::Search { workspace, ranges } => {
+                ReadResult::Found(examine::search(reader, workspace, ranges)?)
+            }
+            ReadQuery::Owner { workspace, seq } => {
+                let document = examine::owner_of(reader, workspace, *seq)?;
+                let record = DamagedRecord {
+                    key: Key::feed(workspace, *seq),
+                    raw: None,
+                    what: "it is missing".to_owned(),
+                };
+                ReadResult::Found(vec![Found { record, document }])
+            }
+            ReadQuery::Examine {
+                workspace,
+                document,
+            } => {
+                self.counts.loads += 1;
+                let journal = self.store.journal_entries();
+                let place = (workspace, document);
+                let inspect = |_, body: &Bytes| snapshots::inspect(body).ok();
+                let examined = examine::examine(reader, &journal, place, &inspect)?;
+                ReadResult::Examined(Box::new(examined))
+            }
         };
         Ok(result)
     }
@@ -276,10 +330,10 @@ impl Disk {
     pub(crate) fn read_bodies(
         &mut self,
         stored: &SendStored,
-    ) -> Result<Vec<StoredBodies>, StoreError> {
+    ) -> Result<Vec<StoredBodies>, BodiesError> {
         let changes = stored.documents.iter().map(|asked| asked.changes.len());
         self.counts.bodies += changes.sum::<usize>() as u64;
-        reconvene_core::stored::bodies(&self.reader, stored)
+        reconvene_core::stored::bodies(&self.rotting, stored)
     }
 
     /// What would be found after a power cut.

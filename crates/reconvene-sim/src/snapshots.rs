@@ -105,18 +105,27 @@ impl World {
         if !self.is_up(node) {
             return;
         }
-        let reader = self.disk(node).reader.clone();
-        let replaces = Replaceable::read(&reader, &workspace, &document);
-        let Some(replaces) = replaces.expect("an open store reads") else {
-            return;
+        let reader = self.disk(node).rotting.clone();
+        let read = Replaceable::read(&reader, &workspace, &document)
+            .and_then(|replaces| Ok((replaces, chunks(&reader, &workspace, &document)?)));
+        let (replaces, chunks) = match read {
+            Ok((Some(replaces), chunks)) => (replaces, chunks),
+            Ok((None, _)) => return,
+            Err(StoreError::Damaged { .. }) => {
+                let suspect = Input::Suspect {
+                    workspace,
+                    document: Some(document),
+                };
+                return self.give(node, suspect);
+            }
+            Err(error) => panic!("an open store reads: {error}"),
         };
         if replaces.is_purged() {
             let request = self.request();
             let compact = replaces.compact(request, workspace, document, None);
             return self.give(node, Input::Compact(Box::new(compact)));
         }
-        let changes =
-            changes_of(&chunks(&reader, &workspace, &document).expect("an open store reads"));
+        let changes = changes_of(&chunks);
         let mut deflater = DeflateEncoder::new(vec![MARK], Compression::fast());
         for (_, change) in &changes {
             let length = u32::try_from(change.len()).expect("a change is far below 4 GiB");

@@ -206,7 +206,20 @@ impl World {
                         self.transmit_frame(id, side, frame, composed);
                     }
                 }
-                Err(error) => self.give(node, Input::SendFailed { link, error }),
+                Err(failed) => {
+                    let workspace = stored.workspace;
+                    let document = Some(failed.document);
+                    let error = failed.error;
+                    self.give(
+                        node,
+                        Input::SendFailed {
+                            link,
+                            workspace,
+                            document,
+                            error,
+                        },
+                    );
+                }
             },
             Sending::Close(why) => self.arrive_later(id, 1 - side, Arrival::Down(why)),
         }

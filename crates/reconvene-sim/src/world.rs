@@ -135,6 +135,8 @@ pub struct World {
     steps: u64,
     /// How long things take from now on.
     pub settings: Settings,
+    /// For how long what is verified counts as fresh, on nodes that start from now on.
+    pub staleness_bound: Duration,
     /// Whether peers may lie, so that nobody can be blamed for believing them.
     pub liars: bool,
     /// Frames sent from now on, if they are to be kept.
@@ -176,6 +178,7 @@ impl World {
             trace: Sha256::new(),
             steps: 0,
             settings: Settings::default(),
+            staleness_bound: STALENESS_BOUND,
             liars: false,
             recorded: None,
             crossings: None,
@@ -413,7 +416,7 @@ impl World {
             me: self.peer(node),
             role: self.nodes[node].role,
             state_version: 1,
-            staleness_bound: STALENESS_BOUND,
+            staleness_bound: self.staleness_bound,
             roots: [KIND, OTHER_KIND]
                 .into_iter()
                 .map(|kind| (genesis(kind).hash, Root { kind, max_op: 1 }))
@@ -468,6 +471,14 @@ impl World {
     /// Puts an older copy in the place of all a node that is down has, the journal included.
     pub fn restore_all(&mut self, node: NodeId, copy: &StoreCopy) {
         self.with_store(node, |_| copy.restore_into(MemoryStore::new()));
+        self.nodes[node].rewritten = true;
+    }
+
+    /// Lets a record of a node's store rot: from now on it reads as damaged.
+    pub fn rot(&mut self, node: NodeId, key: &Key) {
+        self.note(&[b"rot", &node.to_be_bytes(), key.as_bytes()]);
+        self.disk_mut(node).store.rot(key);
+        // What it sent may then be nowhere but at others.
         self.nodes[node].rewritten = true;
     }
 
@@ -727,6 +738,8 @@ impl World {
                     Ok(ReadResult::Rows(rows)) => rows.rows.len(),
                     Ok(ReadResult::Inspected(inspected)) => inspected.len(),
                     Ok(ReadResult::Changes(bodies)) => bodies.len(),
+                    Ok(ReadResult::Found(found)) => found.len(),
+                    Ok(ReadResult::Examined(examined)) => examined.damaged.len(),
                     Err(_) => usize::MAX,
                 };
                 let size = size.to_be_bytes();

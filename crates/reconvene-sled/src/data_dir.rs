@@ -19,7 +19,7 @@ const FORMAT_VERSION: u32 = 1;
 
 /// Names that make a directory without a `format` file ours: what a crash can leave behind before
 /// the file is written, and what the crates above may put there first.
-const OUR_NAMES: [&str; 11] = [
+const OUR_NAMES: [&str; 12] = [
     "lock",
     "format",
     "format.tmp",
@@ -28,6 +28,7 @@ const OUR_NAMES: [&str; 11] = [
     "quarantine",
     "identity.key",
     "profile.json",
+    "enrolled.json",
     "config.toml",
     "control.sock",
     "log",

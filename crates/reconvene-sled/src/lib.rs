@@ -71,7 +71,7 @@ mod tests;
 pub use data_dir::{DataDir, DiskUse, OpenError, disk_bytes, open_data_dir};
 pub use journal::{DamagedSegment, JournalCheck};
 pub use open::{OpenReport, Opened, QuarantinedSled, open_store};
-pub use reader::{SledReader, Survey};
+pub use reader::SledReader;
 pub use rebuild::Rebuild;
 pub use space::FREE_BYTES_MIN;
 pub use store::SledStore;

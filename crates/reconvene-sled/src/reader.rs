@@ -7,14 +7,16 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use reconvene_core::keys::{Key, KeyRange};
-use reconvene_core::storage::{Direction, Rows, Scan, StoreError, StoreRead};
+use reconvene_core::storage::{Direction, JournalEntry, Rows, Scan, StoreError, StoreRead, Survey};
 use sled::{IVec, Tree};
 
-use crate::contain::{contained, sled_error};
+use crate::contain::{contained, io_error, sled_error};
+use crate::journal;
 use crate::record::{LAST_PART, SUFFIX_BYTES, announced_parts, decode, part_key, split_part_key};
 
 /// Most records a scan reads before it lets the writer in.
@@ -46,16 +48,19 @@ pub(crate) struct Shared {
 /// An open sled tree.
 pub(crate) struct State {
     pub(crate) tree: Tree,
+    /// Where the journal is.
+    journal: PathBuf,
     /// Records of a batch that failed midway. sled may show part of such a batch until it is
     /// opened again, so reading these fails instead.
     pub(crate) unsure: BTreeSet<Key>,
 }
 
 impl Shared {
-    pub(crate) fn new(tree: Tree) -> Self {
+    pub(crate) fn new(tree: Tree, journal: PathBuf) -> Self {
         Self {
             state: RwLock::new(Some(State {
                 tree,
+                journal,
                 unsure: BTreeSet::new(),
             })),
         }
@@ -138,53 +143,18 @@ fn damaged(key: &[u8], what: String) -> ReadError {
     })
 }
 
-/// Consecutive records as each of them reads.
-#[derive(Debug, Default)]
-#[non_exhaustive]
-pub struct Survey {
-    /// Smallest key first; a record that does not have its length, version or checksum is an error in
-    /// its place.
-    pub rows: Vec<(Key, Result<Bytes, StoreError>)>,
-    /// Whether the range may hold more.
-    pub more: bool,
-}
-
 impl SledReader {
-    /// Reads the next records of a range, a bounded number, and goes on past damaged ones.
+    /// The journal's entries that read, oldest first, also while it is written.
     ///
     /// # Errors
-    /// If sled itself cannot read on from the range's start: what follows in it is then not known.
-    pub fn survey(&self, range: &KeyRange) -> Result<Survey, StoreError> {
-        let mut survey = Survey::default();
-        let rows = &mut survey.rows;
-        let looked = self.shared.look(
-            || format!("from {:?}", Key::from_bytes(range.start().to_vec())),
-            |state| {
-                state.assert_sure_within(range)?;
-                let bounds = stored_bounds(&state.tree, range)?;
-                let mut records = Records::new(&state.tree, bounds, Direction::Ascending);
-                let mut bytes = 0;
-                while rows.len() < LOCKED_ROWS_MAX && bytes < LOCKED_BYTES_MAX {
-                    let Some((key, parts)) = records.next()? else {
-                        return Ok(false);
-                    };
-                    bytes += parts.iter().map(|(_, part)| part.len()).sum::<usize>();
-                    let value = decode(&key, &parts).map_err(|what| StoreError::Damaged {
-                        key: format!("{:?}", Key::from_bytes(key.clone())),
-                        what,
-                    });
-                    rows.push((Key::from_bytes(key), value));
-                }
-                Ok(true)
-            },
-        );
-        survey.more = match looked {
-            Ok(more) => more,
-            Err(error) if survey.rows.is_empty() => return Err(error),
-            // It is met again by whoever reads on.
-            Err(_) => true,
+    /// If the operating system does not let the journal be read, or the store is closed.
+    pub fn journal_entries(&self) -> Result<Vec<JournalEntry>, StoreError> {
+        let journal = match self.shared.read().as_ref() {
+            Some(state) => state.journal.clone(),
+            None => return Err(StoreError::Closed),
         };
-        Ok(survey)
+        let found = journal::check(&journal).map_err(|error| io_error(&error))?;
+        Ok(found.entries)
     }
 }
 
@@ -227,6 +197,57 @@ impl StoreRead for SledReader {
             )?;
         }
         Ok(progress.rows)
+    }
+
+    fn survey(&self, range: &KeyRange) -> Result<Survey, StoreError> {
+        let mut survey = Survey::default();
+        let rows = &mut survey.rows;
+        let looked = self.shared.look(
+            || format!("from {:?}", Key::from_bytes(range.start().to_vec())),
+            |state| {
+                state.assert_sure_within(range)?;
+                let bounds = stored_bounds(&state.tree, range)?;
+                let mut records = Records::new(&state.tree, bounds, Direction::Ascending);
+                let mut bytes = 0;
+                while rows.len() < LOCKED_ROWS_MAX && bytes < LOCKED_BYTES_MAX {
+                    let Some((key, parts)) = records.next()? else {
+                        return Ok(false);
+                    };
+                    bytes += parts.iter().map(|(_, part)| part.len()).sum::<usize>();
+                    let value = decode(&key, &parts).map_err(|what| StoreError::Damaged {
+                        key: format!("{:?}", Key::from_bytes(key.clone())),
+                        what,
+                    });
+                    rows.push((Key::from_bytes(key), value));
+                }
+                Ok(true)
+            },
+        );
+        survey.more = match looked {
+            Ok(more) => more,
+            Err(error) if survey.rows.is_empty() => return Err(error),
+            // It is met again by whoever reads on.
+            Err(_) => true,
+        };
+        Ok(survey)
+    }
+
+    fn raw(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
+        self.shared.look(
+            || format!("{key:?}"),
+            |state| {
+                let mut raw = Vec::new();
+                let mut parts = parts_of(&state.tree, key.as_bytes(), 0).peekable();
+                if parts.peek().is_none() {
+                    return Ok(None);
+                }
+                for part in parts {
+                    let (_, _, stored) = part?;
+                    raw.extend_from_slice(&stored);
+                }
+                Ok(Some(raw.into()))
+            },
+        )
     }
 }
 

@@ -66,7 +66,7 @@ impl std::fmt::Debug for SledStore {
 impl SledStore {
     pub(crate) fn new(parts: OpenParts) -> Self {
         Self {
-            shared: Arc::new(Shared::new(parts.tree)),
+            shared: Arc::new(Shared::new(parts.tree, parts.data_dir.journal())),
             file: parts.file,
             blobs: parts.data_dir.sled().join("blobs"),
             journal: parts.journal,
@@ -119,6 +119,28 @@ impl SledStore {
             Some(bytes) => Err(StoreError::ValueTooLarge { bytes }),
             None => Ok(()),
         }
+    }
+
+    /// Flips a bit of a stored record behind its checksum, as a disk may; whether there is such a record.
+    ///
+    /// # Errors
+    /// If sled fails.
+    #[cfg(feature = "rot")]
+    pub fn rot(&mut self, key: &reconvene_core::keys::Key) -> Result<bool, StoreError> {
+        let tree = self.tree();
+        let stored_key = crate::record::part_key(key.as_bytes(), 0);
+        let subject = format!("{key:?}");
+        let failed = |error: sled::Error| crate::contain::sled_error(&error, &subject);
+        let Some(found) = tree.get(&stored_key).map_err(failed)? else {
+            return Ok(false);
+        };
+        let mut flipped = found.to_vec();
+        if let Some(last) = flipped.last_mut() {
+            *last ^= 1;
+        }
+        tree.insert(&stored_key, flipped).map_err(failed)?;
+        tree.flush().map_err(failed)?;
+        Ok(true)
     }
 
     /// The store's tree; its only other owner, the readers' state, loses it when this is dropped.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use reconvene_core::engine::Moment;
 use reconvene_core::time::{Tick, WallTime};
+use tokio::sync::watch;
 
 /// What the clock that sleeps with the machine misses of the one that does not, at least, for the
 /// machine to have slept.
@@ -28,27 +29,116 @@ pub(crate) struct Reading {
     pub(crate) slept: bool,
 }
 
+/// A clock for tests, which runs with the machine's and which the test puts forward. Clones are the
+/// same clock. See [`OpenOptions::clock`](crate::OpenOptions::clock).
+///
+/// What is timed by it: heartbeats, redials, deadlines of links, freshness. The times in documents are
+/// the machine's.
+#[derive(Clone, Debug, Default)]
+pub struct ManualClock {
+    ahead: watch::Sender<Ahead>,
+}
+
+/// How far a clock is ahead of the machine's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ahead {
+    /// While the machine was awake.
+    awake: Duration,
+    /// While it slept, on top of that.
+    asleep: Duration,
+    /// What its wall clock was set forward by, and back.
+    wall: (Duration, Duration),
+}
+
+impl ManualClock {
+    /// A clock that shows what the machine's does.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets time go by.
+    pub fn advance(&self, time: Duration) {
+        self.change(|ahead| ahead.awake += time);
+    }
+
+    /// Lets time go by while the machine sleeps.
+    pub fn sleep(&self, time: Duration) {
+        self.change(|ahead| ahead.asleep += time);
+    }
+
+    /// Sets the wall clock forward; no time goes by.
+    pub fn set_forward(&self, time: Duration) {
+        self.change(|ahead| ahead.wall.0 += time);
+    }
+
+    /// Sets the wall clock back; no time goes by.
+    pub fn set_back(&self, time: Duration) {
+        self.change(|ahead| ahead.wall.1 += time);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Ahead)) {
+        self.ahead.send_modify(change);
+    }
+}
+
+impl Ahead {
+    fn apply(self, sample: Sample) -> Sample {
+        let Self {
+            awake,
+            asleep,
+            wall: (forward, back),
+        } = self;
+        // Where the system has no clock that sleeps with nobody, the wall clock tells of sleep.
+        Sample {
+            monotonic: sample.monotonic + awake,
+            awake: sample.awake.map(|clock| clock + awake + asleep),
+            wall: sample.wall + awake + asleep + forward - back,
+        }
+    }
+}
+
 /// Reads the clocks. What the clock of timers missed of the machine's sleep is added to the tick.
 #[derive(Debug)]
 pub(crate) struct Clock {
+    manual: Option<watch::Receiver<Ahead>>,
     start: Instant,
     last: Sample,
     tick: Duration,
 }
 
 impl Clock {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(manual: Option<ManualClock>) -> Self {
         let start = Instant::now();
+        let manual = manual.map(|manual| manual.ahead.subscribe());
+        let last = ahead(manual.as_ref()).apply(sample(start));
         Self {
+            manual,
             start,
-            last: sample(start),
+            last,
             tick: Duration::ZERO,
         }
     }
 
     pub(crate) fn now(&mut self) -> Reading {
         let sample = sample(self.start);
-        self.take(sample)
+        self.take(ahead(self.manual.as_ref()).apply(sample))
+    }
+
+    /// Resolves when someone moved the clock since this was asked last.
+    pub(crate) fn moved(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let manual = self.manual.clone();
+        if let Some(known) = &mut self.manual {
+            known.mark_unchanged();
+        }
+        async move {
+            if let Some(mut manual) = manual
+                && manual.changed().await.is_ok()
+            {
+                return;
+            }
+            // Without anyone to move it, it stays.
+            std::future::pending().await
+        }
     }
 
     fn take(&mut self, sample: Sample) -> Reading {
@@ -75,6 +165,10 @@ impl Clock {
             slept: missed.is_some(),
         }
     }
+}
+
+fn ahead(manual: Option<&watch::Receiver<Ahead>>) -> Ahead {
+    manual.map_or_else(Ahead::default, |manual| *manual.borrow())
 }
 
 fn sample(start: Instant) -> Sample {

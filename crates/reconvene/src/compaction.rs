@@ -107,10 +107,20 @@ impl Replica {
         let mut report = CompactReport::default();
         for workspace in workspaces {
             let candidates = self
-                .blocking(move |shared| candidates(shared, workspace))
+                .blocking(move |shared| {
+                    shared.noting_damage(workspace, candidates(shared, workspace))
+                })
                 .await?;
             for document in candidates {
-                let outcome = compact_document(&self.shared, workspace, document).await?;
+                let outcome = compact_document(&self.shared, workspace, document).await;
+                let documents = &self.shared.documents;
+                documents.note_damage((workspace, document), &outcome);
+                let outcome = match outcome {
+                    Err(Error::Store(error @ StoreError::Damaged { .. })) => {
+                        Outcome::Held(error.to_string())
+                    }
+                    outcome => outcome?,
+                };
                 report.add(workspace, document, outcome);
             }
         }

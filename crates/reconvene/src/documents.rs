@@ -5,13 +5,13 @@
 //! engine's queue; so edits and rows of one document enter the store in the order of its versions.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use reconvene_core::ids::{ChangeHash, DocumentId, DocumentKind, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::records::{ChangeRow, HeadRow};
-use reconvene_core::storage::StoreRead as _;
+use reconvene_core::storage::{StoreError, StoreRead as _};
 use reconvene_core::stored;
 use reconvene_model::{Document, MaterialiseCounter, Purpose, materialise};
 use reconvene_sled::SledReader;
@@ -19,7 +19,9 @@ use serde::Serialize;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::Error;
+use crate::driver::Suspicions;
 use crate::limits::{NOTED_CHANGES_MAX, OPEN_DOCUMENTS_MAX};
+use crate::replica::random;
 
 /// How remote changes came into open documents since the replica was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -82,6 +84,9 @@ pub(crate) struct Documents {
     /// Memory of open documents beyond which the least recently used are dropped, in bytes.
     bytes_max: usize,
     table: Mutex<Table>,
+    /// Where damage that is met is told.
+    suspicions: OnceLock<Suspicions>,
+    incarnation: Mutex<Option<[u8; 16]>>,
 }
 
 /// A locked document. Dropping it gives the lock back.
@@ -97,6 +102,15 @@ impl Documents {
             counter: Arc::default(),
             bytes_max,
             table: Mutex::new(Table::default()),
+            suspicions: OnceLock::new(),
+            incarnation: Mutex::new(None),
+        }
+    }
+
+    /// Says where damage that is met is told, from now on.
+    pub(crate) fn tell_damage(&self, to: Suspicions) {
+        if self.suspicions.set(to).is_err() {
+            tracing::debug!("damage is told already");
         }
     }
 
@@ -138,6 +152,13 @@ impl Documents {
             }
         }
         Lease { place, guard }
+    }
+
+    /// A document lost changes: what is open of it is not what is stored, and the numbers of what was
+    /// lost must not be given to others.
+    pub(crate) fn note_damaged(&self, workspace: WorkspaceId, document: DocumentId) {
+        self.forget_incarnation();
+        self.note_replaced(workspace, document);
     }
 
     /// Drops what is open of a document, once nobody uses it: it is loaded again when used next.
@@ -225,6 +246,61 @@ impl Documents {
 
     /// Loads a leased document if it is not open, and brings it up to date. Blocks on the disk.
     pub(crate) fn load<'a>(
+        &self,
+        lease: &'a mut Lease,
+        purpose: Purpose,
+    ) -> Result<&'a mut Document, Error> {
+        let place = lease.place;
+        let loaded = self.bring_up(lease, purpose);
+        self.note_damage(place, &loaded);
+        loaded
+    }
+
+    /// Materialises a document from its stored changes, without opening it. Blocks on the disk.
+    pub(crate) fn read(
+        &self,
+        workspace: WorkspaceId,
+        id: DocumentId,
+        purpose: Purpose,
+    ) -> Result<Document, Error> {
+        let read = read_document(&self.reader, &self.counter, workspace, id, purpose);
+        self.note_damage((workspace, id), &read);
+        read
+    }
+
+    /// Has the engine look at a document if a read of it met damage.
+    pub(crate) fn note_damage<T>(&self, (workspace, id): Place, read: &Result<T, Error>) {
+        if let Err(Error::Store(StoreError::Damaged { .. })) = read
+            && let Some(suspicions) = self.suspicions.get()
+        {
+            suspicions.tell(workspace, Some(id));
+        }
+    }
+
+    /// The incarnation of this open, minted at its first write.
+    pub(crate) fn incarnation(&self) -> Result<[u8; 16], Error> {
+        let mut incarnation = self.lock_incarnation();
+        if let Some(incarnation) = *incarnation {
+            return Ok(incarnation);
+        }
+        let minted = random()?;
+        *incarnation = Some(minted);
+        Ok(minted)
+    }
+
+    /// Nobody knows any more which numbers were used under this incarnation: the next write mints
+    /// another one.
+    pub(crate) fn forget_incarnation(&self) {
+        *self.lock_incarnation() = None;
+    }
+
+    fn lock_incarnation(&self) -> std::sync::MutexGuard<'_, Option<[u8; 16]>> {
+        self.incarnation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bring_up<'a>(
         &self,
         lease: &'a mut Lease,
         purpose: Purpose,
@@ -324,14 +400,23 @@ pub(crate) fn decode<R: reconvene_core::records::Record>(
 
 /// Materialises a document from its stored changes, without opening it. Blocks on the disk. One that
 /// was purged is [`Error::DocumentDeleted`], also while something of it is left.
-pub(crate) fn read_document(
+fn read_document(
     reader: &SledReader,
     counter: &MaterialiseCounter,
     workspace: WorkspaceId,
     id: DocumentId,
     purpose: Purpose,
 ) -> Result<Document, Error> {
-    let row = head_row(reader, workspace, id)?.ok_or_else(|| not_found(id))?;
+    let Some(row) = head_row(reader, workspace, id)? else {
+        let key = Key::damage(&workspace, &id);
+        return Err(match reader.contains(&key)? {
+            false => not_found(id),
+            true => Error::Store(StoreError::Damaged {
+                key: format!("{:?}", Key::head(&workspace, &id)),
+                what: "nothing of the document was left; peers are asked for it".to_owned(),
+            }),
+        });
+    };
     if let Some(at) = row.purged_at {
         return Err(Error::DocumentDeleted { id, at });
     }

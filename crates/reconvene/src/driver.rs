@@ -12,8 +12,10 @@ use bytes::Bytes;
 use reconvene_core::engine::{
     CloseReason, Compact, CompactHold, Edit, EditError, Engine, Enrolment, Event, Input,
     JoinRequest, LinkStats, Moment, Output, Purge, PurgeError, ReadQuery, ReadResult, SendStored,
-    Stall, Trouble, Write, stored_frames,
+    Stall, Trouble, Verified, Write, stored_frames,
 };
+use reconvene_core::examine::{self, DamagedRecord, Found};
+use reconvene_core::feed::FeedPoint;
 use reconvene_core::ids::{
     BatchId, DocumentId, DocumentKind, FeedSeq, LinkId, PeerId, ReadId, RequestId, WorkspaceId,
 };
@@ -23,14 +25,15 @@ use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{Batch, JournalEntry, JournalReleases, StoreError, StoreRead as _};
 use reconvene_core::stored;
 use reconvene_libp2p::{Direction, Identity, Network, NetworkConfig, NetworkEvent, SendError};
-use reconvene_model::{MEETING, MaterialiseCounter, snapshot};
+use reconvene_model::{MaterialiseCounter, snapshot};
 use reconvene_sled::{Completion, SledReader, SledStore, SubmitError, Writer};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use crate::Error;
 use crate::clock::Clock;
+use crate::documents::Documents;
 use crate::status::Traffic;
-use crate::subscriptions::Subscriptions;
+use crate::subscriptions::{RowPlace, Subscriptions};
 
 /// Commands waiting for the driver; senders wait beyond it.
 const COMMANDS_MAX: usize = 1024;
@@ -48,6 +51,8 @@ const SLEEP_CHECK_EVERY: Duration = Duration::from_secs(2);
 pub(crate) enum Command {
     Edit(Edit, oneshot::Sender<Result<(), Error>>),
     Write(Write, oneshot::Sender<Result<(), Error>>),
+    /// A record of a document did not read; or some head row, feed entry or index row.
+    Suspect(WorkspaceId, Option<DocumentId>),
     Compact(Box<Compact>, oneshot::Sender<Result<(), CompactHold>>),
     Purge(Purge, oneshot::Sender<Result<u64, PurgeError>>),
     Replay(Vec<JournalEntry>),
@@ -55,6 +60,7 @@ pub(crate) enum Command {
     Disconnect(PeerId),
     NetworkChanged,
     Resumed,
+    Refresh(WorkspaceId),
     Leave {
         workspace: WorkspaceId,
         removing: bool,
@@ -75,11 +81,17 @@ pub(crate) struct LinkInfo {
 }
 
 /// What the engine knows now and the store may not have been told yet.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Live {
     pub(crate) links: Vec<LinkInfo>,
     /// What each peer holds, of the workspaces in use that were asked for.
     pub(crate) peers: BTreeMap<WorkspaceId, BTreeMap<PeerId, PeerRow>>,
+    /// What was verified of each peer since this replica was opened, of all workspaces.
+    pub(crate) verified: BTreeMap<(WorkspaceId, PeerId), Verified>,
+    /// The end of what is durable here, of the workspaces in use.
+    pub(crate) released: BTreeMap<WorkspaceId, FeedPoint>,
+    /// When this was taken.
+    pub(crate) now: Moment,
     /// Where nothing moves although one side lacks something.
     pub(crate) stalls: BTreeMap<(PeerId, WorkspaceId), Stall>,
     /// Wanted peers that are not linked, and why.
@@ -199,6 +211,17 @@ impl DriverHandle {
         receiver.await.map_err(|_| Error::Closed)?
     }
 
+    /// Has the engine look at what could not be read. Nothing waits for it: where there is no room for
+    /// the question it is asked again when the damage is met again.
+    pub(crate) fn suspect(&self, workspace: WorkspaceId, document: Option<DocumentId>) {
+        self.suspicions().tell(workspace, document);
+    }
+
+    /// The same for who must not keep the driver running.
+    pub(crate) fn suspicions(&self) -> Suspicions {
+        Suspicions(self.commands.downgrade())
+    }
+
     /// Has the indexer look at a workspace again.
     pub(crate) fn look_again(&self, workspace: WorkspaceId) {
         let event = Event::FeedAdvanced {
@@ -215,11 +238,25 @@ impl DriverHandle {
     }
 }
 
+/// A way to have the engine look at what could not be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Suspicions(mpsc::WeakSender<Command>);
+
+impl Suspicions {
+    pub(crate) fn tell(&self, workspace: WorkspaceId, document: Option<DocumentId>) {
+        let command = Command::Suspect(workspace, document);
+        let told = self.0.upgrade().map(|sender| sender.try_send(command));
+        if !matches!(told, Some(Ok(()))) {
+            tracing::debug!(%workspace, "no room to ask about a damaged record");
+        }
+    }
+}
+
 /// A finished piece of local work.
 enum LocalDone {
     Store(Completion),
     Read(ReadId, Result<ReadResult, StoreError>),
-    SendFailed(LinkId, StoreError),
+    SendFailed(LinkId, WorkspaceId, Option<DocumentId>, StoreError),
 }
 
 /// What goes out on one link, in order.
@@ -236,7 +273,7 @@ pub(crate) fn start(
     store: SledStore,
     reader: SledReader,
     identity: Identity,
-    counter: Arc<MaterialiseCounter>,
+    documents: Arc<Documents>,
     subscriptions: Arc<Subscriptions>,
 ) -> Result<DriverHandle, Error> {
     let (commands, command_receiver) = mpsc::channel(COMMANDS_MAX);
@@ -260,7 +297,7 @@ pub(crate) fn start(
         slept: false,
         writer: Some(writer),
         reader,
-        counter,
+        documents,
         loading: Arc::new(Semaphore::new(LOADS_MAX)),
         identity,
         network: None,
@@ -293,7 +330,7 @@ struct Driver {
     slept: bool,
     writer: Option<Writer<SledStore>>,
     reader: SledReader,
-    counter: Arc<MaterialiseCounter>,
+    documents: Arc<Documents>,
     /// Turns for what loads documents for the engine.
     loading: Arc<Semaphore>,
     identity: Identity,
@@ -304,8 +341,8 @@ struct Driver {
     done_receiver: mpsc::UnboundedReceiver<LocalDone>,
     notices: broadcast::Sender<Notice>,
     subscriptions: Arc<Subscriptions>,
-    /// Rows of meetings in batches that are on their way to the store.
-    rows: BTreeMap<BatchId, Vec<(WorkspaceId, DocumentId)>>,
+    /// Index rows in batches that are on their way to the store.
+    rows: BTreeMap<BatchId, Vec<RowPlace>>,
     edits: BTreeMap<RequestId, oneshot::Sender<Result<(), Error>>>,
     writes: BTreeMap<RequestId, oneshot::Sender<Result<(), Error>>>,
     compactions: BTreeMap<RequestId, oneshot::Sender<Result<(), CompactHold>>>,
@@ -392,10 +429,12 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        let moved = self.clock.moved();
         tokio::select! {
             biased;
             Some(done) = self.done_receiver.recv() => Turn::Done(done),
             () = timer => Turn::Wake,
+            () = moved => Turn::Wake,
             command = self.commands.recv() => command.map_or(Turn::Ended, Turn::Command),
             event = network => Turn::Network(event),
         }
@@ -448,7 +487,7 @@ impl Driver {
                 let Some(writer) = &self.writer else {
                     return self.failed_batches.push((batch.id, StoreError::Closed));
                 };
-                let rows = meeting_rows(&batch);
+                let rows = index_rows(&batch);
                 if !rows.is_empty() {
                     self.rows.insert(batch.id, rows);
                 }
@@ -479,10 +518,15 @@ impl Driver {
             Output::Read { read, query } => {
                 let reader = self.reader.clone();
                 let done = self.done.clone();
-                let counter = Arc::clone(&self.counter);
+                let counter = self.documents.counter_handle();
                 let loads = matches!(
                     query,
-                    ReadQuery::Inspect(_) | ReadQuery::Holds { .. } | ReadQuery::Beyond { .. }
+                    ReadQuery::Inspect(_)
+                        | ReadQuery::Holds { .. }
+                        | ReadQuery::Beyond { .. }
+                        | ReadQuery::Search { .. }
+                        | ReadQuery::Owner { .. }
+                        | ReadQuery::Examine { .. }
                 );
                 let work = move || {
                     let result = run_query(&reader, query, &counter);
@@ -579,7 +623,14 @@ impl Driver {
             LocalDone::Store(Completion::Room(room)) => self.input(Input::Room(room)),
             LocalDone::Store(other) => tracing::error!(?other, "an unknown completion"),
             LocalDone::Read(read, result) => self.input(Input::ReadDone { read, result }),
-            LocalDone::SendFailed(link, error) => self.input(Input::SendFailed { link, error }),
+            LocalDone::SendFailed(link, workspace, document, error) => {
+                self.input(Input::SendFailed {
+                    link,
+                    workspace,
+                    document,
+                    error,
+                });
+            }
         }
     }
 
@@ -600,6 +651,10 @@ impl Driver {
                 self.writes.insert(write.request, answer);
                 self.input(Input::Write(write));
             }
+            Command::Suspect(workspace, document) => self.input(Input::Suspect {
+                workspace,
+                document,
+            }),
             Command::Compact(compact, answer) => {
                 self.compactions.insert(compact.request, answer);
                 self.input(Input::Compact(compact));
@@ -613,6 +668,7 @@ impl Driver {
             Command::Disconnect(peer) => self.input(Input::Disconnect { peer }),
             Command::NetworkChanged => self.input(Input::NetworkChanged),
             Command::Resumed => self.input(Input::Resumed),
+            Command::Refresh(workspace) => self.input(Input::Refresh(workspace)),
             Command::Leave {
                 workspace,
                 removing,
@@ -630,12 +686,16 @@ impl Driver {
                 self.input(Input::Join(request));
             }
             Command::Listen(address, answer) => self.listen(address, answer),
-            Command::Live(workspace, answer) => reply(answer, self.live(workspace)),
+            Command::Live(workspace, answer) => {
+                let live = self.live(workspace);
+                reply(answer, live);
+            }
             Command::Shutdown(_) => unreachable!("the loop handles the shutdown"),
         }
     }
 
-    fn live(&self, workspace: Option<WorkspaceId>) -> Live {
+    fn live(&mut self, workspace: Option<WorkspaceId>) -> Live {
+        let now = self.now();
         let links = self.engine.links().map(|(link, peer, stats)| LinkInfo {
             peer,
             stats,
@@ -650,6 +710,13 @@ impl Driver {
         Live {
             links: links.collect(),
             peers: peers.collect(),
+            verified: self
+                .engine
+                .verified()
+                .map(|(workspace, peer, verified)| ((workspace, peer), verified))
+                .collect(),
+            released: self.engine.released().collect(),
+            now,
             stalls: self
                 .engine
                 .stalls()
@@ -833,11 +900,40 @@ impl Driver {
                     wire,
                 });
             }
+            Event::DocumentDamaged {
+                workspace,
+                document,
+                what,
+                lost,
+            } => {
+                tracing::error!(%document, what, lost, "a document is damaged");
+                self.documents.note_damaged(*workspace, *document);
+            }
+            // Noted before anyone hears what is verified now: an open document never shows less.
+            Event::DocumentChanged {
+                workspace,
+                document,
+                changes,
+                snapshot,
+                ..
+            } => {
+                if *snapshot {
+                    self.documents.note_replaced(*workspace, *document);
+                } else {
+                    self.documents.note_remote(*workspace, *document, changes);
+                }
+            }
+            Event::DocumentPurged {
+                workspace,
+                document,
+                ..
+            } => self.documents.note_replaced(*workspace, *document),
             Event::StoreFailed { error } => {
                 tracing::error!(%error, "the store failed");
                 if !matches!(error, StoreError::LowSpace { .. }) {
                     self.store_failed = Some(error.to_string());
                 }
+                self.documents.forget_all();
             }
             Event::RoomAgain => tracing::info!("the disk has room again"),
             Event::JournalUnreadable { workspace, through } => {
@@ -892,13 +988,16 @@ impl Driver {
     }
 }
 
-/// The meetings whose rows a batch writes or removes, whoever made it.
-fn meeting_rows(batch: &Batch) -> Vec<(WorkspaceId, DocumentId)> {
+/// The index rows that a batch writes or removes, whoever made it.
+fn index_rows(batch: &Batch) -> Vec<RowPlace> {
     let keys = batch.puts.iter().map(|(key, _)| key);
     let places = keys.chain(&batch.deletes).filter_map(Key::index_place);
-    let meetings = places.filter(|(_, kind, _)| *kind == MEETING);
-    meetings
-        .map(|(workspace, _, document)| (workspace, document))
+    places
+        .map(|(workspace, kind, document)| RowPlace {
+            workspace,
+            kind,
+            document,
+        })
         .collect()
 }
 
@@ -977,6 +1076,28 @@ fn run_query(
             let changes = changes.map_err(|error| unloadable(document, &error))?;
             ReadResult::Changes(changes.into_iter().map(Bytes::from).collect())
         }
+        ReadQuery::Search { workspace, ranges } => {
+            ReadResult::Found(examine::search(reader, &workspace, &ranges)?)
+        }
+        ReadQuery::Owner { workspace, seq } => {
+            let document = examine::owner_of(reader, &workspace, seq)?;
+            let record = DamagedRecord {
+                key: Key::feed(&workspace, seq),
+                raw: None,
+                what: "it is missing".to_owned(),
+            };
+            ReadResult::Found(vec![Found { record, document }])
+        }
+        ReadQuery::Examine {
+            workspace,
+            document,
+        } => {
+            let journal = reader.journal_entries()?;
+            let place = (&workspace, &document);
+            let inspect = |kind, body: &Bytes| snapshot::inspect(kind, body, counter).ok();
+            let examined = examine::examine(reader, &journal, place, &inspect)?;
+            ReadResult::Examined(Box::new(examined))
+        }
     })
 }
 
@@ -1013,15 +1134,27 @@ async fn send_in_order(
             Outgoing::Frame(frame) => vec![frame],
             Outgoing::Stored(stored) => {
                 let reader = reader.clone();
+                let workspace = stored.workspace;
                 let read = tokio::task::spawn_blocking(move || {
                     stored::bodies(&reader, &stored).map(|bodies| stored_frames(&stored, bodies))
                 });
-                match read.await {
-                    Ok(Ok(frames)) => frames,
-                    Ok(Err(error)) => return report(&done, link, error),
+                let (document, read) = match read.await {
+                    Ok(Ok(frames)) => (None, Ok(frames)),
+                    Ok(Err(failed)) => (Some(failed.document), Err(failed.error)),
                     Err(_) => {
                         let what = "reading stored changes panicked".to_owned();
-                        return report(&done, link, StoreError::Io { what });
+                        (None, Err(StoreError::Io { what }))
+                    }
+                };
+                match read {
+                    Ok(frames) => frames,
+                    Err(error) => {
+                        report(
+                            &done,
+                            LocalDone::SendFailed(link, workspace, document, error),
+                        );
+                        // Nothing that comes after it can be sent, and nobody is left to close the link.
+                        return network.close(link, false);
                     }
                 }
             }
@@ -1041,8 +1174,8 @@ async fn send_in_order(
     }
 }
 
-fn report(done: &mpsc::UnboundedSender<LocalDone>, link: LinkId, error: StoreError) {
-    if done.send(LocalDone::SendFailed(link, error)).is_err() {
+fn report(done: &mpsc::UnboundedSender<LocalDone>, failed: LocalDone) {
+    if done.send(failed).is_err() {
         tracing::debug!("a send failed after the driver ended");
     }
 }

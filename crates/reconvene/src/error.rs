@@ -33,8 +33,9 @@ pub enum Error {
     /// The device's identity could not be read or made.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The file that says what this device is part of could not be read or written.
-    #[error("the profile {}: {what}", .path.display())]
+    /// A file that says what this device is part of, or a server whom it enrolled, could not be read or
+    /// written.
+    #[error("the file {}: {what}", .path.display())]
     Profile {
         /// The file.
         path: PathBuf,
@@ -121,6 +122,12 @@ pub enum Error {
         "what changed since that cursor can not be told: it is of another history of the store"
     )]
     OtherHistory,
+    /// Trying the same again cannot help.
+    #[error("what entry {id} is about would end the same: amend it, or discard the entry")]
+    NotRetryable {
+        /// The entry.
+        id: DocumentId,
+    },
     /// Projects still hold meetings.
     #[error(
         "{meetings} meeting(s) are filed under the project; file them elsewhere, or archive it"
@@ -237,9 +244,11 @@ impl Error {
             Self::MeetingDeleted { .. } => "meeting_deleted",
             Self::MeetingChanged { .. } => "meeting_changed",
             Self::OtherHistory => "other_history",
+            Self::NotRetryable { .. } => "not_retryable",
             Self::ProjectInUse { .. } => "project_in_use",
             Self::Project(ResolveError::AmbiguousName { .. }) => "ambiguous_project",
             Self::Project(ResolveError::Deleted { .. }) => "project_deleted",
+            Self::Project(ResolveError::Archived { .. }) => "project_archived",
             Self::Project(_) => "unknown_project",
             Self::Model(_) | Self::EditPanicked(_) => "edit_refused",
             Self::DocumentTooNew { .. } => "document_too_new",

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use reconvene_core::engine::{Event, Write};
-use reconvene_core::ids::{ChangeHash, DocumentId, FeedSeq, WorkspaceId};
+use reconvene_core::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, PeerId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::records::{FeedHeadRow, FeedRow, IndexStateRow, Record as _};
 use reconvene_core::storage::{Scan, StoreError, StoreRead as _};
-use reconvene_model::index::{index_row, is_indexed};
-use reconvene_model::{MEETING, Purpose, TRANSCRIPT, WORKSPACE, WORKSPACE_DOCUMENT};
+use reconvene_model::index::{INDEXED, index_row, is_indexed};
+use reconvene_model::{MEETING, Purpose, TRANSCRIPT, WORKSPACE_DOCUMENT};
 use reconvene_sled::SledReader;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout};
@@ -22,9 +22,10 @@ use crate::Error;
 use crate::documents::{Documents, decode};
 use crate::driver::{DriverHandle, Notice};
 use crate::limits::{APPLY_DOCUMENTS_MAX, PAGES_KNOWN_MAX};
+use crate::news::news_of;
 use crate::pace::Pace;
 use crate::replica::{ReplicaEvent, STATE_VERSION, request_id};
-use crate::subscriptions::Subscriptions;
+use crate::subscriptions::{RowPlace, Subscriptions};
 
 /// Feed entries looked at per round.
 const ROUND_ENTRIES: usize = 512;
@@ -53,8 +54,12 @@ struct Indexer {
     applied_at: Option<Instant>,
     /// Documents that peers changed since; as many as matter to the pace.
     waiting: BTreeSet<(WorkspaceId, DocumentId)>,
+    /// Documents whose rows are damaged, and are written anew or else removed.
+    lost: BTreeSet<(WorkspaceId, DocumentId)>,
     /// Which meeting a transcript page belongs to, where that is known.
     meetings: BTreeMap<DocumentId, DocumentId>,
+    /// The state version of each workspace's server, as it last said.
+    heard: BTreeMap<WorkspaceId, (PeerId, u32)>,
 }
 
 /// Starts the indexer on the current runtime.
@@ -73,7 +78,9 @@ impl Indexer {
             pace: Pace::new(),
             applied_at: None,
             waiting: BTreeSet::new(),
+            lost: BTreeSet::new(),
             meetings: BTreeMap::new(),
+            heard: BTreeMap::new(),
         };
         (indexer, receiver)
     }
@@ -181,44 +188,44 @@ impl Indexer {
             Event::DocumentChanged {
                 workspace,
                 document,
-                changes,
-                snapshot,
                 ..
             } => {
-                let documents = &self.parts.documents;
-                if *snapshot {
-                    documents.note_replaced(*workspace, *document);
-                } else {
-                    documents.note_remote(*workspace, *document, changes);
-                }
                 if self.waiting.len() < APPLY_DOCUMENTS_MAX {
                     self.waiting.insert((*workspace, *document));
                 }
             }
-            Event::DocumentPurged {
+            Event::ServerState {
+                peer,
                 workspace,
-                document,
-                ..
+                state_version,
             } => {
-                let documents = &self.parts.documents;
-                documents.note_replaced(*workspace, *document);
+                self.heard.insert(*workspace, (*peer, *state_version));
+                due.insert(*workspace);
             }
             Event::FeedAdvanced { workspace, .. } => {
                 due.insert(*workspace);
             }
+            Event::IndexRowLost {
+                workspace,
+                document,
+            } => {
+                self.lost.insert((*workspace, *document));
+                due.insert(*workspace);
+            }
             Event::StoreFailed { error } => {
-                self.parts.documents.forget_all();
                 let message = error.to_string();
                 self.tell(match error {
                     StoreError::LowSpace { .. } => ReplicaEvent::LowSpace { message },
                     _ => ReplicaEvent::StoreFailed { message },
                 });
             }
-            event => {
-                if let Some(event) = outward(event) {
-                    self.tell(event);
-                }
-            }
+            event => self.tell_outward(event),
+        }
+    }
+
+    fn tell_outward(&self, event: &Event) {
+        if let Some(event) = outward(event) {
+            self.tell(event);
         }
     }
 
@@ -230,20 +237,41 @@ impl Indexer {
 
     /// Indexes the next part of a workspace's feed; whether there may be more.
     async fn round(&mut self, workspace: WorkspaceId) -> Result<bool, Error> {
-        let known = self.progress.borrow().get(&workspace).copied();
+        let from = Start {
+            known: self.progress.borrow().get(&workspace).copied(),
+            heard: self.heard.get(&workspace).map(|(_, version)| *version),
+        };
+        let lost = self.lost.iter().filter(|(of, _)| *of == workspace);
+        let lost: Vec<_> = lost.map(|(_, document)| *document).collect();
+        if !lost.is_empty() {
+            self.refresh(workspace, &lost, None).await?;
+            self.lost.retain(|(of, _)| *of != workspace);
+        }
         let mut rebuilt_to = None;
         loop {
             let reader = self.parts.reader.clone();
             let read =
-                tokio::task::spawn_blocking(move || plan(&reader, workspace, known, rebuilt_to));
-            let plan = read.await.map_err(|_| Error::Closed)??;
+                tokio::task::spawn_blocking(move || plan(&reader, workspace, from, rebuilt_to));
+            let plan = read.await.map_err(|_| Error::Closed)?;
+            if let Err(Error::Store(StoreError::Damaged { .. })) = &plan {
+                self.parts.driver.suspect(workspace, None);
+            }
+            let plan = plan?;
+            if rebuilt_to.is_none()
+                && let Some(before) = plan.other_server_state
+            {
+                self.begin_anew(workspace, before);
+            }
             // What is open gets what the feed names, whether or not it was noted yet: a row is written
             // once for good and must hold everything up to the end of this round.
-            for (document, changes) in &plan.documents {
+            for (document, (_, changes)) in &plan.documents {
                 self.parts
                     .documents
                     .note_remote(workspace, *document, changes);
             }
+            let meetings = plan.documents.iter();
+            let meetings = meetings.filter(|(_, (kind, _))| *kind == MEETING);
+            let meetings: BTreeSet<_> = meetings.map(|(document, _)| *document).collect();
             let documents: Vec<_> = plan.documents.into_keys().collect();
             let mut rest = &documents[..];
             while !rest.is_empty() {
@@ -262,12 +290,23 @@ impl Indexer {
             // Most entries are local edits and need nothing: how far they reach is read again after
             // a restart rather than written down each time.
             let unsaved = plan.through.0 - plan.saved.0;
-            if !documents.is_empty() || plan.rebuild || unsaved >= SAVE_EVERY_ENTRIES {
-                self.refresh(workspace, &[], Some(plan.through)).await?;
+            let is_due = plan.rebuild || plan.is_heard_first || unsaved >= SAVE_EVERY_ENTRIES;
+            if !documents.is_empty() || is_due {
+                let state = IndexStateRow {
+                    seq: plan.through,
+                    state_version: STATE_VERSION,
+                    server_state_version: plan.server_state,
+                };
+                self.refresh(workspace, &[], Some(state)).await?;
             }
             self.report(workspace, plan.through);
+            if plan.other_server_state.is_some() {
+                self.tell(ReplicaEvent::Rebuilt { workspace });
+            }
             if !documents.is_empty() || !plan.pages.is_empty() {
-                let event = self.changed(workspace, documents, plan.pages).await?;
+                let event = self
+                    .changed(workspace, documents, meetings, plan.pages)
+                    .await?;
                 self.tell(event);
             }
             return Ok(plan.more);
@@ -279,11 +318,10 @@ impl Indexer {
         &mut self,
         workspace: WorkspaceId,
         mut documents: Vec<DocumentId>,
+        mut meetings: BTreeSet<DocumentId>,
         pages: BTreeSet<DocumentId>,
     ) -> Result<ReplicaEvent, Error> {
         let projects = documents.contains(&WORKSPACE_DOCUMENT);
-        let indexed = documents.iter().filter(|id| **id != WORKSPACE_DOCUMENT);
-        let mut meetings: BTreeSet<_> = indexed.copied().collect();
         for page in &pages {
             let meeting = match self.meetings.get(page) {
                 Some(meeting) => Some(*meeting),
@@ -291,7 +329,12 @@ impl Indexer {
             };
             if let Some(meeting) = meeting {
                 // Its row is as it was; but a page that nobody saw brings a deleted meeting back.
-                self.parts.subscriptions.mark(&[(workspace, meeting)]);
+                let place = RowPlace {
+                    workspace,
+                    kind: MEETING,
+                    document: meeting,
+                };
+                self.parts.subscriptions.mark(&[place]);
                 meetings.insert(meeting);
             }
         }
@@ -340,6 +383,25 @@ impl Indexer {
         }
     }
 
+    /// The workspace's server came back with another state version: whatever follows from documents is
+    /// made anew.
+    fn begin_anew(&self, workspace: WorkspaceId, before: u32) {
+        let Some((peer, now)) = self.heard.get(&workspace) else {
+            return;
+        };
+        tracing::info!(%workspace, before, now, "the server's state version is another");
+        // Lists are behind until the end.
+        self.report(workspace, FeedSeq(0));
+        self.parts.documents.forget_all();
+        self.parts.subscriptions.mark_all(workspace);
+        self.tell(ReplicaEvent::StateVersionChanged {
+            workspace,
+            peer: *peer,
+            from: before,
+            to: *now,
+        });
+    }
+
     fn report(&self, workspace: WorkspaceId, seq: FeedSeq) {
         self.progress
             .send_if_modified(|progress| progress.insert(workspace, seq) != Some(seq));
@@ -351,7 +413,7 @@ impl Indexer {
         &mut self,
         workspace: WorkspaceId,
         documents: &[DocumentId],
-        through: Option<FeedSeq>,
+        state: Option<IndexStateRow>,
     ) -> Result<(), Error> {
         let mut leases = Vec::with_capacity(documents.len());
         for document in documents {
@@ -361,11 +423,16 @@ impl Indexer {
             ));
         }
         let open = Arc::clone(&self.parts.documents);
+        let reader = self.parts.reader.clone();
+        let is_lost = |document: &DocumentId| self.lost.contains(&(workspace, *document));
+        let lost: BTreeSet<_> = documents.iter().copied().filter(is_lost).collect();
         let work = tokio::task::spawn_blocking(move || {
             let mut puts = Vec::with_capacity(leases.len() + 1);
             let mut deletes = Vec::new();
             let mut pages = Vec::new();
+            let mut news = Vec::new();
             for (document, lease) in &mut leases {
+                let made = puts.len();
                 match open.load(lease, Purpose::Index).and_then(|loaded| {
                     let row = index_row(*document, loaded)?;
                     if loaded.kind() == MEETING {
@@ -374,28 +441,34 @@ impl Indexer {
                     }
                     Ok(row.map(|row| (Key::index(&workspace, loaded.kind(), document), row)))
                 }) {
-                    Ok(Some((key, row))) => puts.push((key, row.encode().into())),
+                    Ok(Some((key, row))) => {
+                        news.extend(news_of(&reader, workspace, &key, &row)?);
+                        puts.push((key, row.encode().into()));
+                    }
                     Ok(None) => {}
                     // A row that was made before may have been written after the purge.
                     Err(Error::DocumentDeleted { .. }) => {
-                        let kinds = [MEETING, WORKSPACE];
-                        deletes.extend(kinds.map(|kind| Key::index(&workspace, kind, document)));
+                        deletes.extend(INDEXED.map(|kind| Key::index(&workspace, kind, document)));
+                    }
+                    // The engine was told, and enters in the feed what is left of it.
+                    Err(Error::Store(error @ StoreError::Damaged { .. })) => {
+                        tracing::warn!(%document, %error, "a document is damaged");
                     }
                     // The disk may answer next time: nothing is claimed to be indexed until then.
                     Err(Error::Store(error)) => return Err(Error::Store(error)),
                     // One unreadable document must not hold up the others' rows.
                     Err(error) => tracing::warn!(%document, %error, "a document has no row"),
                 }
+                // A damaged row would hold up the lists; there is one again once one can be made.
+                if puts.len() == made && lost.contains(document) {
+                    deletes.extend(INDEXED.map(|kind| Key::index(&workspace, kind, document)));
+                }
             }
-            Ok::<_, Error>((puts, deletes, leases, pages))
+            Ok::<_, Error>((puts, deletes, leases, pages, news))
         });
-        let (mut puts, deletes, leases, pages) = work.await.map_err(|_| Error::Closed)??;
+        let (mut puts, deletes, leases, pages, news) = work.await.map_err(|_| Error::Closed)??;
         self.know(pages);
-        if let Some(seq) = through {
-            let state = IndexStateRow {
-                seq,
-                state_version: STATE_VERSION,
-            };
+        if let Some(state) = state {
             puts.push((Key::index_state(&workspace), state.encode()));
         }
         let mut written = None;
@@ -410,11 +483,23 @@ impl Indexer {
         for (_, lease) in leases {
             self.parts.documents.give_back(lease);
         }
-        match written {
-            Some(written) => written.await.map_err(|_| Error::Closed)?,
-            None => Ok(()),
+        if let Some(written) = written {
+            written.await.map_err(|_| Error::Closed)??;
         }
+        for event in news {
+            self.tell(event);
+        }
+        Ok(())
     }
+}
+
+/// Where a round begins.
+#[derive(Clone, Copy)]
+struct Start {
+    /// How far the index is, if that is known in memory.
+    known: Option<FeedSeq>,
+    /// The state version of the workspace's server, if it was heard.
+    heard: Option<u32>,
 }
 
 struct Plan {
@@ -423,10 +508,16 @@ struct Plan {
     /// The end of what was looked at.
     through: FeedSeq,
     more: bool,
-    /// Whether there is no index of this state version yet.
+    /// Whether there is no index of this state version yet, or the server's is another.
     rebuild: bool,
-    /// What has a row to be written, with the changes that peers made.
-    documents: BTreeMap<DocumentId, Vec<ChangeHash>>,
+    /// The state version of the server that rows are written under now; 0 if none was heard.
+    server_state: u32,
+    /// The server's state version the rows are of, where it says another now.
+    other_server_state: Option<u32>,
+    /// Whether the server's state version was never heard before.
+    is_heard_first: bool,
+    /// What has a row to be written, with its kind and the changes that peers made.
+    documents: BTreeMap<DocumentId, (DocumentKind, Vec<ChangeHash>)>,
     /// Transcript pages that peers changed. They have no rows; their meetings look different.
     pages: BTreeSet<DocumentId>,
 }
@@ -434,16 +525,23 @@ struct Plan {
 fn plan(
     reader: &SledReader,
     workspace: WorkspaceId,
-    known: Option<FeedSeq>,
+    start: Start,
     rebuilt_to: Option<FeedSeq>,
 ) -> Result<Plan, Error> {
     let key = Key::index_state(&workspace);
-    let state = reader
-        .read(&key)?
-        .map(|value| decode::<IndexStateRow>(&key, &value))
-        .transpose()?;
+    let state = match reader.read(&key) {
+        // How far a derived index came: where that cannot be read, the index is built anew.
+        Err(StoreError::Damaged { .. }) => None,
+        read => read?.and_then(|value| IndexStateRow::decode(&value).ok()),
+    };
     // Rows of another state version, or none at all, are built from the start.
     let current = state.filter(|state| state.state_version == STATE_VERSION);
+    let before = current.map_or(0, |state| state.server_state_version);
+    let server_state = start.heard.unwrap_or(before);
+    // What was never heard is no other than what is heard now.
+    let other_server_state = (before != 0 && server_state != before).then_some(before);
+    let is_heard_first = before == 0 && server_state != 0;
+    let current = current.filter(|_| other_server_state.is_none());
     let rebuild = current.is_none();
     let saved = current.map_or(FeedSeq(0), |state| state.seq);
     // A workspace that was removed and came back has a feed of its own.
@@ -452,7 +550,7 @@ fn plan(
         .map(|value| decode::<FeedHeadRow>(&Key::feed_head(&workspace), &value))
         .transpose()?
         .map_or(FeedSeq(0), |head| head.point.seq);
-    let known = known.filter(|known| *known <= end);
+    let known = start.known.filter(|known| *known <= end);
     let saved = saved.min(end);
     let from = match known {
         Some(known) if !rebuild => known.max(saved),
@@ -461,14 +559,15 @@ fn plan(
     let scan = Scan::ascending(KeyRange::feed_after(&workspace, from), ROUND_ENTRIES);
     let rows = reader.scan(&scan)?;
     let mut through = from;
-    let mut documents = BTreeMap::<_, Vec<ChangeHash>>::new();
+    let mut documents = BTreeMap::<_, (DocumentKind, Vec<ChangeHash>)>::new();
     let mut pages = BTreeSet::new();
     for (key, value) in &rows.rows {
         let row: FeedRow = decode(key, value)?;
         through = key.feed_seq().unwrap_or(through);
         let is_purge = row.purged.is_some();
         if is_indexed(row.kind) && (rebuild || row.origin.is_some() || is_purge) {
-            let changes = documents.entry(row.document).or_default();
+            let entry = documents.entry(row.document);
+            let (_, changes) = entry.or_insert_with(|| (row.kind, Vec::new()));
             if row.origin.is_some() {
                 changes.extend(row.changes.iter().map(|(hash, _)| *hash));
                 // What a snapshot holds is not named: the document is read anew.
@@ -485,6 +584,9 @@ fn plan(
         through,
         more: rows.more,
         rebuild,
+        server_state,
+        other_server_state,
+        is_heard_first,
         documents,
         pages,
     })
@@ -508,6 +610,13 @@ fn outward(event: &Event) -> Option<ReplicaEvent> {
         } => ReplicaEvent::LinkUp {
             peer: *peer,
             workspaces: workspaces.clone(),
+        },
+        Event::Fresh { workspace } => ReplicaEvent::Fresh {
+            workspace: *workspace,
+        },
+        Event::Stale { workspace, since } => ReplicaEvent::Stale {
+            workspace: *workspace,
+            since: *since,
         },
         Event::Unreachable {
             peer,
@@ -564,6 +673,24 @@ fn outward(event: &Event) -> Option<ReplicaEvent> {
             workspace: *workspace,
             peer: *peer,
             since: *since,
+        },
+        Event::DocumentDamaged {
+            workspace,
+            document,
+            what,
+            lost,
+        } => ReplicaEvent::DocumentDamaged {
+            workspace: *workspace,
+            document: *document,
+            what: what.clone(),
+            lost: *lost,
+        },
+        Event::DocumentHealed {
+            workspace,
+            document,
+        } => ReplicaEvent::DocumentHealed {
+            workspace: *workspace,
+            document: *document,
         },
         Event::SharesLearned { workspace } => ReplicaEvent::DevicesChanged {
             workspace: *workspace,

@@ -31,8 +31,8 @@
 mod error;
 mod replica;
 
-mod changes;
 mod deletion;
+mod feed_watch;
 mod filter;
 mod joining;
 mod leaving;
@@ -44,31 +44,51 @@ mod recording;
 mod sync;
 mod workspaces;
 
+mod commands;
+mod delivery;
+mod inbox;
+mod integrations;
+mod runs;
+mod serving;
+
 mod events;
+mod freshness;
 mod status;
 
 mod compaction;
 mod documents;
 mod driver;
 mod indexer;
+mod news;
 mod pace;
 mod purging;
 mod records;
 mod repair;
+mod rows;
 mod subscriptions;
+mod together;
 mod verify;
 
 pub mod limits;
 
 mod clock;
+mod enrolled;
 mod profile;
 
-pub use changes::{ChangedDocument, ChangedDocuments, ChangedKind, Changes, FeedCursor};
+pub use clock::ManualClock;
+pub use commands::{CommandFilter, Commands};
 pub use compaction::{CompactReport, HeldDocument};
+pub use delivery::{
+    Debt, Delivery, HeldBy, Holder, PeerPending, Pending, PendingWatch, WorkspacePending, Write,
+};
 pub use documents::{ApplyStats, OpenDocuments};
 pub use error::Error;
 pub use events::Events;
+pub use feed_watch::{ChangedDocument, ChangedDocuments, ChangedKind, FeedCursor, FeedWatch};
 pub use filter::MeetingFilter;
+pub use freshness::{AtLeast, Freshness, FreshnessState, StaleReason};
+pub use inbox::{EntryFilter, Inbox, Retried, entries};
+pub use integrations::{IntegrationChanges, Integrations, NewIntegration};
 pub use joining::{JoinOptions, JoinReport};
 pub use leaving::{LeaveOptions, LeaveReport};
 pub use meetings::{
@@ -78,13 +98,15 @@ pub use meetings::{
 pub use profile::Role;
 pub use projects::Projects;
 pub use purging::PurgeReport;
-pub use query::{MeetingQuery, MeetingSubscription, QueryBatch};
+pub use query::{MeetingQuery, MeetingSubscription, QueryBatch, Subscription};
 pub use recording::AppendReport;
 pub use records::{RecordUse, RecordUses};
 pub use repair::RepairReport;
 pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
+pub use runs::{NotFoundReason, RunStanding, RunStatus, RunWatch, Runs};
+pub use serving::{ChangedMeetings, Changes, Due, DueFeed, Serving, Taken};
 pub use status::{
-    DialStatus, DiskUse, FeedStatus, Freshness, FreshnessState, Holder, IndexStatus, LinkStatus,
+    DAMAGED_MAX, DamagedDocument, DialStatus, DiskUse, FeedStatus, IndexStatus, LinkStatus,
     PeerStatus, StallStatus, Status, Traffic, WorkspaceStatus,
 };
 pub use sync::{OnProgress, SyncOptions, SyncProgress, SyncReport};
@@ -97,12 +119,16 @@ pub use reconvene_core::ticket::Ticket;
 pub use reconvene_core::time::WallTime;
 pub use reconvene_model::captions;
 pub use reconvene_model::import::ImportedMeeting;
-pub use reconvene_model::index::{MeetingRow, ProjectRow};
+pub use reconvene_model::index::{CommandRow, EntryRow, IntegrationRow, MeetingRow, ProjectRow};
+pub use reconvene_model::integration::IntegrationEditor;
 pub use reconvene_model::meeting::MeetingEditor;
 pub use reconvene_model::qmsum;
 pub use reconvene_model::transcript::{Timebase, TranscriptEditor};
 pub use reconvene_model::{
-    Meeting, ModelError, ProjectId, Resolution, Segment, State, TranscriptPage,
+    Ask, AskError, Author, Command, Entry, EntryDraft, Integration, IntegrationState, Meeting,
+    ModelError, Outcome, OutcomeState, Problem, ProjectId, Resolution, Resolved, Run, RunDraft,
+    RunEnd, RunId, RunState, Segment, Settings, State, Subject, TranscriptPage, Validation,
+    derive_document_id,
 };
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub const QUERY_BATCH_ROWS_MAX: usize = 1000;
 /// marks give way to one: the reader's next batches come from comparing the whole index.
 pub const QUERY_MARKS_MAX: usize = 4096;
 
-/// Most entries of the feed that [`Changes::next`](crate::Changes::next) looks at; the rest comes with the
+/// Most entries of the feed that [`FeedWatch::next`](crate::FeedWatch::next) looks at; the rest comes with the
 /// next call.
 pub const CHANGES_ENTRIES_MAX: usize = 512;
 
@@ -71,6 +71,27 @@ pub const NOTED_CHANGES_MAX: usize = 4096;
 /// again.
 pub const PAGES_KNOWN_MAX: usize = 4096;
 
+/// Most entries of a feed that are counted of what a peer is owed. Where there are more, the count
+/// says that it is a least one.
+pub const PENDING_ENTRIES_MAX: usize = 20_000;
+
+/// Shortest time between two items of a [`PendingWatch`](crate::PendingWatch).
+pub const PENDING_PACE: Duration = Duration::from_millis(250);
+
+/// How soon a followed sync run is looked at again without a push, and how long that grows at most.
+pub const RUN_POLL_MIN: Duration = Duration::from_millis(500);
+/// See [`RUN_POLL_MIN`].
+pub const RUN_POLL_MAX: Duration = Duration::from_secs(30);
+
+/// Most feed entries that are looked at at a time for meetings that changed. Past it the rest comes
+/// with the next look.
+pub const CHANGED_ENTRIES_MAX: usize = 1024;
+
+/// How long commands are kept after their outcome, and resolved inbox entries and removed integrations
+/// after that. Then the server purges them.
+pub const ENDED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+const _: () = assert!(RUN_POLL_MIN.as_millis() <= RUN_POLL_MAX.as_millis());
 const _: () = assert!(APPLY_DOCUMENTS_MIN <= APPLY_DOCUMENTS_MAX);
 const _: () = assert!(QUERY_BATCH_ROWS_MAX <= QUERY_MARKS_MAX);
 const _: () = assert!(QUERY_BATCH_ROWS_MAX <= LIST_SCAN_ROWS_MAX);

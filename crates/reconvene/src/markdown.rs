@@ -5,7 +5,6 @@ use reconvene_model::markdown::{MarkdownMeeting, join, meeting};
 use reconvene_model::{Document, MEETING, Purpose, WORKSPACE, WORKSPACE_DOCUMENT, Workspace};
 
 use crate::deletion::check_living;
-use crate::documents::read_document;
 use crate::meetings::not_a_meeting;
 use crate::replica::Shared;
 use crate::workspaces::stored_documents;
@@ -99,6 +98,5 @@ fn projects_of(shared: &Shared, workspace: WorkspaceId) -> Result<Workspace, Err
 }
 
 fn read(shared: &Shared, workspace: WorkspaceId, id: DocumentId) -> Result<Document, Error> {
-    let counter = shared.documents.counter();
-    read_document(&shared.reader, counter, workspace, id, Purpose::Export)
+    shared.documents.read(workspace, id, Purpose::Export)
 }

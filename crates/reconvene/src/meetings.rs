@@ -9,21 +9,23 @@ use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::storage::{Direction, Scan, StoreRead as _};
 use reconvene_model::export::export_missing_page;
 use reconvene_model::import::{ImportContext, build_meeting};
-use reconvene_model::index::{IndexRow, MeetingRow};
+use reconvene_model::index::{CommandRow, IndexRow, MeetingRow};
 use reconvene_model::meeting::MeetingEditor;
 use reconvene_model::transcript::TranscriptEditor;
 use reconvene_model::{
-    MEETING, Meeting, ModelError, ProjectId, Purpose, Resolution, TranscriptPage, resolve_project,
+    Ask, MEETING, Meeting, ModelError, ProjectId, Purpose, Resolution, State, TranscriptPage,
+    resolve_project,
 };
 use reconvene_sled::SledReader;
 use serde::Serialize;
 
 use crate::clock::wall_now;
 use crate::deletion::is_deleted;
+use crate::delivery::{Holder, holders};
 use crate::filter::Matcher;
+use crate::freshness::{Freshness, freshness, tightened};
 use crate::limits::{LIST_SCAN_ROWS_MAX, QUERY_BATCH_ROWS_MAX};
 use crate::replica::{EditMode, bodies, new_document_id, random};
-use crate::status::{self, Freshness, Holder};
 use crate::{Error, ImportedMeeting, MeetingFilter, MeetingQuery, Replica};
 
 /// Most meetings of one page of a list.
@@ -42,7 +44,8 @@ pub struct Meetings {
 pub struct NewMeeting {
     /// Its title.
     pub title: String,
-    /// The project to file it under, by id or exact name; otherwise the active or the default one.
+    /// The project to file it under, by id or exact name; otherwise the member's active one or the
+    /// workspace's default.
     pub project: Option<String>,
 }
 
@@ -143,12 +146,14 @@ impl Meetings {
     /// Adds a meeting; resolves when it is durable.
     ///
     /// # Errors
-    /// If the project named does not exist or is ambiguous, or the edit fails; nothing is stored.
+    /// If the project named does not exist, is archived, deleted or ambiguous, or the edit fails; nothing
+    /// is stored.
     pub async fn add(&self, new: NewMeeting) -> Result<AddedMeeting, Error> {
         let workspace = self.replica.current_workspace()?;
         let known = self.replica.workspace_row(workspace).await?;
         let known = known.map(|row| row.to_workspace()).unwrap_or_default();
-        let (project, resolution) = resolve_project(new.project.as_deref(), &known)?;
+        let member = self.replica.profile().member;
+        let (project, resolution) = resolve_project(new.project.as_deref(), &known, &member)?;
         let id = new_document_id();
         let title = new.title;
         self.replica
@@ -175,13 +180,7 @@ impl Meetings {
                     Some(row) => Ok(row),
                     // The journal's barrier came before the store's: compute what will be there.
                     None => {
-                        let document = crate::documents::read_document(
-                            &shared.reader,
-                            shared.documents.counter(),
-                            workspace,
-                            id,
-                            Purpose::Read,
-                        )?;
+                        let document = shared.documents.read(workspace, id, Purpose::Read)?;
                         match reconvene_model::index::index_row(id, &document)? {
                             Some(IndexRow::Meeting(row)) => Ok(row),
                             _ => Err(not_a_meeting(id)),
@@ -216,9 +215,9 @@ impl Meetings {
         let live = self.replica.shared.driver.live(Some(workspace)).await?;
         self.replica
             .blocking(move |shared| {
-                let (meetings, next) =
-                    list_rows(&shared.reader, workspace, limit, after, &matcher)?;
-                let freshness = status::freshness(shared, workspace, &live, true)?;
+                let listed = list_rows(&shared.reader, workspace, limit, after, &matcher);
+                let (meetings, next) = shared.noting_damage(workspace, listed)?;
+                let freshness = freshness(shared, workspace, &live, true)?;
                 Ok(MeetingPage {
                     meetings,
                     next,
@@ -266,13 +265,7 @@ impl Meetings {
                 let mut shown: BTreeSet<_> = heads.into_iter().collect();
                 let mut pages = Vec::new();
                 for page in meeting.pages_in_order() {
-                    let read = crate::documents::read_document(
-                        &shared.reader,
-                        shared.documents.counter(),
-                        workspace,
-                        page,
-                        Purpose::Read,
-                    );
+                    let read = shared.documents.read(workspace, page, Purpose::Read);
                     pages.push(match read {
                         Ok(document) => {
                             let heads = document.heads();
@@ -289,8 +282,11 @@ impl Meetings {
                         Err(error) => return Err(error),
                     });
                 }
-                let freshness = status::freshness(shared, workspace, &live, false)?;
-                let held_by = status::holders(shared, workspace, id, &live)?;
+                let mut freshness = freshness(shared, workspace, &live, false)?;
+                if matches!(meeting.state, Some(State::Recording | State::Stopping)) {
+                    freshness = tightened(freshness, &live);
+                }
+                let held_by = holders(shared, workspace, id, &live)?;
                 Ok(MeetingView {
                     id,
                     meeting,
@@ -353,6 +349,17 @@ impl Meetings {
         })
     }
 
+    /// Asks the server to have the recording of a meeting stop, on whatever device it runs: a command.
+    /// The device that records sees the meeting in state `stopping`.
+    ///
+    /// # Errors
+    /// As for [`Commands::issue`](crate::Commands::issue).
+    pub async fn stop(&self, id: DocumentId) -> Result<CommandRow, Error> {
+        let ask = Ask::StopRecording { meeting: id };
+        let commands = self.replica.commands();
+        commands.issue(crate::Commands::new_id(), &ask).await
+    }
+
     /// Edits a transcript page in one transaction; resolves when the edit is durable.
     ///
     /// # Errors
@@ -386,7 +393,8 @@ impl Meetings {
         let workspace = self.replica.current_workspace()?;
         let known = self.replica.workspace_row(workspace).await?;
         let known = known.map(|row| row.to_workspace()).unwrap_or_default();
-        let (project, _) = resolve_project(None, &known)?;
+        let member = self.replica.profile().member;
+        let (project, _) = resolve_project(None, &known, &member)?;
         let id = new_document_id();
         // New documents have no history: an incarnation of their own is as good as this open's.
         let incarnation: [u8; 16] = random()?;
@@ -434,8 +442,29 @@ impl Meetings {
         let workspace = self.replica.current_workspace()?;
         let live = self.replica.shared.driver.live(Some(workspace)).await?;
         self.replica
-            .blocking(move |shared| status::holders(shared, workspace, id, &live))
+            .blocking(move |shared| holders(shared, workspace, id, &live))
             .await
+    }
+}
+
+impl Replica {
+    /// A meeting as it stands here, without its pages.
+    pub(crate) async fn read_meeting(
+        &self,
+        workspace: WorkspaceId,
+        id: DocumentId,
+    ) -> Result<Meeting, Error> {
+        let mut lease = self.shared.documents.lease(workspace, id).await;
+        self.blocking(move |shared| {
+            let loaded = shared.documents.load(&mut lease, Purpose::Read);
+            let meeting = loaded.and_then(|document| match document.kind() {
+                MEETING => Ok(document.meeting()?),
+                _ => Err(not_a_meeting(id)),
+            });
+            shared.documents.give_back(lease);
+            meeting
+        })
+        .await
     }
 }
 

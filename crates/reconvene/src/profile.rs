@@ -179,40 +179,19 @@ impl ProfileFile {
 
     /// Reads the profile; `None` if there is no file.
     pub(crate) fn load(&self) -> Result<Option<Profile>, Error> {
-        let bytes = match fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(self.error(error.to_string())),
-        };
-        let profile: Profile = serde_json::from_slice(&bytes).map_err(|error| {
-            self.error(format!("it is damaged ({error}); restore it from a backup"))
-        })?;
-        if profile.version > VERSION {
+        let profile: Option<Profile> = read_file(&self.path)?;
+        if let Some(newer) = profile.as_ref().filter(|known| known.version > VERSION) {
             return Err(Error::Open(reconvene_sled::OpenError::NewerVersion {
-                found: profile.version,
+                found: newer.version,
                 supported: VERSION,
             }));
         }
-        Ok(Some(profile))
+        Ok(profile)
     }
 
     /// Replaces the profile; after a crash either the old or the new one is there, whole.
     pub(crate) fn save(&self, profile: &Profile) -> Result<(), Error> {
-        let bytes =
-            serde_json::to_vec_pretty(profile).map_err(|error| self.error(error.to_string()))?;
-        let temporary = self.path.with_extension("json.tmp");
-        let write = || -> std::io::Result<()> {
-            let mut file = File::create(&temporary)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &self.path)?;
-            #[cfg(unix)]
-            if let Some(dir) = self.path.parent() {
-                File::open(dir)?.sync_all()?;
-            }
-            Ok(())
-        };
-        write().map_err(|error| self.error(error.to_string()))
+        replace_file(&self.path, profile)
     }
 
     /// Writes the profile if the file does not say the same already.
@@ -222,11 +201,42 @@ impl ProfileFile {
         }
         self.save(profile)
     }
+}
 
-    fn error(&self, what: String) -> Error {
-        Error::Profile {
-            path: self.path.clone(),
-            what,
+/// Reads a value from a file; `None` if there is no file.
+pub(crate) fn read_file<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(bad_file(path, error.to_string())),
+    };
+    let read = serde_json::from_slice(&bytes);
+    let damaged = |error| format!("it is damaged ({error}); restore it from a backup");
+    Ok(Some(read.map_err(|error| bad_file(path, damaged(error)))?))
+}
+
+/// Replaces what a file says; after a crash it says either the old or the new, whole.
+pub(crate) fn replace_file(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let bytes = serde_json::to_vec_pretty(value);
+    let bytes = bytes.map_err(|error| bad_file(path, error.to_string()))?;
+    let temporary = path.with_extension("json.tmp");
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        #[cfg(unix)]
+        if let Some(dir) = path.parent() {
+            File::open(dir)?.sync_all()?;
         }
+        Ok(())
+    };
+    write().map_err(|error| bad_file(path, error.to_string()))
+}
+
+fn bad_file(path: &Path, what: String) -> Error {
+    Error::Profile {
+        path: path.to_owned(),
+        what,
     }
 }

@@ -1,7 +1,9 @@
 //! Projects of a workspace.
 
 use reconvene_model::index::{IndexRow, ProjectRow, index_row};
-use reconvene_model::resolve::{ResolveError, find_deleted_project, find_project};
+use reconvene_model::resolve::{
+    ResolveError, find_deleted_project, find_project, find_usable_project,
+};
 use reconvene_model::workspace::WorkspaceEditor;
 use reconvene_model::{ModelError, ProjectId, Purpose, WORKSPACE, WORKSPACE_DOCUMENT};
 
@@ -67,7 +69,8 @@ impl Projects {
     pub async fn list_all(&self) -> Result<Vec<ProjectRow>, Error> {
         let workspace = self.replica.current_workspace()?;
         let row = self.replica.workspace_row(workspace).await?;
-        Ok(row.map(|row| row.projects).unwrap_or_default())
+        let member = self.replica.profile().member;
+        Ok(row.map(|row| row.projects_for(&member)).unwrap_or_default())
     }
 
     /// The project with this id or exact name.
@@ -128,17 +131,19 @@ impl Projects {
             .await
     }
 
-    /// Makes a project the one new meetings are filed under; resolves when that is durable.
+    /// Makes a project the one that this member's new meetings are filed under, on all of the member's
+    /// devices; resolves when that is durable. Where another was chosen on a device that had not seen
+    /// this, both are active and none is taken, until one is chosen again.
     ///
     /// # Errors
-    /// If no project has this id or exact name, or several have the name.
+    /// If no project has this id or exact name, several have the name, or it is archived or deleted.
     pub async fn activate(&self, id_or_name: &str) -> Result<ProjectRow, Error> {
-        let id = self.find(id_or_name).await?;
-        let activated = self.edit(id, move |workspace| workspace.set_active_project(Some(id)));
-        Ok(ProjectRow {
-            active: true,
-            ..activated.await?
+        let id = self.find_with(id_or_name, find_usable_project).await?;
+        let member = self.replica.profile().member;
+        self.edit(id, move |workspace| {
+            workspace.set_active_project(&member, Some(id))
         })
+        .await
     }
 
     async fn find_with(
@@ -180,7 +185,9 @@ impl Projects {
                 let Some(IndexRow::Workspace(row)) = row? else {
                     return Err(no_project(id));
                 };
-                let found = row.projects.into_iter().find(|project| project.id == id);
+                let member = shared.member();
+                let mut projects = row.projects_for(&member).into_iter();
+                let found = projects.find(|project| project.id == id);
                 found.ok_or_else(|| no_project(id))
             })
             .await
@@ -222,6 +229,7 @@ fn empty_row() -> reconvene_model::index::WorkspaceRow {
         name: None,
         projects: Vec::new(),
         active: reconvene_model::workspace::ActiveProject::None,
+        active_of: std::collections::BTreeMap::new(),
         settings: std::collections::BTreeMap::new(),
     }
 }

@@ -11,13 +11,15 @@ use reconvene_core::limits::PURGE_DOCUMENTS_MAX;
 use reconvene_core::storage::{Direction, Scan, StoreRead as _};
 use reconvene_core::time::WallTime;
 use reconvene_model::MEETING;
+use reconvene_model::index::{CommandRow, EntryRow, IntegrationRow};
 use serde::Serialize;
 
 use crate::clock::wall_now;
 use crate::deletion::is_deleted;
-use crate::limits::{DELETED_KEPT, PURGE_EVERY, PURGE_INDEX_WAIT};
+use crate::limits::{DELETED_KEPT, ENDED_KEPT, PURGE_EVERY, PURGE_INDEX_WAIT};
 use crate::meetings::meeting_row;
 use crate::replica::{Shared, request_id};
+use crate::rows;
 use crate::{Error, Replica, Role};
 
 /// Index rows looked at at a time.
@@ -61,6 +63,7 @@ impl Replica {
         let mut report = PurgeReport::default();
         for workspace in workspaces {
             purge_workspace(self, workspace, deleted_for, &mut report).await?;
+            purge_ended(self, workspace, ENDED_KEPT).await?;
         }
         Ok(report)
     }
@@ -79,7 +82,9 @@ async fn purge_workspace(
     let kept_ms = i64::try_from(deleted_for.as_millis()).unwrap_or(i64::MAX);
     let before = WallTime::from_millis(wall_now().as_millis().saturating_sub(kept_ms));
     let due = replica
-        .blocking(move |shared| find_due(shared, workspace, before))
+        .blocking(move |shared| {
+            shared.noting_damage(workspace, find_due(shared, workspace, before))
+        })
         .await?;
     for documents in due {
         report.meetings += 1;
@@ -91,6 +96,47 @@ async fn purge_workspace(
             };
             report.documents += replica.shared.driver.purge(purge).await?;
         }
+    }
+    Ok(())
+}
+
+/// Purges the commands that ended, the inbox entries that were resolved and the integrations that were
+/// removed at least so long ago. What is open stays, however old.
+pub(crate) async fn purge_ended(
+    replica: &Replica,
+    workspace: WorkspaceId,
+    ended_for: Duration,
+) -> Result<(), Error> {
+    let kept_ms = i64::try_from(ended_for.as_millis()).unwrap_or(i64::MAX);
+    let before = WallTime::from_millis(wall_now().as_millis().saturating_sub(kept_ms));
+    let is_old = move |at: Option<WallTime>| at.is_some_and(|at| at <= before);
+    let due = replica.blocking(move |shared| {
+        let reader = &shared.reader;
+        let mut due = Vec::new();
+        let ended = |row: &CommandRow| {
+            let outcome = row.command.outcome.as_ref();
+            outcome.is_some_and(|outcome| is_old(outcome.at))
+        };
+        let rows = rows::scan(reader, workspace, ended)?.into_iter();
+        due.extend(rows.map(|row| row.id));
+        let resolved = |row: &EntryRow| {
+            let resolved = row.entry.resolved.as_ref();
+            resolved.is_some_and(|resolved| is_old(resolved.at))
+        };
+        let rows = rows::scan(reader, workspace, resolved)?.into_iter();
+        due.extend(rows.map(|row| row.id));
+        let removed = |row: &IntegrationRow| is_old(row.integration.removed_at);
+        let rows = rows::scan(reader, workspace, removed)?.into_iter();
+        due.extend(rows.map(|row| row.id));
+        Ok(due)
+    });
+    for documents in due.await?.chunks(PURGE_DOCUMENTS_MAX) {
+        let purge = Purge {
+            request: request_id(),
+            workspace,
+            documents: documents.to_vec(),
+        };
+        replica.shared.driver.purge(purge).await?;
     }
     Ok(())
 }

@@ -1,16 +1,18 @@
-//! Live queries: the meetings that a filter wants, and from then on what changes about that.
+//! Live queries: the meetings that a filter wants, or other rows, and from then on what changes about
+//! that.
 //!
 //! They are driven by index rows and load no document. A query registers before it reads; a row that
 //! becomes visible after that is marked and read again, so nothing falls between the first result and
-//! what follows. What it keeps per meeting shown is an id and a fingerprint.
+//! what follows. What it keeps per row shown is an id and a fingerprint.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher as _};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use futures::Stream;
 use futures::stream::unfold;
-use reconvene_core::ids::{DocumentId, WorkspaceId};
+use reconvene_core::ids::{DocumentId, DocumentKind, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::storage::{Direction, Scan, StoreError, StoreRead as _};
 use reconvene_model::MEETING;
@@ -19,10 +21,11 @@ use reconvene_sled::SledReader;
 use serde::Serialize;
 
 use crate::deletion::is_deleted;
+use crate::driver::Suspicions;
 use crate::filter::Matcher;
 use crate::limits::QUERY_BATCH_ROWS_MAX;
 use crate::meetings::meeting_row;
-use crate::subscriptions::{Marked, Registration};
+use crate::subscriptions::{Interest, Marked, Registration};
 use crate::{Error, MeetingFilter, Replica};
 
 /// A query that can be subscribed to. Made by [`Meetings::query`](crate::Meetings::query).
@@ -36,20 +39,31 @@ pub struct MeetingQuery {
 ///
 /// In each list the latest created come first, as in [`Meetings::list`](crate::Meetings::list): by id,
 /// descending. A row is in one list at most.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct QueryBatch {
-    /// Meetings that are wanted and were not shown.
-    pub added: Vec<MeetingRow>,
-    /// Meetings that were shown, are still wanted, and have another row.
-    pub changed: Vec<MeetingRow>,
-    /// Meetings that were shown and are not wanted any more, or not there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct QueryBatch<R = MeetingRow> {
+    /// Rows that are wanted and were not shown.
+    pub added: Vec<R>,
+    /// Rows that were shown, are still wanted, and are others now.
+    pub changed: Vec<R>,
+    /// Documents that were shown and are not wanted any more, or not there.
     pub removed: Vec<DocumentId>,
     /// Whether the batches so far are the whole result, as of when this one was made. If not, another
     /// batch follows at once.
     pub complete: bool,
 }
 
-impl QueryBatch {
+impl<R> Default for QueryBatch<R> {
+    fn default() -> Self {
+        Self {
+            added: Vec::new(),
+            changed: Vec::new(),
+            removed: Vec::new(),
+            complete: false,
+        }
+    }
+}
+
+impl<R> QueryBatch<R> {
     /// Whether it changes nothing; it may still say that the result is complete.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
@@ -69,30 +83,36 @@ impl MeetingQuery {
     pub fn subscribe(self) -> Result<MeetingSubscription, Error> {
         let matcher = Matcher::new(self.filter)?;
         let workspace = self.replica.current_workspace()?;
-        let shared = &self.replica.shared;
-        Ok(MeetingSubscription {
-            registration: shared.subscriptions.register(workspace)?,
-            reader: shared.reader.clone(),
-            workspace,
-            matcher,
-            batch_rows: QUERY_BATCH_ROWS_MAX,
-            shown: BTreeMap::new(),
-            pending: BTreeSet::new(),
-            comparing: Some(None),
-            told_complete: false,
-        })
+        let pick = move |reader: &SledReader, workspace, value: &[u8]| {
+            let Some(row) = meeting_row(value) else {
+                return Ok(None);
+            };
+            let deleted = is_deleted(reader, workspace, &row)?;
+            Ok(matcher.matches(&row, deleted).then_some(row))
+        };
+        Subscription::new(&self.replica, workspace, &[MEETING], Arc::new(pick))
     }
 }
 
+/// A live query of meetings.
+pub type MeetingSubscription = Subscription<MeetingRow>;
+
+/// The row in a stored value if it is wanted; none if it is not, or is of another version and is being
+/// rebuilt.
+pub(crate) type Pick<R> =
+    Arc<dyn Fn(&SledReader, WorkspaceId, &[u8]) -> Result<Option<R>, Error> + Send + Sync>;
+
 /// A live query. Dropping it ends it; it keeps neither the replica open nor anything waiting.
 ///
-/// While its reader is away changes are not queued: the next batch tells each meeting's latest row
+/// While its reader is away changes are not queued: the next batch tells each document's latest row
 /// once, however often it changed.
-pub struct MeetingSubscription {
+pub struct Subscription<R> {
     registration: Registration,
     reader: SledReader,
+    suspicions: Suspicions,
     workspace: WorkspaceId,
-    matcher: Matcher,
+    kind: DocumentKind,
+    pick: Pick<R>,
     batch_rows: usize,
     /// What the reader was told, with a fingerprint of each row.
     shown: BTreeMap<DocumentId, u64>,
@@ -103,31 +123,59 @@ pub struct MeetingSubscription {
     told_complete: bool,
 }
 
-impl std::fmt::Debug for MeetingSubscription {
+impl<R> std::fmt::Debug for Subscription<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MeetingSubscription")
+        f.debug_struct("Subscription")
             .field("workspace", &self.workspace)
+            .field("kind", &self.kind)
             .field("shown", &self.shown.len())
             .finish_non_exhaustive()
     }
 }
 
-/// A row as it is stored, its fingerprint, and whether the meeting is deleted.
-type Found = Option<(MeetingRow, u64, bool)>;
+/// A row that is wanted and the fingerprint of its stored value.
+type Found<R> = Option<(R, u64)>;
 
 /// A part of the index, latest created first.
-struct Page {
-    rows: Vec<(DocumentId, Found)>,
+struct Page<R> {
+    rows: Vec<(DocumentId, Found<R>)>,
     more: bool,
 }
 
-impl MeetingSubscription {
+impl<R: Send + 'static> Subscription<R> {
+    /// Subscribes to the rows of one kind that are picked.
+    pub(crate) fn new(
+        replica: &Replica,
+        workspace: WorkspaceId,
+        kinds: &'static [DocumentKind; 1],
+        pick: Pick<R>,
+    ) -> Result<Self, Error> {
+        let shared = &replica.shared;
+        let interest = Interest {
+            workspace: Some(workspace),
+            kinds,
+        };
+        Ok(Self {
+            registration: shared.subscriptions.register(interest)?,
+            reader: shared.reader.clone(),
+            suspicions: shared.driver.suspicions(),
+            workspace,
+            kind: kinds[0],
+            pick,
+            batch_rows: QUERY_BATCH_ROWS_MAX,
+            shown: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            comparing: Some(None),
+            told_complete: false,
+        })
+    }
+
     /// Waits for the next batch. Dropping this midway loses nothing.
     ///
     /// # Errors
     /// [`Error::Closed`] is the end: the replica was closed, and so will be every further call. After
     /// any other error the next call tries again.
-    pub async fn next(&mut self) -> Result<QueryBatch, Error> {
+    pub async fn next(&mut self) -> Result<QueryBatch<R>, Error> {
         loop {
             if self.registration.is_closed() {
                 return Err(Error::Closed);
@@ -141,7 +189,7 @@ impl MeetingSubscription {
                         continue;
                     }
                     Marked::Rows(rows) => {
-                        self.pending.extend(rows);
+                        self.pending.extend(rows.iter().map(|place| place.document));
                         if self.pending.is_empty() {
                             self.registration.changed().await;
                             continue;
@@ -158,7 +206,7 @@ impl MeetingSubscription {
     }
 
     /// The batches as a stream. It ends after [`Error::Closed`].
-    pub fn into_stream(self) -> impl Stream<Item = Result<QueryBatch, Error>> + Send {
+    pub fn into_stream(self) -> impl Stream<Item = Result<QueryBatch<R>, Error>> + Send {
         unfold(Some(self), async |subscription| {
             let mut subscription = subscription?;
             match subscription.next().await {
@@ -169,14 +217,15 @@ impl MeetingSubscription {
     }
 
     /// Compares the next part of the index with what is shown.
-    async fn compare(&mut self, after: Option<DocumentId>) -> Result<QueryBatch, Error> {
-        let (workspace, limit) = (self.workspace, self.batch_rows);
+    async fn compare(&mut self, after: Option<DocumentId>) -> Result<QueryBatch<R>, Error> {
+        let (place, limit) = ((self.workspace, self.kind), self.batch_rows);
+        let pick = Arc::clone(&self.pick);
         let page = self
-            .read(move |reader| read_page(reader, workspace, after, limit))
+            .read(move |reader| read_page(reader, place, after, limit, &pick))
             .await?;
         // From here on nothing is awaited: a batch is made whole or not at all.
         let last = page.rows.last().map(|(id, _)| *id);
-        let mut truth: BTreeMap<DocumentId, Found> = page.rows.into_iter().collect();
+        let mut truth: BTreeMap<DocumentId, Found<R>> = page.rows.into_iter().collect();
         let from = match last.filter(|_| page.more) {
             Some(last) => Bound::Included(last),
             None => Bound::Unbounded,
@@ -190,7 +239,7 @@ impl MeetingSubscription {
     }
 
     /// Reads the rows that are marked, or as many as fit a batch.
-    async fn look(&mut self) -> Result<QueryBatch, Error> {
+    async fn look(&mut self) -> Result<QueryBatch<R>, Error> {
         let ids: Vec<_> = self
             .pending
             .iter()
@@ -198,12 +247,13 @@ impl MeetingSubscription {
             .take(self.batch_rows)
             .copied()
             .collect();
-        let workspace = self.workspace;
+        let (workspace, kind) = (self.workspace, self.kind);
+        let pick = Arc::clone(&self.pick);
         let found = self
             .read(move |reader| {
                 let found = ids.into_iter().map(|id| {
-                    let value = reader.read(&Key::index(&workspace, MEETING, &id))?;
-                    let found = value.map(|value| found(reader, workspace, &value));
+                    let value = reader.read(&Key::index(&workspace, kind, &id))?;
+                    let found = value.map(|value| found(reader, workspace, &value, &pick));
                     Ok((id, found.transpose()?.flatten()))
                 });
                 found.collect::<Result<Vec<_>, Error>>()
@@ -215,12 +265,11 @@ impl MeetingSubscription {
         Ok(self.settle(found.into_iter()))
     }
 
-    /// What the truth about some meetings changes for the reader.
-    fn settle(&mut self, truth: impl Iterator<Item = (DocumentId, Found)>) -> QueryBatch {
+    /// What the truth about some documents changes for the reader.
+    fn settle(&mut self, truth: impl Iterator<Item = (DocumentId, Found<R>)>) -> QueryBatch<R> {
         let mut batch = QueryBatch::default();
         for (id, found) in truth {
-            let wanted = found.filter(|(row, _, deleted)| self.matcher.matches(row, *deleted));
-            let Some((row, fingerprint, _)) = wanted else {
+            let Some((row, fingerprint)) = found else {
                 if self.shown.remove(&id).is_some() {
                     batch.removed.push(id);
                 }
@@ -245,7 +294,12 @@ impl MeetingSubscription {
         let done = tokio::task::spawn_blocking(move || read(&reader)).await;
         match done {
             Ok(Err(Error::Store(StoreError::Closed))) | Err(_) => Err(Error::Closed),
-            Ok(read) => read,
+            Ok(read) => {
+                if let Err(Error::Store(StoreError::Damaged { .. })) = &read {
+                    self.suspicions.tell(self.workspace, None);
+                }
+                read
+            }
         }
     }
 
@@ -255,15 +309,16 @@ impl MeetingSubscription {
     }
 }
 
-fn read_page(
+fn read_page<R>(
     reader: &SledReader,
-    workspace: WorkspaceId,
+    (workspace, kind): (WorkspaceId, DocumentKind),
     after: Option<DocumentId>,
     limit: usize,
-) -> Result<Page, Error> {
-    let mut range = KeyRange::index(&workspace, MEETING);
+    pick: &Pick<R>,
+) -> Result<Page<R>, Error> {
+    let mut range = KeyRange::index(&workspace, kind);
     if let Some(after) = after {
-        range = range.before(&Key::index(&workspace, MEETING, &after));
+        range = range.before(&Key::index(&workspace, kind, &after));
     }
     let scan = Scan {
         range,
@@ -275,7 +330,7 @@ fn read_page(
     let mut named = Vec::with_capacity(rows.rows.len());
     for (key, value) in &rows.rows {
         if let Some(document) = key.document() {
-            named.push((document, found(reader, workspace, value)?));
+            named.push((document, found(reader, workspace, value, pick)?));
         }
     }
     Ok(Page {
@@ -284,15 +339,16 @@ fn read_page(
     })
 }
 
-/// The row in a stored value; none if it is of another version and is being rebuilt.
-fn found(reader: &SledReader, workspace: WorkspaceId, value: &[u8]) -> Result<Found, Error> {
-    let Some(row) = meeting_row(value) else {
-        return Ok(None);
-    };
+fn found<R>(
+    reader: &SledReader,
+    workspace: WorkspaceId,
+    value: &[u8],
+    pick: &Pick<R>,
+) -> Result<Found<R>, Error> {
     let mut hasher = DefaultHasher::new();
     hasher.write(value);
-    let deleted = is_deleted(reader, workspace, &row)?;
-    Ok(Some((row, hasher.finish(), deleted)))
+    let picked = pick(reader, workspace, value)?;
+    Ok(picked.map(|row| (row, hasher.finish())))
 }
 
 #[cfg(test)]

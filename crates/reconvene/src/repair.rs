@@ -21,7 +21,7 @@ use reconvene_core::records::{
     ChangeRow, FeedHeadRow, FeedRow, HeadRow, InviteRow, MemberRow, PeerRow, Record, RecordError,
     ShareRow, SnapshotRef, SnapshotRow, WorkspaceRow,
 };
-use reconvene_core::storage::{StoreError, StoreWrite as _};
+use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_libp2p::load_or_create_identity;
 use reconvene_model::{MaterialiseCounter, snapshot};
 use reconvene_sled::{Rebuild, SledReader, open_data_dir, open_store};
@@ -205,6 +205,8 @@ impl Repair {
             KeyKind::Member,
             KeyKind::Workspace,
             KeyKind::Peer,
+            KeyKind::Damage,
+            KeyKind::Quarantine,
         ];
         for kind in kinds {
             self.each(all_of(kind), |this, key, value| {

@@ -11,8 +11,9 @@ use reconvene_core::engine::{Config, Edit, EditedDocument, Engine, Event, Root, 
 use reconvene_core::feed::{Digest, heads_digest};
 use reconvene_core::ids::{DocumentId, DocumentKind, MemberId, PeerId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
+use reconvene_core::limits::{STALENESS_BOUND, STALENESS_BOUND_MIN};
 use reconvene_core::records::{IndexStateRow, Record as _, ShareRow, Standing, WorkspaceRow};
-use reconvene_core::storage::{StoreRead as _, StoreWrite as _};
+use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_core::wire;
 use reconvene_libp2p::{Identity, load_or_create_identity};
 use reconvene_model::index::index_row;
@@ -24,13 +25,15 @@ use reconvene_sled::{DataDir, SledReader, open_data_dir, open_store};
 use serde::Serialize;
 use tokio::sync::{broadcast, oneshot, watch};
 
-use crate::clock::{Clock, wall_now};
+use crate::clock::{Clock, ManualClock, wall_now};
 use crate::deletion::check_living;
 use crate::documents::{Documents, Lease};
 use crate::driver::{self, Command, DriverHandle, Notice};
+use crate::enrolled::EnrolledFile;
 use crate::indexer::{self, IndexProgress};
 use crate::limits::{EVENTS_MAX, OPEN_BYTES_MAX};
 use crate::profile::{Profile, ProfileFile};
+use crate::runs::key::RunKey;
 use crate::subscriptions::Subscriptions;
 use crate::{Error, Events, Meetings, Projects, Role};
 
@@ -49,6 +52,9 @@ pub struct OpenOptions {
     name: Option<String>,
     role: Option<Role>,
     open_bytes_max: usize,
+    staleness_bound: Duration,
+    state_version: u32,
+    clock: Option<ManualClock>,
 }
 
 impl OpenOptions {
@@ -61,6 +67,9 @@ impl OpenOptions {
             name: None,
             role: None,
             open_bytes_max: OPEN_BYTES_MAX,
+            staleness_bound: STALENESS_BOUND,
+            state_version: STATE_VERSION,
+            clock: None,
         }
     }
 
@@ -104,6 +113,36 @@ impl OpenOptions {
         }
     }
 
+    /// For how long what was verified counts as fresh; [`STALENESS_BOUND`] where nothing is said. A
+    /// smaller bound asks peers more often; meetings that are being recorded are never shown as fresh
+    /// for longer than [`STALENESS_BOUND`].
+    #[must_use]
+    pub fn staleness_bound(self, bound: Duration) -> Self {
+        Self {
+            staleness_bound: bound,
+            ..self
+        }
+    }
+
+    /// What a server tells its devices as its number for breaking changes of state: another one than
+    /// they knew has them build everything anew that follows from documents.
+    #[must_use]
+    pub fn state_version(self, number: u32) -> Self {
+        Self {
+            state_version: number,
+            ..self
+        }
+    }
+
+    /// For tests: a clock that the test puts forward.
+    #[must_use]
+    pub fn clock(self, clock: ManualClock) -> Self {
+        Self {
+            clock: Some(clock),
+            ..self
+        }
+    }
+
     /// Opens the replica on the current tokio runtime.
     ///
     /// Costs time with the journal and the store's own recovery, not with the number of documents.
@@ -126,6 +165,16 @@ impl OpenOptions {
     }
 
     fn open_files(self) -> Result<Files, Error> {
+        if self.staleness_bound < STALENESS_BOUND_MIN {
+            return Err(Error::BadInput(format!(
+                "the bound on staleness is below {} s",
+                STALENESS_BOUND_MIN.as_secs()
+            )));
+        }
+        if self.state_version == 0 {
+            let what = "the state version begins at 1; 0 stands for none";
+            return Err(Error::BadInput(what.to_owned()));
+        }
         // Where it cannot be told, opening the directory says why.
         if !self.create
             && self
@@ -159,6 +208,10 @@ impl OpenOptions {
         };
         let opened = open_store(&data_dir)?;
         let role = self.role.unwrap_or(profile.role);
+        let run_key = match role {
+            Role::Server => Some(RunKey::load_or_create(&self.path)?),
+            Role::Device => None,
+        };
         Ok(Files {
             data_dir,
             profile_file,
@@ -166,8 +219,12 @@ impl OpenOptions {
             identity,
             opened,
             role,
+            run_key,
             is_new,
             open_bytes_max: self.open_bytes_max,
+            staleness_bound: self.staleness_bound,
+            state_version: self.state_version,
+            clock: self.clock,
         })
     }
 }
@@ -179,8 +236,12 @@ struct Files {
     identity: Identity,
     opened: reconvene_sled::Opened,
     role: Role,
+    run_key: Option<RunKey>,
     is_new: bool,
     open_bytes_max: usize,
+    staleness_bound: Duration,
+    state_version: u32,
+    clock: Option<ManualClock>,
 }
 
 /// A device's replica: its store, its engine and its links. Cheap to clone; all clones are the same
@@ -205,6 +266,8 @@ pub(crate) struct Shared {
     data_dir: Mutex<Option<DataDir>>,
     pub(crate) peer: PeerId,
     pub(crate) role: Role,
+    /// By which a server knows the sync runs it issued.
+    pub(crate) run_key: Option<RunKey>,
     pub(crate) driver: DriverHandle,
     pub(crate) reader: SledReader,
     pub(crate) documents: Arc<Documents>,
@@ -215,13 +278,14 @@ pub(crate) struct Shared {
     profile_file: ProfileFile,
     profile: Mutex<Profile>,
     /// Random, minted at the first write after an open and after every failed one.
-    incarnation: Mutex<Option<[u8; 16]>>,
     /// Turns of those who append to transcripts, by meeting.
     appending: [tokio::sync::Mutex<()>; 16],
     /// The indexer and the compactor.
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// Whether links to the servers stay up between passes.
     pub(crate) keeps_links: AtomicBool,
+    /// For how long what was verified counts as fresh.
+    pub(crate) staleness_bound: Duration,
 }
 
 /// What this device is.
@@ -276,6 +340,36 @@ pub enum ReplicaEvent {
         peer: PeerId,
         /// As of when.
         as_of: reconvene_core::time::WallTime,
+    },
+    /// The workspace is fresh: its server, or where it has none a peer, was verified within the
+    /// bound.
+    Fresh {
+        /// The workspace.
+        workspace: WorkspaceId,
+    },
+    /// The workspace is not fresh any more.
+    Stale {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// As of when it was verified last.
+        since: reconvene_core::time::WallTime,
+    },
+    /// The workspace's server has another state version than before: the index and what hangs on it
+    /// are built anew from the documents. No edit is lost by it.
+    StateVersionChanged {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The server.
+        peer: PeerId,
+        /// What it was.
+        from: u32,
+        /// What it is.
+        to: u32,
+    },
+    /// What [`Self::StateVersionChanged`] began is done.
+    Rebuilt {
+        /// The workspace.
+        workspace: WorkspaceId,
     },
     /// A link is up and both sides have greeted.
     LinkUp {
@@ -345,6 +439,25 @@ pub enum ReplicaEvent {
         /// Since when nothing moves.
         since: reconvene_core::time::WallTime,
     },
+    /// Records of a document were damaged. They are kept in quarantine; what is left of the document
+    /// can be read, and peers are asked for what was lost, until `DocumentHealed`.
+    DocumentDamaged {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The document.
+        document: DocumentId,
+        /// What is damaged, for people.
+        what: String,
+        /// Changes that are known by name to be lost.
+        lost: u64,
+    },
+    /// Everything is back that was lost of a damaged document.
+    DocumentHealed {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The document.
+        document: DocumentId,
+    },
     /// The server told of other devices of the workspace than before.
     DevicesChanged {
         /// The workspace.
@@ -374,6 +487,26 @@ pub enum ReplicaEvent {
     },
     /// The disk has room again.
     RoomAgain,
+    /// An integration was found not to work, or to work again.
+    IntegrationState {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The integration.
+        integration: DocumentId,
+        /// Whether it works.
+        state: reconvene_model::IntegrationState,
+        /// A stable word for what is wrong.
+        code: Option<String>,
+    },
+    /// Something needs the member, or does so no more: an entry of their inbox.
+    InboxEntry {
+        /// The entry.
+        entry: DocumentId,
+        /// A stable word for what is wrong.
+        code: String,
+        /// Whether it is open.
+        open: bool,
+    },
     /// This reader was away for too long, and events were dropped for it. What is held and shown may
     /// have changed in any way.
     Lagged {
@@ -399,20 +532,24 @@ impl Replica {
             identity,
             opened,
             role,
+            run_key,
             is_new,
             open_bytes_max,
+            staleness_bound,
+            state_version,
+            clock,
         } = files;
         let peer = identity.peer_id();
         let reader = opened.store.reader();
-        let mut clock = Clock::new();
+        let mut clock = Clock::new(clock);
         let config = Config {
             me: peer,
             role: match role {
                 Role::Device => wire::Role::Device,
                 Role::Server => wire::Role::Server,
             },
-            state_version: STATE_VERSION,
-            staleness_bound: reconvene_core::limits::STALENESS_BOUND,
+            state_version,
+            staleness_bound,
             roots: roots()
                 .iter()
                 .map(|root| {
@@ -428,7 +565,6 @@ impl Replica {
                 profile.removed.contains(&entry.workspace) || profile.past.contains(&entry.epoch)
             });
         let documents = Arc::new(Documents::new(reader.clone(), open_bytes_max));
-        let counter = documents.counter_handle();
         let subscriptions = Arc::<Subscriptions>::default();
         let driver = driver::start(
             engine,
@@ -436,9 +572,10 @@ impl Replica {
             opened.store,
             reader.clone(),
             identity,
-            counter,
+            Arc::clone(&documents),
             Arc::clone(&subscriptions),
         )?;
+        documents.tell_damage(driver.suspicions());
         let mut replayed = driver.notices();
         driver.send(Command::Replay(journal)).await?;
         let releases = forgotten
@@ -446,8 +583,21 @@ impl Replica {
             .map(|entry| (entry.workspace, (entry.epoch, entry.through)));
         driver.send(Command::Release(releases.collect())).await?;
         let restored = restore_rows(&reader, &driver, &profile).await?;
+        let enrolled = (role == Role::Server).then(|| EnrolledFile::in_dir(data_dir.path()));
         if restored && !is_new {
             tracing::warn!("the store had lost workspaces; they were entered from the profile");
+            let known = enrolled.as_ref().map(EnrolledFile::load).transpose()?;
+            if let Some(known) = known.flatten() {
+                let write = Write {
+                    request: request_id(),
+                    puts: known.rows(),
+                    deletes: Vec::new(),
+                };
+                driver.write(write).await?;
+            }
+        }
+        if let Some(file) = &enrolled {
+            file.follow(&reader)?;
         }
         let replayed = wait_for_replay(&mut replayed).await?;
         profile_file.save_if_changed(&profile)?;
@@ -465,6 +615,7 @@ impl Replica {
             data_dir: Mutex::new(Some(data_dir)),
             peer,
             role,
+            run_key,
             driver,
             reader,
             documents,
@@ -473,10 +624,10 @@ impl Replica {
             subscriptions,
             profile_file,
             profile: Mutex::new(profile),
-            incarnation: Mutex::new(None),
             appending: Default::default(),
             tasks: Mutex::new(vec![index_task]),
             keeps_links: AtomicBool::new(false),
+            staleness_bound,
         };
         let replica = Self {
             shared: Arc::new(shared),
@@ -492,6 +643,12 @@ impl Replica {
         replica
             .tasks()
             .extend([tokio::spawn(compactor), tokio::spawn(purger)]);
+        if let Some(file) = enrolled {
+            let notices = replica.shared.driver.notices();
+            let reader = replica.shared.reader.clone();
+            let follower = follow_enrolments(file, reader, notices);
+            replica.tasks().push(tokio::spawn(follower));
+        }
         if replayed > 0 {
             // What was acknowledged before the end must be in the first list, too.
             match replica.wait_for_index(REPLAY_INDEX_WAIT).await {
@@ -689,7 +846,7 @@ impl Replica {
         edit: impl FnOnce(&mut Editor) -> Result<T, ModelError> + Send + 'static,
     ) -> Result<T, Error> {
         let lease = self.shared.documents.lease(workspace, id).await;
-        let incarnation = self.shared.incarnation()?;
+        let incarnation = self.shared.documents.incarnation()?;
         let worked = self
             .blocking(move |shared| shared.edit_leased(lease, id, mode, incarnation, edit))
             .await;
@@ -698,12 +855,13 @@ impl Replica {
             value,
             document,
             rows,
+            news,
         } = match worked {
             Ok(edited) => edited,
             Err(error) => {
                 // After a panic nobody knows what was written under the actor; a refusal wrote nothing.
                 if matches!(error, Error::EditPanicked(_)) {
-                    self.shared.forget_incarnation();
+                    self.shared.documents.forget_incarnation();
                 }
                 return Err(error);
             }
@@ -721,7 +879,11 @@ impl Replica {
         let durable = self.shared.driver.edit(edit).await?;
         self.shared.documents.give_back(lease);
         let replica = self.clone();
-        let confirm = async move { replica.confirm(workspace, id, durable).await };
+        let confirm = async move {
+            replica.confirm(workspace, &[id], durable).await?;
+            replica.tell(news);
+            Ok::<_, Error>(())
+        };
         if mode.buffered {
             tokio::spawn(confirm);
         } else {
@@ -730,21 +892,36 @@ impl Replica {
         Ok(value)
     }
 
-    async fn confirm(
+    /// Waits until an edit is durable; if it fails, its documents are loaded anew when they are used.
+    pub(crate) async fn confirm(
         &self,
         workspace: WorkspaceId,
-        id: DocumentId,
+        ids: &[DocumentId],
         durable: oneshot::Receiver<Result<(), Error>>,
     ) -> Result<(), Error> {
         let outcome = durable.await.map_err(|_| Error::Closed)?;
         if let Err(error) = &outcome {
             tracing::warn!(%error, "an edit failed; its document is loaded anew");
-            self.shared.forget_incarnation();
-            let mut lease = self.shared.documents.lease(workspace, id).await;
-            lease.forget();
-            self.shared.documents.give_back(lease);
+            self.shared.documents.forget_incarnation();
+            for id in ids {
+                let mut lease = self.shared.documents.lease(workspace, *id).await;
+                lease.forget();
+                self.shared.documents.give_back(lease);
+            }
         }
         outcome
+    }
+
+    /// Tells events of what was written here.
+    pub(crate) fn tell(&self, news: impl IntoIterator<Item = ReplicaEvent>) {
+        let Some(events) = self.shared.events.upgrade() else {
+            return;
+        };
+        for event in news {
+            if events.send(event).is_err() {
+                tracing::trace!("nobody listens to the replica's events");
+            }
+        }
     }
 
     /// Stores new documents, whole or not at all; resolves when they are durable.
@@ -808,14 +985,27 @@ impl EditMode {
     }
 }
 
-struct Edited<T> {
-    lease: Lease,
+pub(crate) struct Edited<T> {
+    pub(crate) lease: Lease,
     value: T,
-    document: Option<EditedDocument>,
-    rows: Vec<(Key, Bytes)>,
+    pub(crate) document: Option<EditedDocument>,
+    pub(crate) rows: Vec<(Key, Bytes)>,
+    pub(crate) news: Option<ReplicaEvent>,
 }
 
 impl Shared {
+    /// Has the engine look for a damaged record of the feed or the index, if a read met one.
+    pub(crate) fn noting_damage<T>(
+        &self,
+        workspace: WorkspaceId,
+        read: Result<T, Error>,
+    ) -> Result<T, Error> {
+        if let Err(Error::Store(StoreError::Damaged { .. })) = &read {
+            self.driver.suspect(workspace, None);
+        }
+        read
+    }
+
     /// The data directory, held.
     pub(crate) fn data_dir(&self) -> Result<DataDir, Error> {
         let held = self.data_dir.lock().unwrap_or_else(PoisonError::into_inner);
@@ -833,35 +1023,24 @@ impl Shared {
         &self.appending[usize::from(last) % self.appending.len()]
     }
 
-    /// The incarnation of this open, minted at its first write.
-    pub(crate) fn incarnation(&self) -> Result<[u8; 16], Error> {
-        let mut incarnation = self
-            .incarnation
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(incarnation) = *incarnation {
-            return Ok(incarnation);
-        }
-        let minted = random()?;
-        *incarnation = Some(minted);
-        Ok(minted)
-    }
-
     /// Whether a workspace is synced with a server.
     pub(crate) fn has_server(&self, workspace: &WorkspaceId) -> bool {
+        self.server_of(workspace).is_some()
+    }
+
+    /// Whose device this is.
+    pub(crate) fn member(&self) -> MemberId {
         let profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = profile.workspace(workspace);
-        known.is_some_and(|known| known.server.is_some())
+        profile.member
     }
 
-    fn forget_incarnation(&self) {
-        *self
-            .incarnation
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = None;
+    /// The server that a workspace is synced with.
+    pub(crate) fn server_of(&self, workspace: &WorkspaceId) -> Option<PeerId> {
+        let profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
+        profile.workspace(workspace)?.server
     }
 
-    fn edit_leased<T>(
+    pub(crate) fn edit_leased<T>(
         &self,
         mut lease: Lease,
         id: DocumentId,
@@ -871,9 +1050,11 @@ impl Shared {
     ) -> Result<Edited<T>, Error> {
         let workspace = lease.workspace();
         let create = mode.create;
+        let mut is_new = false;
         match self.documents.load(&mut lease, Purpose::Edit) {
             Ok(_) => {}
             Err(Error::NotFound { .. }) if create.is_some() => {
+                is_new = true;
                 lease.put(
                     create
                         .and_then(Document::create)
@@ -901,7 +1082,11 @@ impl Shared {
         let (value, changes) = match edited {
             Ok(edited) => edited,
             Err(error) => {
-                // A refused closure leaves the document as it was; anything else poisons it.
+                // A refused closure leaves the document as it was; anything else poisons it. One that
+                // was to be made is not there.
+                if is_new {
+                    lease.forget();
+                }
                 self.documents.give_back(lease);
                 return Err(match error {
                     EditError::Refused(error) => Error::Model(error),
@@ -912,25 +1097,36 @@ impl Shared {
             }
         };
         if changes.is_empty() {
+            if is_new {
+                lease.forget();
+            }
             return Ok(Edited {
                 lease,
                 value,
                 document: None,
                 rows: Vec::new(),
+                news: None,
             });
         }
         let kind = document.kind();
-        let mut rows = Vec::new();
-        match index_row(id, document) {
-            Ok(Some(row)) => rows.push((Key::index(&workspace, kind, &id), row.encode().into())),
-            Ok(None) => {}
+        let key = Key::index(&workspace, kind, &id);
+        let made = index_row(id, document).map_err(Error::from);
+        let made = made.and_then(|row| {
+            let Some(row) = row else {
+                return Ok((Vec::new(), None));
+            };
+            let news = crate::news::news_of(&self.reader, workspace, &key, &row)?;
+            Ok((vec![(key, row.encode().into())], news))
+        });
+        let (rows, news) = match made {
+            Ok(made) => made,
             Err(error) => {
                 // The change is in the open document and will not be stored.
                 lease.forget();
                 self.documents.give_back(lease);
-                return Err(error.into());
+                return Err(error);
             }
-        }
+        };
         let document = EditedDocument {
             document: id,
             kind,
@@ -941,6 +1137,7 @@ impl Shared {
             value,
             document: Some(document),
             rows,
+            news,
         })
     }
 }
@@ -1004,6 +1201,7 @@ pub(crate) fn workspace_rows(
     let index = IndexStateRow {
         seq: Default::default(),
         state_version: STATE_VERSION,
+        server_state_version: 0,
     };
     vec![
         (Key::workspace(&workspace), row.encode()),
@@ -1060,6 +1258,30 @@ async fn restore_rows(
     };
     driver.write(write).await?;
     Ok(true)
+}
+
+/// Keeps the file of enrolments as the store is, for as long as the replica is open.
+async fn follow_enrolments(
+    file: EnrolledFile,
+    reader: SledReader,
+    mut notices: broadcast::Receiver<Notice>,
+) {
+    loop {
+        match notices.recv().await {
+            Ok(Notice::Engine(event)) => match &*event {
+                Event::DeviceEnrolled { .. } | Event::DeviceLeft { .. } => {}
+                _ => continue,
+            },
+            Ok(_) => continue,
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+        let (file, reader) = (file.clone(), reader.clone());
+        let followed = tokio::task::spawn_blocking(move || file.follow(&reader)).await;
+        if let Ok(Err(error)) = followed {
+            tracing::error!(%error, "who was enrolled could not be written down");
+        }
+    }
 }
 
 /// Waits until the journal is in the store, and yields how many changes came from it.

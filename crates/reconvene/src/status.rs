@@ -8,61 +8,25 @@ use reconvene_core::ids::{DocumentId, PeerId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::limits;
 use reconvene_core::records::{
-    FeedHeadRow, IndexStateRow, PeerRow, ShareRow, Standing, WorkspaceRow,
+    DamageRow, FeedHeadRow, IndexStateRow, PeerRow, ShareRow, Standing, WorkspaceRow,
 };
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{Scan, StoreRead as _};
 use reconvene_core::time::WallTime;
 use serde::Serialize;
 
-use crate::clock::wall_now;
-use crate::documents::{decode, head_row, not_found};
+use crate::delivery::{Pending, pending};
+use crate::documents::decode;
 use crate::driver::Live;
+use crate::freshness::{Freshness, freshness, freshness_of_peer};
 use crate::replica::Shared;
 use crate::{DeviceInfo, Error, Replica};
 
 /// Most peers of a workspace that are looked at.
 const PEERS_MAX: usize = 10_000;
 
-/// How fresh what was read is.
-#[derive(Clone, Debug, Serialize)]
-pub struct Freshness {
-    /// Nothing that the freshest peer held at this moment is missing; `None` if that never was.
-    pub as_of: Option<WallTime>,
-    /// Staleness while a link is up and idle, in seconds.
-    pub bound_s: u64,
-    /// The verdict.
-    pub state: FreshnessState,
-}
-
-/// Whether what was read is fresh, and why not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "is", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum FreshnessState {
-    /// Verified within the bound.
-    Verified,
-    /// Verified, but longer ago than the bound.
-    Stale {
-        /// Since when; `None` if it was never verified.
-        since: Option<WallTime>,
-        /// Why.
-        why: &'static str,
-    },
-    /// Nobody else has this workspace: there is nothing to be stale against.
-    Local,
-}
-
-/// A peer, and whether it durably holds a version.
-#[derive(Clone, Debug, Serialize)]
-pub struct Holder {
-    /// The peer.
-    pub peer: PeerId,
-    /// Whether it holds the version; `None` where that is not known.
-    pub holds: Option<bool>,
-    /// Why it refused the document, if it did.
-    pub refused: Option<RefusalCode>,
-}
+/// Most damaged documents of a workspace that a status lists.
+pub const DAMAGED_MAX: usize = 1_000;
 
 /// The state of a replica.
 #[derive(Clone, Debug, Serialize)]
@@ -77,6 +41,8 @@ pub struct Status {
     pub open: crate::OpenDocuments,
     /// How remote changes came into open documents since this replica was opened.
     pub applied: crate::ApplyStats,
+    /// What is still to be delivered to servers and to this member's other devices.
+    pub pending: Pending,
     /// Every workspace.
     pub workspaces: Vec<WorkspaceStatus>,
     /// Every link that is up.
@@ -148,6 +114,22 @@ pub struct WorkspaceStatus {
     pub freshness: Freshness,
     /// What each peer holds.
     pub peers: Vec<PeerStatus>,
+    /// Documents of which something was lost that no peer has brought back yet, at most
+    /// [`DAMAGED_MAX`].
+    pub damaged: Vec<DamagedDocument>,
+}
+
+/// A document of which something was lost. What is left of it can be read.
+#[derive(Clone, Debug, Serialize)]
+pub struct DamagedDocument {
+    /// The document.
+    pub document: DocumentId,
+    /// When it was found.
+    pub since: WallTime,
+    /// What was damaged, for people.
+    pub what: String,
+    /// Changes that are known by name to be lost.
+    pub lost: u64,
 }
 
 /// A place in a feed.
@@ -193,8 +175,8 @@ pub struct PeerStatus {
     pub owed: Option<u64>,
     /// Up to where we durably hold its feed.
     pub held_of_theirs: Option<FeedStatus>,
-    /// As of when nothing it held was missing here.
-    pub verified_at: Option<WallTime>,
+    /// As of when nothing it held was missing here, and whether that is fresh.
+    pub freshness: Freshness,
     /// Documents of theirs refused here.
     pub refused_here: BTreeMap<DocumentId, RefusalCode>,
     /// Documents of ours refused there.
@@ -296,6 +278,7 @@ fn collect(shared: &Shared, device: DeviceInfo, live: &Live) -> Result<Status, E
         documents_materialised_by: shared.documents.counter().snapshot(),
         open: shared.documents.open(),
         applied: shared.documents.apply_stats(),
+        pending: pending(shared, live)?,
         workspaces,
         links: live
             .links
@@ -361,7 +344,7 @@ fn workspace_status(
                 holds_ours: row.acknowledged.map(FeedStatus::from),
                 owed,
                 held_of_theirs: row.held.map(FeedStatus::from),
-                verified_at: row.verified_at,
+                freshness: freshness_of_peer(shared, id, peer, &row, live),
                 refused_here: row.refused_here,
                 refused_there: row.refused_there,
                 refused_here_unlisted: row.refused_here_unlisted,
@@ -387,7 +370,25 @@ fn workspace_status(
         },
         freshness: freshness(shared, id, live, true)?,
         peers,
+        damaged: damaged(shared, id)?,
     })
+}
+
+/// The documents of which something was lost.
+fn damaged(shared: &Shared, workspace: WorkspaceId) -> Result<Vec<DamagedDocument>, Error> {
+    let scan = Scan::ascending(KeyRange::damages(&workspace), DAMAGED_MAX);
+    let rows = shared.reader.scan(&scan)?.rows;
+    let damaged = rows.iter().filter_map(|(key, value)| {
+        let document = key.document()?;
+        let row = decode::<DamageRow>(key, value);
+        Some(row.map(|row| DamagedDocument {
+            document,
+            since: row.since,
+            what: row.what,
+            lost: row.lost.len() as u64,
+        }))
+    });
+    damaged.collect()
 }
 
 /// What the devices are called that a workspace is shared with.
@@ -420,6 +421,11 @@ pub(crate) fn feed_head(
         .transpose()
 }
 
+/// The end of a workspace's feed.
+pub(crate) fn feed_end(shared: &Shared, workspace: WorkspaceId) -> Result<u64, Error> {
+    Ok(feed_head(shared, workspace)?.map_or(0, |head| head.point.seq.0))
+}
+
 pub(crate) fn indexed_to(shared: &Shared, workspace: WorkspaceId) -> Result<u64, Error> {
     let live = shared.index.borrow().get(&workspace).map(|seq| seq.0);
     if let Some(live) = live {
@@ -450,80 +456,4 @@ pub(crate) fn peer_rows(
         peers.extend(known.iter().map(|(peer, row)| (*peer, row.clone())));
     }
     Ok(peers)
-}
-
-/// How fresh a read of this workspace is: the best any peer vouches for, and for lists no fresher
-/// than the index.
-pub(crate) fn freshness(
-    shared: &Shared,
-    workspace: WorkspaceId,
-    live: &Live,
-    list: bool,
-) -> Result<Freshness, Error> {
-    let peers = peer_rows(shared, workspace, live)?;
-    let bound = limits::STALENESS_BOUND;
-    let as_of = peers.values().filter_map(|row| row.verified_at).max();
-    let bound_ms = i64::try_from(bound.as_millis()).unwrap_or(i64::MAX);
-    let recent = as_of.is_some_and(|as_of| wall_now().as_millis() - as_of.as_millis() <= bound_ms);
-    let linked = peers.keys().any(|peer| live.is_linked(peer));
-    let end = feed_head(shared, workspace)?.map_or(0, |head| head.point.seq.0);
-    let state = if peers.is_empty() && !shared.has_server(&workspace) {
-        FreshnessState::Local
-    } else if peers.is_empty() {
-        FreshnessState::Stale {
-            since: None,
-            why: "never_synced",
-        }
-    } else if list && indexed_to(shared, workspace)? < end {
-        FreshnessState::Stale {
-            since: as_of,
-            why: "indexing",
-        }
-    } else if recent {
-        FreshnessState::Verified
-    } else if !linked {
-        FreshnessState::Stale {
-            since: as_of,
-            why: "offline",
-        }
-    } else {
-        FreshnessState::Stale {
-            since: as_of,
-            why: "catching_up",
-        }
-    };
-    Ok(Freshness {
-        as_of,
-        bound_s: bound.as_secs(),
-        state,
-    })
-}
-
-/// Who holds the stored version of a document.
-pub(crate) fn holders(
-    shared: &Shared,
-    workspace: WorkspaceId,
-    document: DocumentId,
-    live: &Live,
-) -> Result<Vec<Holder>, Error> {
-    let row = head_row(&shared.reader, workspace, document)?.ok_or_else(|| not_found(document))?;
-    let epoch = feed_head(shared, workspace)?.map(|head| head.point.epoch);
-    let holder = |(peer, known): (PeerId, PeerRow)| {
-        let refused = known.refused_there.get(&document).copied();
-        let holds = match known.acknowledged {
-            Some(held) if Some(held.epoch) == epoch => {
-                Some(refused.is_none() && held.seq >= row.feed_seq)
-            }
-            _ => None,
-        };
-        Holder {
-            peer,
-            holds,
-            refused,
-        }
-    };
-    Ok(peer_rows(shared, workspace, live)?
-        .into_iter()
-        .map(holder)
-        .collect())
 }

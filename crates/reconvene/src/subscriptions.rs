@@ -7,11 +7,34 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use reconvene_core::ids::{DocumentId, WorkspaceId};
+use reconvene_core::ids::{DocumentId, DocumentKind, WorkspaceId};
 use tokio::sync::Notify;
 
 use crate::Error;
 use crate::limits::QUERY_MARKS_MAX;
+
+/// Where an index row stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RowPlace {
+    pub(crate) workspace: WorkspaceId,
+    pub(crate) kind: DocumentKind,
+    pub(crate) document: DocumentId,
+}
+
+/// Which rows a query wants to know about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Interest {
+    /// Those of this workspace; without, of every one.
+    pub(crate) workspace: Option<WorkspaceId>,
+    /// Those of these kinds.
+    pub(crate) kinds: &'static [DocumentKind],
+}
+
+impl Interest {
+    fn includes(&self, place: &RowPlace) -> bool {
+        self.workspace.is_none_or(|own| own == place.workspace) && self.kinds.contains(&place.kind)
+    }
+}
 
 /// The live queries of a replica.
 #[derive(Default)]
@@ -22,7 +45,7 @@ pub(crate) struct Subscriptions {
 #[derive(Default)]
 struct Table {
     next: u64,
-    entries: BTreeMap<u64, (WorkspaceId, Arc<Marks>)>,
+    entries: BTreeMap<u64, (Interest, Arc<Marks>)>,
     closed: bool,
 }
 
@@ -43,7 +66,7 @@ struct State {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Marked {
     /// These.
-    Rows(BTreeSet<DocumentId>),
+    Rows(BTreeSet<RowPlace>),
     /// So many that all have to be compared.
     Everything,
 }
@@ -61,11 +84,8 @@ impl Marked {
 }
 
 impl Subscriptions {
-    /// Registers a query of a workspace's meetings. From now on no row is missed.
-    pub(crate) fn register(
-        self: &Arc<Self>,
-        workspace: WorkspaceId,
-    ) -> Result<Registration, Error> {
+    /// Registers a query. From now on no row is missed.
+    pub(crate) fn register(self: &Arc<Self>, interest: Interest) -> Result<Registration, Error> {
         let mut table = lock(&self.table);
         if table.closed {
             return Err(Error::Closed);
@@ -73,9 +93,7 @@ impl Subscriptions {
         let number = table.next;
         table.next += 1;
         let marks = Arc::<Marks>::default();
-        table
-            .entries
-            .insert(number, (workspace, Arc::clone(&marks)));
+        table.entries.insert(number, (interest, Arc::clone(&marks)));
         Ok(Registration {
             subscriptions: Arc::clone(self),
             number,
@@ -84,15 +102,27 @@ impl Subscriptions {
     }
 
     /// Marks rows that readers can see now.
-    pub(crate) fn mark(&self, rows: &[(WorkspaceId, DocumentId)]) {
+    pub(crate) fn mark(&self, rows: &[RowPlace]) {
         let table = lock(&self.table);
-        let interested = table.entries.values().filter(|(workspace, marks)| {
-            let own = rows.iter().filter(|(of, _)| of == workspace);
-            marks.add(own.map(|(_, id)| *id))
+        let interested = table.entries.values().filter(|(interest, marks)| {
+            let own = rows.iter().filter(|place| interest.includes(place));
+            marks.add(own.copied())
         });
         // All are marked before the first wakes: what one reader was told, no other is still to hear.
         let interested: Vec<_> = interested.collect();
         for (_, marks) in interested {
+            marks.wake.notify_one();
+        }
+    }
+
+    /// Has every query of a workspace compare everything.
+    pub(crate) fn mark_all(&self, workspace: WorkspaceId) {
+        let table = lock(&self.table);
+        let is_of = |interest: &Interest| interest.workspace.is_none_or(|own| own == workspace);
+        let entries = table.entries.values();
+        let of_workspace = entries.filter(|(interest, _)| is_of(interest));
+        for (_, marks) in of_workspace {
+            lock(&marks.state).marked = Marked::Everything;
             marks.wake.notify_one();
         }
     }
@@ -115,7 +145,7 @@ impl Subscriptions {
 
 impl Marks {
     /// Marks rows; whether there is something to wake for.
-    fn add(&self, rows: impl Iterator<Item = DocumentId>) -> bool {
+    fn add(&self, rows: impl Iterator<Item = RowPlace>) -> bool {
         let mut state = lock(&self.state);
         let Marked::Rows(marked) = &mut state.marked else {
             return true;

@@ -13,8 +13,8 @@ use reconvene_core::feed::FeedPoint;
 use reconvene_core::ids::{DocumentId, FeedSeq, WorkspaceId};
 use reconvene_core::keys::{Key, KeyKind, KeyRange};
 use reconvene_core::records::{
-    FeedHeadRow, FeedRow, HeadRow, IndexStateRow, InviteRow, JournalFrame, MemberRow, PeerRow,
-    Record, ShareRow, WorkspaceRow,
+    DamageRow, FeedHeadRow, FeedRow, HeadRow, IndexStateRow, InviteRow, JournalFrame, MemberRow,
+    PeerRow, QuarantineRow, Record, ShareRow, WorkspaceRow,
 };
 use reconvene_core::storage::{StoreError, StoreRead as _};
 use reconvene_model::index::IndexRow;
@@ -256,6 +256,8 @@ impl Verifier<'_> {
             KeyKind::Workspace,
             KeyKind::FeedHead,
             KeyKind::Peer,
+            KeyKind::Damage,
+            KeyKind::Quarantine,
             KeyKind::Index,
             KeyKind::IndexState,
         ];
@@ -273,6 +275,13 @@ impl Verifier<'_> {
                     KeyKind::Workspace => drop(this.expect::<WorkspaceRow>(place, key, &value)),
                     KeyKind::FeedHead => drop(this.expect::<FeedHeadRow>(place, key, &value)),
                     KeyKind::Peer => drop(this.expect::<PeerRow>(place, key, &value)),
+                    KeyKind::Quarantine => drop(this.expect::<QuarantineRow>(place, key, &value)),
+                    KeyKind::Damage => {
+                        if let Some(row) = this.expect::<DamageRow>(place, key, &value) {
+                            let what = format!("something of it was lost: {}", row.what);
+                            this.note(place, format!("{key:?}"), what);
+                        }
+                    }
                     KeyKind::IndexState => drop(this.expect::<IndexStateRow>(place, key, &value)),
                     KeyKind::Index => {
                         if let Err(error) = IndexRow::decode(&value) {
@@ -447,6 +456,8 @@ impl Verifier<'_> {
                 Some(Some(held)) => wrong.extend(held.lacks(&row)),
                 // The head row was noted.
                 Some(None) => {}
+                // It keeps the place of entries of a document of which nothing was left.
+                None if row.changes.is_empty() && row.snapshot.is_none() => {}
                 None => wrong.push("the document it names has no head row".to_owned()),
             }
             if seq == end.seq && row.digest != end.digest {

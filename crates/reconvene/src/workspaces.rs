@@ -364,9 +364,13 @@ pub(crate) fn stored_documents(
     let mut documents = Vec::new();
     let mut range = KeyRange::heads(&workspace);
     loop {
-        let heads = shared.reader.scan(&Scan::ascending(range.clone(), 1024))?;
+        let heads = shared
+            .reader
+            .scan(&Scan::ascending(range.clone(), 1024))
+            .map_err(Error::Store);
+        let heads = shared.noting_damage(workspace, heads)?;
         for (key, value) in &heads.rows {
-            let row: HeadRow = decode(key, value)?;
+            let row = shared.noting_damage(workspace, decode::<HeadRow>(key, value))?;
             if let Some(document) = key.document().filter(|_| row.purged_at.is_none()) {
                 documents.push((document, row.kind));
             }
@@ -383,14 +387,16 @@ fn export(shared: &Shared, workspace: WorkspaceId) -> Result<String, Error> {
     let documents = stored_documents(shared, workspace)?;
     let loaded = documents.into_iter().map_while(|(id, kind)| {
         let counter = shared.documents.counter();
-        match read_document_of_kind(
+        let read = read_document_of_kind(
             &shared.reader,
             counter,
             workspace,
             id,
             kind,
             Purpose::Export,
-        ) {
+        );
+        shared.documents.note_damage((workspace, id), &read);
+        match read {
             Ok(document) => Some((id, document)),
             Err(error) => {
                 failed = Some(error);

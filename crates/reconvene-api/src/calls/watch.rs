@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use reconvene::{ChangedDocuments, ChangedKind, Changes, FeedCursor};
+use reconvene::{ChangedDocuments, ChangedKind, FeedCursor, FeedWatch};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
@@ -16,7 +16,7 @@ use crate::v1::{self, event::Happened};
 
 /// A watch that goes on. Its place among the streams is given back when it is dropped.
 struct Watch {
-    changes: Changes,
+    changes: FeedWatch,
     stop: Stop,
     begun: bool,
     _place: OwnedSemaphorePermit,
@@ -31,7 +31,7 @@ impl Calls {
         let replica = self.within(request.workspace.as_deref()).await?;
         let since = request.cursor.as_deref().map(str::parse::<FeedCursor>);
         let since = since.transpose().map_err(|error| status(&error))?;
-        let changes = replica.changes(since).await;
+        let changes = replica.watch_feed(since).await;
         let watch = Watch {
             changes: changes.map_err(|error| status(&error))?,
             stop: self.stop.clone(),

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use reconvene::{OpenOptions, Role};
-use reconvene_server::{ApiOptions, MonitorOptions, ServeOptions, ServerInfo};
+use reconvene_server::{
+    Adapters, ApiOptions, ExecutorOptions, MonitorOptions, ServeOptions, ServerInfo,
+};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -20,7 +22,9 @@ use crate::signals::Signals;
 /// Serves until told to stop.
 pub(super) async fn run(data: &Path, args: ServeArgs, output: Output) -> Result<u8, Failure> {
     let mut signals = Signals::take()?;
-    let options = OpenOptions::new(data).role(Role::Server);
+    let options = OpenOptions::new(data)
+        .role(Role::Server)
+        .state_version(args.state_version);
     let options = match place::machine_name() {
         Some(name) => options.name(name),
         None => options,
@@ -63,6 +67,14 @@ pub(super) async fn run(data: &Path, args: ServeArgs, output: Output) -> Result<
             address,
             exposed: args.exposed,
         }),
+        executor: ExecutorOptions {
+            adapters: Adapters::standard(
+                Some(args.calendars.unwrap_or_else(|| data.join("calendars"))),
+                args.allow_host,
+            ),
+            run_kept: args.keep_runs,
+            validate_every: args.validate_every,
+        },
     };
     reconvene_server::serve(&replica, options, shutdown, ready).await?;
     told.map(|()| exit::OK)

@@ -55,7 +55,10 @@ pub(super) async fn run(
     let replica = match reached {
         Reached::Store(replica) => replica,
         // The host ended the stream in order.
-        Reached::Host(_) => return Ok(exit::OK),
+        Reached::Host(_) => {
+            teller.tell_rest(&mut told)?;
+            return Ok(exit::OK);
+        }
     };
     let mut host = None;
     let watched = match hosting::bind(data) {
@@ -89,6 +92,16 @@ impl Teller {
         Ok(self.output.answer(&item, self.human)? == Reader::Present)
     }
 
+    /// Tells what a stream that has ended told last.
+    fn tell_rest(&self, told: &mut Receiver<Value>) -> Result<(), Failure> {
+        while let Ok(item) = told.try_recv() {
+            if !self.tell(Some(item))? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     /// Carries a stream out on a store that is open here.
     async fn follow(
         &self,
@@ -104,7 +117,10 @@ impl Teller {
             let item = tokio::select! {
                 biased;
                 item = told.recv() => item,
-                ended = &mut stream => return ended.map(drop),
+                ended = &mut stream => {
+                    ended?;
+                    return self.tell_rest(told);
+                }
                 () = signals.stop() => return Ok(()),
             };
             if !self.tell(item)? {

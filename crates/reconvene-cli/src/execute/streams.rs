@@ -1,6 +1,6 @@
 //! Requests that go on: each yields items until nobody takes them or the store is closed.
 
-use reconvene::{Error, Events, MeetingSubscription, Replica};
+use reconvene::{Error, Events, MeetingSubscription, Replica, ReplicaEvent};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Sender;
 
@@ -23,6 +23,41 @@ pub(super) async fn events(
             () = items.closed() => return Ok(Value::Null),
         };
         item = to_value(&event.ok_or_else(|| Failure::from(Error::Closed))?)?;
+    }
+}
+
+/// Tells the state of a replica now, and again whenever links, freshness or what is to be delivered
+/// change.
+pub(super) async fn status(replica: &Replica, items: &Sender<Value>) -> Result<Value, Failure> {
+    // Both from before the first status, so that no change is missed.
+    let mut pending = replica.watch_pending();
+    let mut events = replica.events();
+    // What is pending now is in the first status.
+    pending.next().await?;
+    loop {
+        if items
+            .send(to_value(&replica.status().await?)?)
+            .await
+            .is_err()
+        {
+            return Ok(Value::Null);
+        }
+        loop {
+            tokio::select! {
+                pending = pending.next() => {
+                    pending?;
+                    break;
+                }
+                event = events.next() => {
+                    let event = event.ok_or_else(|| Failure::from(Error::Closed))?;
+                    // A heartbeat changes only as of when things are fresh.
+                    if !matches!(event, ReplicaEvent::Verified { .. }) {
+                        break;
+                    }
+                }
+                () = items.closed() => return Ok(Value::Null),
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::ids::FeedSeq;
 use crate::keys::{Key, KeyRange};
 use crate::memory::{MemoryReader, MemoryStore};
 use crate::storage::{
-    Batch, JournalEntry, JournalReleases, Rows, Scan, StoreError, StoreRead, StoreWrite,
+    Batch, JournalEntry, JournalReleases, Rows, Scan, StoreError, StoreRead, StoreWrite, Survey,
 };
 
 /// The promise a store breaks.
@@ -229,6 +229,14 @@ impl StoreRead for FlawedReader {
             _ => {}
         }
         Ok(rows)
+    }
+
+    fn survey(&self, range: &KeyRange) -> Result<Survey, StoreError> {
+        self.inner.survey(range)
+    }
+
+    fn raw(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
+        self.inner.raw(key)
     }
 }
 

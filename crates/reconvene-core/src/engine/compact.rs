@@ -173,7 +173,10 @@ impl Engine {
                 .filter(|known| !compact.snapshots.contains(known))
                 .any(|known| compact.orphans.contains(&known.hash))
         });
-        if is_leaving || is_orphan_named {
+        // What was read to make the snapshot is as it was before the document was entered anew.
+        let was_healed = state.healed_at.get(&compact.document);
+        let was_healed = was_healed.is_some_and(|at| last < *at);
+        if is_leaving || is_orphan_named || was_healed {
             return Err(CompactHold::Changed);
         }
         let unchanged = last <= stored.seq

@@ -17,7 +17,7 @@ use crate::keys::KeyRange;
 use crate::limits;
 use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
 use crate::refusal::RefusalCode;
-use crate::storage::{Rows, Scan, StoreError};
+use crate::storage::{Rows, Scan};
 use crate::wire::{self, Ack, Changes, DocumentChanges, Frame};
 
 /// What a feed follower is doing.
@@ -61,6 +61,8 @@ pub(super) struct Flow {
     echo_through: FeedSeq,
     /// What the peer refused of ours before it greeted; it tells again what it still refuses.
     pub(super) refused_before: BTreeMap<DocumentId, RefusalCode>,
+    /// Whether it has done so: it answered something that was sent to it after the greeting.
+    pub(super) has_retold: bool,
 }
 
 impl Flow {
@@ -310,11 +312,7 @@ impl Engine {
                 break;
             }
             if *seq != sent.seq.next() && sent.seq >= compacted {
-                let error = StoreError::Damaged {
-                    key: format!("feed entry {}", sent.seq.next()),
-                    what: "it is missing".to_owned(),
-                };
-                self.on_send_failed(link, &error);
+                self.on_entry_missing(link, workspace, sent.seq.next());
                 return false;
             }
             if row.origin != Some(peer) || *seq <= flow.echo_through {
@@ -450,6 +448,12 @@ impl Engine {
             }
             if !workspaces.contains(&entry.workspace) {
                 workspaces.push(entry.workspace);
+            }
+            if entry.is_healed {
+                self.emit(Event::DocumentHealed {
+                    workspace: entry.workspace,
+                    document: entry.document,
+                });
             }
             if entry.is_purged {
                 self.emit(Event::DocumentPurged {
@@ -824,7 +828,12 @@ impl Engine {
         if moved {
             self.note_progress(peer);
         }
-        if moved || refused_other {
+        let has_retold = self.flow(link, &workspace).is_some_and(|flow| {
+            let is_new = ack.number > 0 && !flow.has_retold;
+            flow.has_retold |= is_new;
+            is_new && !flow.refused_before.is_empty()
+        });
+        if moved || refused_other || has_retold {
             self.relay_of(workspace, peer);
         }
         let mut refused = ack.refused;

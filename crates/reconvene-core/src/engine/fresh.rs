@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use super::{Engine, Event, Moment, WakeReason, WorkspaceState};
+use crate::feed::FeedPoint;
 use crate::ids::{PeerId, WorkspaceId};
+use crate::limits;
 use crate::time::Tick;
 
 /// What was verified of a peer in a workspace.
@@ -17,6 +19,15 @@ pub struct Verified {
     pub as_of: Moment,
     /// When all of that was durable here.
     pub at: Moment,
+}
+
+/// A workspace that the host was told to be fresh.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fresh {
+    /// As of when it is.
+    pub(super) as_of: Moment,
+    /// When its peers were last asked where their feeds end.
+    asked: Tick,
 }
 
 impl Engine {
@@ -30,6 +41,16 @@ impl Engine {
             let peers = peers.into_iter().flatten();
             peers.filter_map(|(peer, known)| Some((*workspace, *peer, known.verified?)))
         })
+    }
+
+    /// The end of the feed as far as it is behind its barrier, of each workspace in use.
+    pub fn released(&self) -> impl Iterator<Item = (WorkspaceId, FeedPoint)> + '_ {
+        self.workspaces
+            .iter()
+            .filter_map(|(workspace, state)| match state {
+                WorkspaceState::Ready(state) => Some((*workspace, state.released)),
+                WorkspaceState::Loading => None,
+            })
     }
 
     /// As of when the peers whose word counts vouch for a workspace.
@@ -48,7 +69,34 @@ impl Engine {
     pub(super) fn stale_due(&self) -> impl Iterator<Item = (Tick, WakeReason)> + '_ {
         let bound = self.config.staleness_bound + Duration::from_millis(1);
         let fresh = self.fresh.iter();
-        fresh.map(move |(workspace, as_of)| (as_of.tick + bound, WakeReason::Stale(*workspace)))
+        fresh.map(move |(of, fresh)| (fresh.as_of.tick + bound, WakeReason::Stale(*of)))
+    }
+
+    /// When the peers of each fresh workspace are to be asked, where heartbeats come too seldom for
+    /// the bound.
+    pub(super) fn ask_due(&self) -> impl Iterator<Item = (Tick, WakeReason)> + '_ {
+        let bound = self.config.staleness_bound;
+        let fresh = self.fresh.iter();
+        let fresh = fresh.filter(move |_| bound < limits::HEARTBEAT_EVERY * 3);
+        fresh.map(move |(of, fresh)| {
+            let last = fresh.as_of.tick.max(fresh.asked);
+            (last + bound / 3, WakeReason::Ask(*of))
+        })
+    }
+
+    pub(super) fn ask_peers(&mut self) {
+        let now = self.now.tick;
+        let due: Vec<_> = self.ask_due().filter(|(at, _)| *at <= now).collect();
+        for (_, why) in due {
+            if let WakeReason::Ask(workspace) = why {
+                if let Some(fresh) = self.fresh.get_mut(&workspace) {
+                    fresh.asked = now;
+                }
+                for link in self.links_sharing(&workspace) {
+                    self.probe(link);
+                }
+            }
+        }
     }
 
     /// Something was verified: the workspace may be fresh, or stay so for longer.
@@ -59,7 +107,12 @@ impl Engine {
         if self.now.tick - as_of.tick > self.config.staleness_bound {
             return;
         }
-        if self.fresh.insert(workspace, as_of).is_none() {
+        let asked = self.fresh.get(&workspace).map(|fresh| fresh.asked);
+        let fresh = Fresh {
+            as_of,
+            asked: asked.unwrap_or(as_of.tick),
+        };
+        if self.fresh.insert(workspace, fresh).is_none() {
             self.emit(Event::Fresh { workspace });
         }
     }
@@ -75,8 +128,8 @@ impl Engine {
             })
             .collect();
         for workspace in due {
-            if let Some(as_of) = self.fresh.remove(&workspace) {
-                let since = as_of.wall;
+            if let Some(fresh) = self.fresh.remove(&workspace) {
+                let since = fresh.as_of.wall;
                 self.emit(Event::Stale { workspace, since });
             }
         }

@@ -14,9 +14,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::compact::Compaction;
+use super::heal::Examination;
 use super::purge::{Purging, Tombstone};
 use super::reconcile::Healing;
 use super::{Edit, EditError, Engine, Event, ReadQuery, Reading, WorkspaceState, Write};
+use crate::examine::DamagedRecord;
 use crate::feed::FeedPoint;
 use crate::guard::{ChangeHeader, parse_change};
 use crate::ids::{
@@ -133,6 +135,10 @@ pub(super) enum Work {
     },
     Compact(Box<Compaction>),
     Purge(Box<Purging>),
+    /// Examines a document of which a record is perhaps damaged, and heals it as far as can be.
+    Heal(Box<Examination>),
+    /// Sets a damaged record aside that is not of a document.
+    SetAside(WorkspaceId, Box<DamagedRecord>),
 }
 
 impl Work {
@@ -141,9 +147,12 @@ impl Work {
         match self {
             Self::Changes { author, .. } => matches!(author, Author::Host { .. }),
             Self::Write(_) | Self::Redeem { .. } | Self::Compact(_) | Self::Purge(_) => true,
-            Self::PeerRow { .. } | Self::Learn(_) | Self::Left { .. } | Self::FeedHead { .. } => {
-                false
-            }
+            Self::PeerRow { .. }
+            | Self::Learn(_)
+            | Self::Left { .. }
+            | Self::FeedHead { .. }
+            | Self::Heal(_)
+            | Self::SetAside(..) => false,
         }
     }
 
@@ -159,7 +168,9 @@ impl Work {
             | Self::Left { .. }
             | Self::FeedHead { .. }
             | Self::Compact(_)
-            | Self::Purge(_) => false,
+            | Self::Purge(_)
+            | Self::Heal(_)
+            | Self::SetAside(..) => false,
         }
     }
 
@@ -187,7 +198,9 @@ impl Work {
             | Self::PeerRow { .. }
             | Self::FeedHead { .. }
             | Self::Learn(_)
-            | Self::Left { .. } => None,
+            | Self::Left { .. }
+            | Self::Heal(_)
+            | Self::SetAside(..) => None,
         }
     }
 }
@@ -211,7 +224,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    fn new(work: Work) -> Self {
+    pub(super) fn new(work: Work) -> Self {
         Self {
             work,
             pinned: false,
@@ -242,6 +255,8 @@ struct Slot {
     /// `None` while its head row is being read.
     row: Option<HeadRow>,
     loaded: bool,
+    /// Whether there is a head row that cannot be read: nothing is taken for the document.
+    unreadable: bool,
     /// Changes stored by batches since the slot was made, with their last operations' counters.
     fresh: BTreeMap<ChangeHash, u64>,
     /// What lookups found.
@@ -263,6 +278,34 @@ impl Slots {
         self.slots.get_mut(document)?.row.as_mut()
     }
 
+    /// Sets what is stored of a document, which a batch is about to write; pins it for that batch.
+    pub(super) fn replace(&mut self, document: DocumentId, row: Option<HeadRow>) {
+        let pins = self.slots.get(&document).map_or(0, |slot| slot.pins);
+        let slot = Slot {
+            row,
+            loaded: true,
+            pins: pins + 1,
+            ..Slot::default()
+        };
+        self.slots.insert(document, slot);
+    }
+
+    /// A document's head row was read after all.
+    pub(super) fn settle(&mut self, document: &DocumentId, row: Option<HeadRow>) {
+        if let Some(slot) = self.slots.get_mut(document).filter(|slot| !slot.loaded) {
+            slot.row = row;
+            slot.loaded = true;
+        }
+    }
+
+    /// A document's head row will not be read.
+    pub(super) fn give_up(&mut self, document: &DocumentId) {
+        if let Some(slot) = self.slots.get_mut(document).filter(|slot| !slot.loaded) {
+            slot.loaded = true;
+            slot.unreadable = true;
+        }
+    }
+
     fn unpin(&mut self, document: &DocumentId) {
         let Some(slot) = self.slots.get_mut(document) else {
             return;
@@ -274,6 +317,10 @@ impl Slots {
         // The store now knows everything; only the head row is worth keeping.
         slot.fresh.clear();
         slot.looked_up.clear();
+        if slot.unreadable {
+            self.slots.remove(document);
+            return;
+        }
         self.idle.push_back(*document);
         while self.idle.len() > limits::IDLE_DOCUMENTS_MAX {
             let Some(oldest) = self.idle.pop_front() else {
@@ -298,8 +345,33 @@ pub(super) struct Entry {
     /// Whether it purges the document: its tombstone is not kept here either.
     pub(super) is_purged: bool,
     compaction_due: bool,
+    /// Whether the document, of which something was lost, is whole with it.
+    pub(super) is_healed: bool,
     pub(super) origin: Option<PeerId>,
     pub(super) point: FeedPoint,
+}
+
+impl Entry {
+    /// What was left of a document, entered anew by this store: whoever wants it reads it back.
+    pub(super) fn of_rebuilt(
+        (workspace, document): (WorkspaceId, DocumentId),
+        kind: DocumentKind,
+        point: FeedPoint,
+        me: PeerId,
+    ) -> Self {
+        Self {
+            workspace,
+            document,
+            kind,
+            changes: Vec::new(),
+            has_snapshot: true,
+            is_purged: false,
+            compaction_due: false,
+            is_healed: false,
+            origin: Some(me),
+            point,
+        }
+    }
 }
 
 /// An acknowledgement owed once its batch is stored.
@@ -339,6 +411,10 @@ pub(super) struct PendingBatch {
     /// A purge, and how many documents it purges.
     purge: Option<(RequestId, u64)>,
     replayed: Option<u64>,
+    /// Whether it takes away what was damaged: no other is made before it is stored.
+    heals: bool,
+    /// What the host is told once it is stored.
+    pub(super) told: Vec<Event>,
     redeemed: Option<Redeemed>,
     /// Shares it writes or removes.
     shares: BTreeSet<(WorkspaceId, PeerId)>,
@@ -651,10 +727,7 @@ impl Engine {
                 .as_ref()
                 .map(|value| HeadRow::decode(value))
                 .transpose()?;
-            if let Some(slot) = state.slots.slots.get_mut(document) {
-                slot.row = row;
-                slot.loaded = true;
-            }
+            state.slots.settle(document, row);
         }
         Ok(())
     }
@@ -715,7 +788,10 @@ impl Engine {
     /// Carries out jobs from the front of the queue until one has to wait.
     pub(super) fn advance_jobs(&mut self) {
         let may_write = !self.recovering && self.low_space.is_none();
-        while may_write && self.pending.len() < limits::PENDING_BATCHES_MAX {
+        while may_write
+            && self.pending.len() < limits::PENDING_BATCHES_MAX
+            && self.pending.back().is_none_or(|last| !last.heals)
+        {
             let Some(mut job) = self.jobs.pop_front() else {
                 return;
             };
@@ -763,6 +839,13 @@ impl Engine {
                 return self.ensure_workspace(*workspace);
             }
             Work::Compact(_) | Work::Purge(_) => return self.is_compaction_prepared(job),
+            Work::SetAside(workspace, _) => return self.ensure_workspace(*workspace),
+            Work::Heal(_) => {
+                let Work::Heal(examination) = &mut job.work else {
+                    return false;
+                };
+                return self.is_examined(examination);
+            }
         };
         if !job.pinned || job.looking_up > 0 {
             return false;

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::examine::{Examined, Found};
 use crate::feed::FeedPoint;
 use crate::guard::ChangeHeader;
 use crate::ids::{
     BatchId, ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, MemberId, PeerId, ReadId,
     RequestId, SnapshotHash, WorkspaceId,
 };
-use crate::keys::Key;
+use crate::keys::{Key, KeyRange};
 use crate::records::{FeedRow, RelayedRow, SnapshotRef};
 use crate::refusal::RefusalCode;
 use crate::storage::{Batch, JournalEntry, JournalReleases, Rows, Scan, StoreError};
@@ -63,8 +64,19 @@ pub enum Input {
     SendFailed {
         /// The link.
         link: LinkId,
+        /// Their workspace.
+        workspace: WorkspaceId,
+        /// The document of the one that could not be read, where that is known.
+        document: Option<DocumentId>,
         /// What the store said.
         error: StoreError,
+    },
+    /// A record did not read where the host read it: the engine looks, and sees to it.
+    Suspect {
+        /// Where.
+        workspace: WorkspaceId,
+        /// The document it is of; `None` if it is some head row, feed entry or index row.
+        document: Option<DocumentId>,
     },
     /// A batch's journal entry is durable. A store's driver says so once readers see the batch too.
     Journaled(BatchId),
@@ -325,6 +337,27 @@ pub enum ReadQuery {
         /// What they hold of it.
         known: Vec<KnownActor>,
     },
+    /// The damaged ones among these records, with their documents: `examine::search`.
+    Search {
+        /// Where.
+        workspace: WorkspaceId,
+        /// The records.
+        ranges: Vec<KeyRange>,
+    },
+    /// The document of a feed entry that is not there: `examine::owner_of`.
+    Owner {
+        /// Where.
+        workspace: WorkspaceId,
+        /// The entry.
+        seq: FeedSeq,
+    },
+    /// All that is left of a document, in the store and in the journal: `examine::examine`.
+    Examine {
+        /// Where.
+        workspace: WorkspaceId,
+        /// The document.
+        document: DocumentId,
+    },
 }
 
 /// The answer to a [`ReadQuery`], in its shape and order.
@@ -341,6 +374,10 @@ pub enum ReadResult {
     Inspected(Vec<Result<Vec<ChangeHeader>, RefusalCode>>),
     /// Answers [`ReadQuery::Beyond`]: change chunks, each after its dependencies.
     Changes(Vec<Bytes>),
+    /// Answers [`ReadQuery::Search`], and [`ReadQuery::Owner`] with that one entry.
+    Found(Vec<Found>),
+    /// Answers [`ReadQuery::Examine`].
+    Examined(Box<Examined>),
 }
 
 /// Something to do. Frames of one link keep their order, stored or not; otherwise outputs may be
@@ -440,6 +477,8 @@ pub enum CloseReason {
     StoreFailed,
     /// The peer showed that this store was rolled back; cursors start anew.
     RolledBack,
+    /// A record that the link needed is damaged, or was: what is left is compared anew.
+    Healing,
     /// Another set of workspaces is shared with the peer; the two greet anew.
     SharesChanged,
     /// It did not answer a probe in time.
@@ -554,6 +593,34 @@ pub enum Event {
         document: DocumentId,
         /// Its kind.
         kind: DocumentKind,
+    },
+    /// Records of a document were damaged. They are quarantined, what is left of it can be read, and
+    /// peers are asked for what was lost, until [`Event::DocumentHealed`]. If nothing could be done
+    /// about it, it is left as it was and nothing of it is taken.
+    DocumentDamaged {
+        /// Where.
+        workspace: WorkspaceId,
+        /// The document.
+        document: DocumentId,
+        /// What is damaged, for people.
+        what: String,
+        /// Changes that are known by name to be lost.
+        lost: u64,
+    },
+    /// A document's index row is damaged. Its bytes are quarantined; the host has to write it anew, or
+    /// to remove it where it cannot be made.
+    IndexRowLost {
+        /// Where.
+        workspace: WorkspaceId,
+        /// The document.
+        document: DocumentId,
+    },
+    /// Everything is back that was lost of a damaged document.
+    DocumentHealed {
+        /// Where.
+        workspace: WorkspaceId,
+        /// The document.
+        document: DocumentId,
     },
     /// A document has so many single changes beside its snapshot that compacting it is worth the work,
     /// or was purged and has something left to be removed.
@@ -724,6 +791,15 @@ pub enum Event {
     TooManyWorkspaces {
         /// The peer.
         peer: PeerId,
+    },
+    /// The server of a workspace greeted, and this is its number for breaking changes of state.
+    ServerState {
+        /// The server.
+        peer: PeerId,
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The number.
+        state_version: u32,
     },
     /// The server told which devices share a workspace, and they are others than before.
     SharesLearned {

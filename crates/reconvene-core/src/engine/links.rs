@@ -17,7 +17,7 @@ use crate::feed::{Digest, FeedPoint};
 use crate::ids::{LinkId, PeerId, RequestId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
-use crate::records::{InviteRow, PeerRow, Record as _, RecordError, RelayedRow};
+use crate::records::{InviteRow, PeerRow, Record as _, RecordError, RelayedRow, Standing};
 use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan, StoreError};
 use crate::time::{Tick, WallTime};
@@ -416,13 +416,6 @@ impl Engine {
         self.close_link(link, CloseReason::Fault(what));
     }
 
-    pub(super) fn on_send_failed(&mut self, link: LinkId, error: &StoreError) {
-        self.close_link(link, CloseReason::StoreFailed);
-        self.emit(Event::StoreFailed {
-            error: error.clone(),
-        });
-    }
-
     /// Tells a peer that nothing comes of this link, and why, and closes it.
     pub(super) fn refuse(&mut self, link: LinkId, code: RefusalCode) {
         self.send(
@@ -521,6 +514,10 @@ impl Engine {
     }
 
     fn greet_if_loaded(&mut self, link: LinkId) {
+        // A feed whose entries are just being entered anew has no end to speak of.
+        if self.is_healing() {
+            return;
+        }
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
@@ -548,8 +545,13 @@ impl Engine {
                 row,
                 ..super::Peer::default()
             });
-            if record.row.refused_here_unlisted > 0 {
-                // Some of what was refused is not listed: only comparing everything finds it again.
+            let mut refused = record.row.refused_here.values();
+            let was_unreadable = refused.any(|code| *code == RefusalCode::Unavailable);
+            if record.row.refused_here_unlisted > 0 || was_unreadable {
+                // Some of what was refused is not listed, or was for a reason of our own: only
+                // comparing everything finds it again.
+                let refused = &mut record.row.refused_here;
+                refused.retain(|_, code| *code != RefusalCode::Unavailable);
                 record.row.refused_here_unlisted = 0;
                 record.row.held = None;
                 record.held_stored = None;
@@ -846,6 +848,7 @@ impl Engine {
         state.phase = Phase::Up;
         state.proof.is_given();
         let peer = state.peer;
+        let state_version = hello.state_version;
         let greeted = std::mem::take(&mut state.greeted);
         let ours: Vec<_> = state.flows.keys().copied().collect();
         let (shared, not_shared): (Vec<_>, Vec<_>) = ours
@@ -864,6 +867,13 @@ impl Engine {
             not_shared,
         });
         for workspace in shared {
+            if self.roster.standing(&workspace, &peer) == Some(Standing::Server) {
+                self.emit(Event::ServerState {
+                    peer,
+                    workspace,
+                    state_version,
+                });
+            }
             if self.leaving.contains_key(&workspace) {
                 if let Some(state) = self.links.get_mut(&link) {
                     state.flows.remove(&workspace);
@@ -927,17 +937,24 @@ impl Engine {
         let our_cursor = trust(mine, theirs.head, either_empty);
         let their_cursor = trust(theirs.held, greeted_head, either_empty);
         let rolled_back = matches!(their_cursor, Trust::Ahead);
-        // A cursor that cannot be trusted is forgotten on both sides: the peer may have lost what it
-        // once held, and we what we did.
-        let held = our_cursor.point();
+        let following = match (our_cursor, their_cursor) {
+            (Trust::At(_), Trust::At(point)) => Some(point),
+            _ => None,
+        };
+        // Cursors that cannot be trusted are forgotten on both sides: the peer may have lost what it
+        // once held, and we what we did. That goes for both as soon as it goes for one: only following
+        // shows that the other is of a history that is still there.
+        let held = our_cursor.point().filter(|_| following.is_some());
         record.dirty |= record.row.held != held;
         record.dirty |= record.row.takes_snapshots != theirs.takes_snapshots;
         record.row.takes_snapshots = theirs.takes_snapshots;
         record.row.held = held;
         record.held_stored = held;
-        let acknowledged = their_cursor.point();
-        if record.row.acknowledged != acknowledged {
-            record.row.acknowledged = acknowledged;
+        if following.is_none() {
+            record.waypoints = super::relay::Waypoints::default();
+        }
+        if record.row.acknowledged != following {
+            record.row.acknowledged = following;
             record.dirty = true;
         }
         // It tells anew what it still refuses.
@@ -950,10 +967,6 @@ impl Engine {
         if rolled_back && self.begins_history_for(workspace, peer) {
             return;
         }
-        let following = match (our_cursor, their_cursor) {
-            (Trust::At(_), Trust::At(point)) => Some(point),
-            _ => None,
-        };
         if let Some(flow) = self.flow(link, &workspace) {
             flow.they_take_snapshots = theirs.takes_snapshots;
             flow.begin(theirs.head, greeted_head, heard_at, following);
@@ -990,12 +1003,12 @@ impl Engine {
             return false;
         }
         self.emit(Event::RolledBack { workspace, peer });
-        self.begin_history(workspace);
+        self.begin_history(workspace, CloseReason::RolledBack);
         true
     }
 
     /// Begins a new history of a workspace's feed, and every cursor with it.
-    pub(super) fn begin_history(&mut self, workspace: WorkspaceId) {
+    pub(super) fn begin_history(&mut self, workspace: WorkspaceId, why: CloseReason) {
         let epoch = self.fresh_epoch();
         if let Some(state) = self.ready(&workspace) {
             state.point.epoch = epoch;
@@ -1017,7 +1030,7 @@ impl Engine {
         });
         let greeted: Vec<_> = greeted.map(|(id, _)| *id).collect();
         for link in greeted {
-            self.close_link(link, CloseReason::RolledBack);
+            self.close_link(link, why.clone());
         }
     }
 
@@ -1074,7 +1087,8 @@ impl Engine {
                 | WakeReason::Proof(_)
                 | WakeReason::Replay
                 | WakeReason::Room
-                | WakeReason::Stale(_) => None,
+                | WakeReason::Stale(_)
+                | WakeReason::Ask(_) => None,
             })
             .collect();
         for link in due {
@@ -1096,6 +1110,7 @@ impl Engine {
         if self.room_due().is_some_and(|at| at <= now) {
             self.ask_room();
         }
+        self.ask_peers();
         self.tell_stale();
     }
 

@@ -13,14 +13,14 @@ use negentropy::{Id, Negentropy, NegentropyStorageVector};
 
 use super::ingest::CursorMove;
 use super::purge::tombstone_of;
-use super::{Engine, Event, ReadQuery, Reading, WorkspaceState};
+use super::{CloseReason, Engine, Event, ReadQuery, Reading, WorkspaceState};
 use crate::feed::{FeedPoint, heads_digest};
 use crate::guard::{ActorId, parse_change};
 use crate::ids::{BatchId, DocumentId, DocumentKind, LinkId, ReadId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
 use crate::records::{ActorProgress, ChangeRow, HeadRow, Record as _, RecordError, SnapshotRow};
-use crate::storage::{Direction, Rows, Scan, StoreError};
+use crate::storage::{Direction, Rows, Scan};
 use crate::wire::{
     Changes, DocumentChanges, Done, Frame, KnownActor, Purged, Reconcile, Want, WantDocument,
 };
@@ -203,6 +203,17 @@ impl Exchange {
             } => Healing::Open,
             _ => Healing::Done,
         }
+    }
+
+    /// The documents whose head rows are being read to ask for them.
+    pub(super) fn asking(&self) -> Vec<DocumentId> {
+        let asking = self.asking.iter().flatten();
+        asking.map(|(document, _)| *document).collect()
+    }
+
+    /// The document that is being read to answer a want.
+    pub(super) fn answering(&self) -> Option<DocumentId> {
+        Some(self.answering.as_ref()?.document)
     }
 
     /// Whether a document is being asked for, to be healed.
@@ -839,11 +850,8 @@ impl Engine {
         let document = answering.document;
         answering.read_again += 1;
         if answering.read_again > ANSWER_READS_MAX {
-            let error = StoreError::Damaged {
-                key: format!("document {document}"),
-                what: "a record that its head row names is missing".to_owned(),
-            };
-            self.on_send_failed(link, &error);
+            self.suspect(workspace, document);
+            self.close_link(link, CloseReason::Healing);
             return Ok(());
         }
         let query = ReadQuery::Values(vec![Key::head(&workspace, &document)]);
@@ -1088,6 +1096,8 @@ impl Engine {
             return;
         }
         flow.reconciling = None;
+        // Answers within a run have no end that is told: what is still lacking is asked for anew.
+        flow.exchange.asked.clear();
         flow.follow_from(point);
         if dialed && differed > 0 {
             self.emit(Event::ReconcileUnsettled {

@@ -116,10 +116,16 @@ impl Engine {
         let acknowledged = row.acknowledged;
         let acknowledged = acknowledged.filter(|point| point.epoch == state.released.epoch);
         let waypoints = &state.peers.get(&author)?.waypoints;
-        let listed = row.refused_there.iter().take(limits::RELAYED_REFUSALS_MAX);
-        let refused: std::collections::BTreeMap<_, _> =
-            listed.map(|(document, code)| (*document, *code)).collect();
-        let left_out = row.refused_there.len() - refused.len();
+        // What a device refused before it greeted counts until it has told again what it still does.
+        let links = self.links.values().filter(|link| link.peer == holder);
+        let flows = links.filter_map(|link| link.flows.get(&workspace));
+        let before = flows.filter(|flow| !flow.has_retold);
+        let mut refusals = row.refused_there.clone();
+        refusals.extend(before.flat_map(|flow| flow.refused_before.clone()));
+        let count = refusals.len();
+        let listed = refusals.into_iter().take(limits::RELAYED_REFUSALS_MAX);
+        let refused: std::collections::BTreeMap<_, _> = listed.collect();
+        let left_out = count - refused.len();
         Some(RelayedRow {
             held: acknowledged.and_then(|point| waypoints.held_with(point.seq)),
             refused,

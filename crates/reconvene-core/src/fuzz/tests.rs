@@ -42,7 +42,7 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
             let all: Vec<_> = frames.iter().map(one).collect();
             vec![all.concat()]
         }
-        "record" => prefixed(0..11, golden("records.json")),
+        "record" => prefixed(0..13, golden("records.json")),
         "ticket" => golden("ticket.json"),
         _ => panic!("{target} has no corpus"),
     }

@@ -98,6 +98,14 @@ fn keys_are_those_of_version_1() {
         ),
         (Key::peer(&workspace, &peer), format!("{ids}, peer {peer}")),
         (
+            Key::damage(&workspace, &document),
+            format!("{ids}, document {document}"),
+        ),
+        (
+            Key::quarantine(&workspace, &bytes),
+            format!("{ids}, hash a0a1..bf"),
+        ),
+        (
             Key::index(&workspace, DocumentKind(2), &document),
             format!("{ids}, kind 2, document {document}"),
         ),

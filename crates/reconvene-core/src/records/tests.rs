@@ -255,6 +255,33 @@ fn cases() -> Vec<Case> {
             },
         ),
         case(
+            "full",
+            DamageRow {
+                since: TIME,
+                what: "a change has rotted".to_owned(),
+                lost: BTreeSet::from([hash(1), hash(2)]),
+                held: BTreeMap::from([(actor(0xa0, 16), progress(7, &[9, 1_000]))]),
+                is_vague: false,
+            },
+        ),
+        case(
+            "vague",
+            DamageRow {
+                is_vague: true,
+                ..DamageRow::default()
+            },
+        ),
+        case(
+            "a part",
+            QuarantineRow {
+                key: Bytes::from_static(b"key"),
+                raw: Bytes::from_static(b"raw"),
+                offset: 262_144,
+                what: "it has rotted".to_owned(),
+                at: TIME,
+            },
+        ),
+        case(
             "a member's home",
             WorkspaceRow {
                 name: "Größe 会".to_owned(),
@@ -312,6 +339,15 @@ fn cases() -> Vec<Case> {
             IndexStateRow {
                 seq: FeedSeq(300),
                 state_version: 2,
+                server_state_version: 0,
+            },
+        ),
+        case(
+            "with a server",
+            IndexStateRow {
+                seq: FeedSeq(300),
+                state_version: 2,
+                server_state_version: 7,
             },
         ),
         case(

@@ -3,6 +3,7 @@
 use super::{IndexRow, RowError, index_row, is_indexed};
 use crate::testing::{NOW, Replica, document_id};
 use crate::{MEETING, ProjectId, State, TRANSCRIPT, WORKSPACE};
+use reconvene_core::ids::MemberId;
 
 #[test]
 fn a_meeting_has_a_row() {
@@ -42,6 +43,8 @@ fn a_meeting_has_a_row() {
     assert_eq!(row.updated_at.unwrap().as_millis(), NOW.as_millis() + 2_000);
 }
 
+const ADA: MemberId = MemberId::from_bytes([0xa; 16]);
+
 #[test]
 fn a_workspace_has_one_row_with_its_projects() {
     let mut one = Replica::new(WORKSPACE, 1);
@@ -50,7 +53,7 @@ fn a_workspace_has_one_row_with_its_projects() {
         let mut workspace = editor.workspace()?;
         workspace.add_project(project, "Alpha")?;
         workspace.add_project(ProjectId::from_bytes([6; 16]), "Beta")?;
-        workspace.set_active_project(Some(project))
+        workspace.set_active_project(&ADA, Some(project))
     });
     let row = index_row(crate::WORKSPACE_DOCUMENT, &one.document)
         .unwrap()
@@ -60,12 +63,14 @@ fn a_workspace_has_one_row_with_its_projects() {
         panic!("a workspace has a workspace's row");
     };
     assert_eq!(row.to_workspace(), one.document.workspace().unwrap());
-    let projects: Vec<_> = row
-        .projects
-        .iter()
-        .map(|row| (row.name.as_str(), row.active))
-        .collect();
-    assert_eq!(projects, [("Alpha", true), ("Beta", false)]);
+    let projects = |member| {
+        let rows = row.projects_for(&member).into_iter();
+        rows.map(|row| (row.name, row.active)).collect::<Vec<_>>()
+    };
+    let [alpha, beta] = ["Alpha", "Beta"].map(str::to_owned);
+    let all = |active| [(alpha.clone(), active), (beta.clone(), false)];
+    assert_eq!(projects(ADA), all(true));
+    assert_eq!(projects(MemberId::from_bytes([0xb; 16])), all(false));
 }
 
 #[test]

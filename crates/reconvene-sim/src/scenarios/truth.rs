@@ -2,7 +2,7 @@
 
 use reconvene_core::engine::{Event, Input};
 use reconvene_core::ids::WorkspaceId;
-use reconvene_core::limits::STALENESS_BOUND;
+use reconvene_core::limits::{STALENESS_BOUND, STALENESS_BOUND_MIN};
 use reconvene_core::records::{PeerRow, Record as _, RelayedRow};
 use reconvene_core::storage::StoreRead as _;
 
@@ -78,6 +78,27 @@ fn whoever_asks_how_fresh_it_is_gets_to_know_now() {
         let as_of = verified_at(&world, device);
         assert!(as_of >= asked, "{as_of} is before {asked}");
     }
+}
+
+#[test]
+fn a_bound_below_three_heartbeats_is_kept_by_asking() {
+    let (mut world, server, devices, _) = linked_team(97, 1);
+    let device = devices[0];
+    world.staleness_bound = STALENESS_BOUND_MIN;
+    world.crash(device, 0);
+    world.restart(device);
+    world.connect(device, server);
+    world.advance(seconds(120));
+    assert_eq!(freshness(&world, device).len(), 2, "fresh since each start");
+    world.part(device, server);
+    let as_of = verified_at(&world, device);
+    world.advance(seconds(5));
+    let bound = u64::try_from(STALENESS_BOUND_MIN.as_millis()).expect("it is short");
+    assert_eq!(
+        freshness(&world, device)[2..],
+        [(as_of + bound + 1, false)],
+        "not a millisecond early or late"
+    );
 }
 
 #[test]

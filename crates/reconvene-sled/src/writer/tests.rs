@@ -4,8 +4,8 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 use reconvene_core::ids::FeedSeq;
-use reconvene_core::keys::Key;
-use reconvene_core::storage::{JournalEntry, Rows, Scan, StoreRead};
+use reconvene_core::keys::{Key, KeyRange};
+use reconvene_core::storage::{JournalEntry, Rows, Scan, StoreRead, Survey};
 
 use super::*;
 use crate::testing::{EPOCH, WORKSPACE, batch, change_key, entry, open, value};
@@ -70,6 +70,14 @@ impl StoreRead for NoReader {
 
     fn scan(&self, _scan: &Scan) -> Result<Rows, StoreError> {
         Ok(Rows::default())
+    }
+
+    fn survey(&self, _range: &KeyRange) -> Result<Survey, StoreError> {
+        Ok(Survey::default())
+    }
+
+    fn raw(&self, _key: &Key) -> Result<Option<Bytes>, StoreError> {
+        Ok(None)
     }
 }
 

@@ -26,7 +26,7 @@ fn check(mut clock: Clock, monotonic: u64, awake: Option<u64>, wall: i64) -> (bo
 #[test]
 fn sleep_is_what_the_clock_of_timers_missed() {
     let with = || {
-        let mut clock = Clock::new();
+        let mut clock = Clock::new(None);
         clock.last.awake = Some(Duration::from_secs(1_000));
         clock
     };
@@ -40,7 +40,7 @@ fn sleep_is_what_the_clock_of_timers_missed() {
 #[test]
 fn without_such_a_clock_the_wall_clock_tells() {
     let without = || {
-        let mut clock = Clock::new();
+        let mut clock = Clock::new(None);
         clock.last.awake = None;
         clock
     };
@@ -51,7 +51,7 @@ fn without_such_a_clock_the_wall_clock_tells() {
 
 #[test]
 fn a_clock_of_this_machine_runs_on_without_sleep() {
-    let mut clock = Clock::new();
+    let mut clock = Clock::new(None);
     let first = clock.now();
     let second = clock.now();
     assert!(!first.slept && !second.slept);

@@ -65,6 +65,7 @@ fn a_row_holds_what_the_feed_names_though_nobody_noted_it_for_the_open_document(
         let state = IndexStateRow {
             seq: indexed,
             state_version: STATE_VERSION,
+            server_state_version: 0,
         };
         let removal = Write {
             request: request_id(),

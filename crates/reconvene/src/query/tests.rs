@@ -326,7 +326,11 @@ async fn more_marks_than_are_kept_lead_to_comparing_everything() {
     store.replica.shared.driver.write(removal).await.unwrap();
     // More changed than is kept apart; all but two of them are not there.
     let many: Vec<_> = (0..=crate::limits::QUERY_MARKS_MAX)
-        .map(|_| (workspace, crate::replica::new_document_id()))
+        .map(|_| crate::subscriptions::RowPlace {
+            workspace,
+            kind: MEETING,
+            document: crate::replica::new_document_id(),
+        })
         .collect();
     store.replica.shared.subscriptions.mark(&many);
     live.subscription.set_batch_rows(1);

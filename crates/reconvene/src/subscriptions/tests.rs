@@ -4,31 +4,46 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use reconvene_core::ids::{DocumentId, WorkspaceId};
+use reconvene_model::{COMMAND, MEETING};
 
-use super::{Marked, Subscriptions};
+use super::{Interest, Marked, RowPlace, Subscriptions};
 use crate::Error;
 use crate::limits::QUERY_MARKS_MAX;
 
 const WORKSPACE: WorkspaceId = WorkspaceId::from_bytes([1; 16]);
 const OTHER: WorkspaceId = WorkspaceId::from_bytes([2; 16]);
 
-fn row(number: usize) -> (WorkspaceId, DocumentId) {
+const INTEREST: Interest = Interest {
+    workspace: Some(WORKSPACE),
+    kinds: &[MEETING],
+};
+
+fn row(number: usize) -> RowPlace {
     let mut bytes = [0; 16];
     bytes[8..].copy_from_slice(&(number as u64).to_be_bytes());
-    (WORKSPACE, DocumentId::from_bytes(bytes))
+    RowPlace {
+        workspace: WORKSPACE,
+        kind: MEETING,
+        document: DocumentId::from_bytes(bytes),
+    }
 }
 
 #[test]
 fn marks_of_a_reader_that_does_not_come_are_told_once_and_do_not_grow_for_ever() {
     let subscriptions = Arc::<Subscriptions>::default();
-    let slow = subscriptions.register(WORKSPACE).unwrap();
+    let elsewhere = RowPlace {
+        workspace: OTHER,
+        ..row(3)
+    };
+    let of_another_kind = RowPlace {
+        kind: COMMAND,
+        ..row(4)
+    };
+    let slow = subscriptions.register(INTEREST).unwrap();
     for _ in 0..3 {
-        subscriptions.mark(&[row(1), row(2), (OTHER, row(3).1)]);
+        subscriptions.mark(&[row(1), row(2), elsewhere, of_another_kind]);
     }
-    assert_eq!(
-        slow.take(),
-        Marked::Rows(BTreeSet::from([row(1).1, row(2).1]))
-    );
+    assert_eq!(slow.take(), Marked::Rows(BTreeSet::from([row(1), row(2)])));
     assert!(!slow.is_marked());
     for number in 0..QUERY_MARKS_MAX {
         subscriptions.mark(&[row(number)]);
@@ -42,14 +57,14 @@ fn marks_of_a_reader_that_does_not_come_are_told_once_and_do_not_grow_for_ever()
     }
     assert_eq!(slow.take(), Marked::Everything);
     subscriptions.mark(&[row(1)]);
-    assert_eq!(slow.take(), Marked::Rows(BTreeSet::from([row(1).1])));
+    assert_eq!(slow.take(), Marked::Rows(BTreeSet::from([row(1)])));
 }
 
 #[tokio::test]
 async fn a_reader_wakes_for_marks_and_for_the_end_and_is_forgotten_when_it_goes() {
     let subscriptions = Arc::<Subscriptions>::default();
-    let reader = subscriptions.register(WORKSPACE).unwrap();
-    let gone = subscriptions.register(WORKSPACE).unwrap();
+    let reader = subscriptions.register(INTEREST).unwrap();
+    let gone = subscriptions.register(INTEREST).unwrap();
     assert_eq!(subscriptions.count(), 2);
     drop(gone);
     assert_eq!(subscriptions.count(), 1);
@@ -78,7 +93,7 @@ async fn a_reader_wakes_for_marks_and_for_the_end_and_is_forgotten_when_it_goes(
     assert!(reader.is_closed());
     assert_eq!(subscriptions.count(), 0);
     assert!(matches!(
-        subscriptions.register(WORKSPACE),
+        subscriptions.register(INTEREST),
         Err(Error::Closed)
     ));
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::{Author, Job, PendingBatch, Redeemed, Work};
+use super::{Author, Entry, Job, PendingBatch, Redeemed, Work};
 use crate::engine::shares::Roster;
 use crate::engine::{CompactHold, EditError, Engine, Event, Output, PurgeError};
 use crate::feed::FeedPoint;
@@ -94,6 +94,9 @@ impl Engine {
             for workspace in batch.removed {
                 self.forget_workspace(workspace);
             }
+            if batch.heals {
+                self.greet_waiting_links();
+            }
         }
         self.walk_all();
         self.finish_recovery();
@@ -141,6 +144,7 @@ impl Engine {
             if let Some(request) = batch.write.take() {
                 events.push(Event::WriteDone { request });
             }
+            events.append(&mut batch.told);
             let compacted = batch.compact.take();
             events.extend(compacted.map(|request| Event::Compacted { request }));
             let purged = batch.purge.take();
@@ -314,7 +318,9 @@ impl Engine {
             | Work::PeerRow { .. }
             | Work::FeedHead { .. }
             | Work::Learn(_)
-            | Work::Left { .. } => {}
+            | Work::Left { .. }
+            | Work::Heal(_)
+            | Work::SetAside(..) => {}
         }
     }
 
@@ -441,6 +447,27 @@ impl PendingBatch {
         pending
     }
 
+    pub(in crate::engine) fn heals(&self) -> bool {
+        self.heals
+    }
+
+    pub(in crate::engine) fn of_healing(
+        place: (WorkspaceId, DocumentId),
+        entries: Vec<Entry>,
+    ) -> Self {
+        let mut pending = Self::of_healing_nothing();
+        pending.pinned.push(place);
+        pending.entries = entries;
+        pending
+    }
+
+    pub(in crate::engine) fn of_healing_nothing() -> Self {
+        Self {
+            heals: true,
+            ..Self::new()
+        }
+    }
+
     pub(super) fn new() -> Self {
         Self {
             id: BatchId(0),
@@ -456,6 +483,8 @@ impl PendingBatch {
             compact: None,
             purge: None,
             replayed: None,
+            heals: false,
+            told: Vec::new(),
             redeemed: None,
             shares: BTreeSet::new(),
             learned: None,

@@ -9,12 +9,12 @@ use super::{
     AckDue, Author, CursorMove, Job, JobDocument, PendingBatch, Placed, Redeemed, Work, enter,
 };
 use crate::engine::reconcile::Healing;
-use crate::engine::{EditError, Engine, Event};
+use crate::engine::{CloseReason, EditError, Engine, Event};
 use crate::ids::{DocumentId, LinkId, RequestId, WorkspaceId};
 use crate::keys::Key;
 use crate::records::{JournalDocument, JournalFrame, Record as _};
 use crate::refusal::RefusalCode;
-use crate::storage::JournalEntry;
+use crate::storage::{JournalEntry, StoreError};
 
 impl Engine {
     pub(super) fn carry_out(&mut self, job: Job) {
@@ -86,6 +86,8 @@ impl Engine {
                 let put = (Key::feed_head(&workspace), Self::feed_head(state));
                 self.submit(PendingBatch::new(), vec![put], Vec::new(), None);
             }
+            Work::Heal(examination) => self.carry_out_heal(*examination),
+            Work::SetAside(workspace, record) => self.carry_out_set_aside(workspace, &record),
             Work::Compact(compaction) => self.carry_out_compaction(*compaction),
             Work::Purge(purging) => self.carry_out_purge(*purging),
             Work::PeerRow { workspace, peer } => {
@@ -119,8 +121,14 @@ impl Engine {
         let ids: Vec<_> = documents.iter().map(|document| document.document).collect();
         match author {
             Author::Host { request, rows } => {
-                if let Some((_, code)) = placed.refused.first() {
-                    let error = EditError::Stale { code: *code };
+                if let Some((document, code)) = placed.refused.first() {
+                    let error = match code {
+                        RefusalCode::Unavailable => EditError::Store(StoreError::Damaged {
+                            key: format!("the head row of {document}"),
+                            what: "it cannot be read".to_owned(),
+                        }),
+                        code => EditError::Stale { code: *code },
+                    };
                     self.unpin(&workspace, &ids);
                     self.emit(Event::EditRefused { request, error });
                     return;
@@ -136,7 +144,7 @@ impl Engine {
                     .ready(&workspace)
                     .is_some_and(|state| state.point.epoch != epoch && !state.is_refounded);
                 if replayed > 0 && is_foreign {
-                    self.begin_history(workspace);
+                    self.begin_history(workspace, CloseReason::RolledBack);
                 }
                 self.commit_local(workspace, placed, ids, None, Vec::new(), Some(replayed));
             }
@@ -180,7 +188,12 @@ impl Engine {
     pub(super) fn note_purged_since(&mut self, workspace: WorkspaceId, placed: &Placed) {
         let refused = placed.refused.iter();
         let documents: Vec<_> = refused
-            .filter(|(_, code)| *code == RefusalCode::DocumentDeleted)
+            .filter(|(_, code)| {
+                matches!(
+                    code,
+                    RefusalCode::DocumentDeleted | RefusalCode::Unavailable
+                )
+            })
             .map(|(document, _)| *document)
             .collect();
         if !documents.is_empty() {
@@ -228,7 +241,7 @@ impl Engine {
             self.note_replayed(changes);
             return self.on_replayed(workspace, through);
         }
-        enter(
+        let deletes = enter(
             state,
             workspace,
             placed,
@@ -258,7 +271,7 @@ impl Engine {
                 frame: frame.encode(),
             }
         });
-        self.submit(pending, puts, Vec::new(), journal);
+        self.submit(pending, puts, deletes, journal);
     }
 
     /// Takes note of refusals and of answers that end, of what is being healed.

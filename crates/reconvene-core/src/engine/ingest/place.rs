@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::{Author, CheckedChange, CheckedSnapshot, Entry, JobDocument, counters};
+use crate::engine::heal::note_returned;
 use crate::engine::purge::{Verdict, tombstone_of};
 use crate::engine::{Engine, Root, Workspace};
 use crate::feed::FeedPoint;
@@ -72,6 +73,11 @@ pub(super) fn place(
         let Some(slot) = state.slots.slots.get(&document.document) else {
             panic!("a pinned document has no slot");
         };
+        if slot.unreadable {
+            let refused = (document.document, RefusalCode::Unavailable);
+            placed.refused.push(refused);
+            continue;
+        }
         let is_new = slot.row.is_none();
         let mut refused = None;
         if let Some(tombstone) = &document.tombstone {
@@ -103,6 +109,7 @@ pub(super) fn place(
         }
         let mut added = Vec::new();
         let mut hashes = BTreeMap::new();
+        let is_own = matches!(author, Author::Host { .. });
         let orphans = matches!(author, Author::Journal { .. });
         let from_snapshot = document.snapshot.iter();
         let from_snapshot = from_snapshot.flat_map(|snapshot| &snapshot.changes);
@@ -133,6 +140,10 @@ pub(super) fn place(
             };
             match judge(header, &row, document.kind, &known) {
                 Judgement::Duplicate => {}
+                Judgement::Add if is_own && was_used(state, document.document, header) => {
+                    refused = Some(RefusalCode::Equivocation);
+                    break;
+                }
                 Judgement::Refuse(code) => {
                     refused = Some(code);
                     if change.is_none() {
@@ -196,6 +207,14 @@ pub(super) fn place(
         }
     }
     placed
+}
+
+/// Whether a change of this actor and number was here before it was lost. Others may hold it, so that a
+/// new one must not be given its number.
+fn was_used(state: &Workspace, document: DocumentId, header: &ChangeHeader) -> bool {
+    let damage = state.damaged.get(&document);
+    let held = damage.and_then(|damage| damage.held.get(&header.actor));
+    held.is_some_and(|held| held.holds(header.seq))
 }
 
 pub(super) enum Judgement {
@@ -357,6 +376,11 @@ pub(in crate::engine) fn enter(
             row.feed_seq = state.point.seq;
             puts.push((Key::head(&workspace, &document), row.encode()));
         }
+        let whole = snapshot.iter().flat_map(|snapshot| &snapshot.changes);
+        let returned = whole.chain(changes.iter().map(|change| &change.header));
+        let returned = returned.map(|header| header.hash);
+        let rows = (&mut *puts, &mut deletes);
+        let is_healed = note_returned(state, &workspace, &document, returned, rows);
         if let Some(snapshot) = &snapshot {
             let body = snapshot.body.clone();
             puts.push((
@@ -385,6 +409,7 @@ pub(in crate::engine) fn enter(
             has_snapshot: snapshot.is_some(),
             is_purged,
             compaction_due,
+            is_healed,
             origin,
             point: state.point,
         });

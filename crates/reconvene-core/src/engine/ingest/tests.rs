@@ -209,6 +209,11 @@ impl Side {
                     ReadQuery::Inspect(_) | ReadQuery::Holds { .. } | ReadQuery::Beyond { .. } => {
                         panic!("nothing here has a snapshot: {query:?}")
                     }
+                    ReadQuery::Search { .. }
+                    | ReadQuery::Owner { .. }
+                    | ReadQuery::Examine { .. } => {
+                        panic!("nothing here is damaged: {query:?}")
+                    }
                     ReadQuery::Values(keys) => {
                         let values = keys.iter().map(|key| reader.read(key).unwrap());
                         ReadResult::Values(values.collect())

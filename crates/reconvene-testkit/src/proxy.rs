@@ -1,10 +1,12 @@
 //! A link that fails as the test decides: a TCP proxy on loopback between devices and the server.
 //!
+//! It is closed and opened at will ([`Proxy::close`]), or fails once, at a byte.
+//!
 //! Bytes are counted per direction from [`Proxy::arm`] on, over all connections. When one direction
 //! has carried as many as a [`Strike`] names, its fault befalls the connection that carries them, and
 //! no later one. It knows nothing of what it carries.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub enum Way {
     /// From a device to the server.
     Up,
     /// From the server to a device.
@@ -31,7 +33,7 @@ impl Way {
 
 /// What happens to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// Both sides see it end.
     Cut,
     /// It carries nothing more in either direction, and neither side is told.
@@ -43,17 +45,30 @@ pub(crate) enum Fault {
 }
 
 /// When what happens.
-pub(crate) struct Strike {
-    pub(crate) way: Way,
+pub struct Strike {
+    /// Which direction is counted.
+    pub way: Way,
     /// How many bytes still pass that way.
-    pub(crate) at: u64,
-    pub(crate) fault: Fault,
+    pub at: u64,
+    /// What befalls the connection then.
+    pub fault: Fault,
     /// Done once those bytes have passed, before the fault.
-    pub(crate) first: Box<dyn FnOnce() + Send>,
+    pub first: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for Strike {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Strike")
+            .field("way", &self.way)
+            .field("at", &self.at)
+            .field("fault", &self.fault)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Strike {
-    pub(crate) fn new(way: Way, at: u64, fault: Fault) -> Self {
+    /// A fault after so many bytes.
+    pub fn new(way: Way, at: u64, fault: Fault) -> Self {
         let first = Box::new(|| {});
         Self {
             way,
@@ -66,13 +81,16 @@ impl Strike {
 
 /// Bytes that passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Passed {
-    pub(crate) up: u64,
-    pub(crate) down: u64,
+pub struct Passed {
+    /// From a device to the server.
+    pub up: u64,
+    /// From the server to a device.
+    pub down: u64,
 }
 
 impl Passed {
-    pub(crate) fn of(self, way: Way) -> u64 {
+    /// Those that went one way.
+    pub fn of(self, way: Way) -> u64 {
         match way {
             Way::Up => self.up,
             Way::Down => self.down,
@@ -80,17 +98,26 @@ impl Passed {
     }
 }
 
-/// The proxy; every connection through it ends when this goes.
-pub(crate) struct Proxy {
+/// The proxy; every connection through it ends when its last clone goes.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    running: Arc<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
     shared: Arc<Shared>,
     address: SocketAddr,
 }
 
 impl Proxy {
     /// Listens on a free port; until it has a target, connections are ended at once.
-    pub(crate) fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+    ///
+    /// # Errors
+    /// If there is no port to listen on.
+    pub fn new() -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
         let shared = Arc::<Shared>::default();
         let accepting = shared.clone();
         thread::spawn(move || {
@@ -102,41 +129,61 @@ impl Proxy {
                 Shared::carry(&accepting, stream);
             }
         });
-        Self { shared, address }
+        let running = Arc::new(Running { shared, address });
+        Ok(Self { running })
     }
 
     /// Where devices dial, as a multiaddr.
-    pub(crate) fn address(&self) -> String {
-        format!("/ip4/127.0.0.1/tcp/{}", self.address.port())
+    pub fn address(&self) -> String {
+        format!("/ip4/127.0.0.1/tcp/{}", self.running.address.port())
     }
 
     /// Carries further connections to this multiaddr.
-    pub(crate) fn lead_to(&self, address: &str) {
-        let port = address.split('/').nth(4).unwrap().parse::<u16>().unwrap();
-        self.shared.lock().target = Some(SocketAddr::from(([127, 0, 0, 1], port)));
+    ///
+    /// # Panics
+    /// If it is not one of a TCP port.
+    pub fn lead_to(&self, address: &str) {
+        let port = address.split('/').nth(4).and_then(|port| port.parse().ok());
+        let port: u16 = port.expect("the address is /ip4/…/tcp/<port>");
+        self.running.shared.lock().target = Some(SocketAddr::from(([127, 0, 0, 1], port)));
     }
 
     /// Counts from zero, with this strike to come or none; says when it has struck.
-    pub(crate) fn arm(&self, strike: Option<Strike>) -> Receiver<()> {
+    pub fn arm(&self, strike: Option<Strike>) -> Receiver<()> {
+        // Bounded by the one word that a strike says.
         let (struck, told) = channel();
-        let mut state = self.shared.lock();
+        let mut state = self.running.shared.lock();
         state.passed = Passed::default();
         state.strike = strike.map(|strike| (strike, struck));
         told
     }
 
     /// What has passed since it was armed.
-    pub(crate) fn passed(&self) -> Passed {
-        self.shared.lock().passed
+    pub fn passed(&self) -> Passed {
+        self.running.shared.lock().passed
     }
 
     /// How many connections were accepted in all.
-    pub(crate) fn connections(&self) -> usize {
-        self.shared.lock().connections.len()
+    pub fn connections(&self) -> usize {
+        self.running.shared.lock().connections.len()
+    }
+
+    /// Ends every connection, and every further one at once until [`Self::open`].
+    pub fn close(&self) {
+        let mut state = self.running.shared.lock();
+        state.is_closed = true;
+        for connection in &state.connections {
+            connection.end();
+        }
+    }
+
+    /// Carries connections again.
+    pub fn open(&self) {
+        self.running.shared.lock().is_closed = false;
     }
 }
 
-impl Drop for Proxy {
+impl Drop for Running {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.is_over = true;
@@ -150,23 +197,25 @@ impl Drop for Proxy {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
     /// The end of the proxy.
     changed: Condvar,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     target: Option<SocketAddr>,
     passed: Passed,
     strike: Option<(Strike, Sender<()>)>,
     connections: Vec<Arc<Connection>>,
+    is_closed: bool,
     is_over: bool,
 }
 
 /// The two sockets of one connection and what has befallen it.
+#[derive(Debug)]
 struct Connection {
     device: TcpStream,
     server: TcpStream,
@@ -232,19 +281,29 @@ impl Shared {
     /// Carries a device's connection to the server, by two threads. Where no server listens, the
     /// device's connection ends.
     fn carry(this: &Arc<Self>, device: TcpStream) {
-        let target = this.lock().target;
+        let target = {
+            let state = this.lock();
+            state.target.filter(|_| !state.is_closed)
+        };
         let Some(Ok(server)) = target.map(TcpStream::connect) else {
             return;
         };
         for socket in [&device, &server] {
-            socket.set_nodelay(true).unwrap();
+            // It fails if the connection has ended already.
+            socket.set_nodelay(true).ok();
         }
         let connection = Arc::new(Connection {
             device,
             server,
             fault: Mutex::new(None),
         });
-        this.lock().connections.push(connection.clone());
+        {
+            let mut state = this.lock();
+            if state.is_closed {
+                return connection.end();
+            }
+            state.connections.push(connection.clone());
+        }
         for way in [Way::Up, Way::Down] {
             let (this, connection) = (this.clone(), connection.clone());
             thread::spawn(move || {
@@ -297,7 +356,8 @@ impl Shared {
         };
         let strike = state.strike.take_if(is_due);
         let before = strike.as_ref().map_or(bytes, |(strike, _)| {
-            usize::try_from(strike.at.saturating_sub(passed)).unwrap()
+            // It is due within these bytes.
+            usize::try_from(strike.at.saturating_sub(passed)).unwrap_or(bytes)
         });
         (before, strike)
     }

@@ -25,7 +25,7 @@ const CURSOR_VERSION: u8 = 1;
 /// Version, workspace, epoch, seq and digest.
 const CURSOR_BYTES: usize = 1 + 16 + 16 + 8 + 16;
 
-/// How far a reader of [`Changes`] was told. Opaque as text; made to be kept and handed in again.
+/// How far a reader of [`FeedWatch`] was told. Opaque as text; made to be kept and handed in again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeedCursor {
     workspace: WorkspaceId,
@@ -135,10 +135,10 @@ pub struct ChangedDocuments {
     pub cursor: FeedCursor,
 }
 
-/// The changes of a workspace from a cursor on, as they come. Made by [`Replica::changes`].
+/// The changes of a workspace from a cursor on, as they come. Made by [`Replica::watch_feed`].
 ///
 /// It keeps no queue: a slow reader is told each changed document once, however often it changed.
-pub struct Changes {
+pub struct FeedWatch {
     replica: Replica,
     cursor: FeedCursor,
     index: watch::Receiver<IndexProgress>,
@@ -146,9 +146,9 @@ pub struct Changes {
     pages: BTreeMap<DocumentId, Option<DocumentId>>,
 }
 
-impl fmt::Debug for Changes {
+impl fmt::Debug for FeedWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Changes")
+        f.debug_struct("FeedWatch")
             .field("cursor", &self.cursor)
             .finish_non_exhaustive()
     }
@@ -162,16 +162,16 @@ impl Replica {
     /// [`Error::OtherHistory`] if the cursor is of a history that this store does not have, or cannot
     /// be told to be of this one because its entry was compacted away. If it is of another workspace, or
     /// the store fails.
-    pub async fn changes(&self, since: Option<FeedCursor>) -> Result<Changes, Error> {
+    pub async fn watch_feed(&self, since: Option<FeedCursor>) -> Result<FeedWatch, Error> {
         let workspace = self.current_workspace()?;
         let index = self.shared.index.clone();
         let cursor = self
             .blocking(move |shared| match since {
                 Some(cursor) => check(shared, workspace, &cursor).map(|()| cursor),
-                None => latest_indexed(shared, workspace),
+                None => shared.noting_damage(workspace, latest_indexed(shared, workspace)),
             })
             .await?;
-        Ok(Changes {
+        Ok(FeedWatch {
             replica: self.clone(),
             cursor,
             index,
@@ -180,7 +180,7 @@ impl Replica {
     }
 }
 
-impl Changes {
+impl FeedWatch {
     /// How far was told.
     pub const fn cursor(&self) -> FeedCursor {
         self.cursor
@@ -200,7 +200,10 @@ impl Changes {
             let read = match through {
                 Some(through) if through > since.point.seq => {
                     self.replica
-                        .blocking(move |shared| read_since(shared, &since, through))
+                        .blocking(move |shared| {
+                            let read = read_since(shared, &since, through);
+                            shared.noting_damage(workspace, read)
+                        })
                         .await?
                 }
                 _ => None,

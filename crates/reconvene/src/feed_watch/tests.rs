@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::tests::{Peer, run};
-use crate::{ChangedDocuments, ChangedKind, Changes, Error, FeedCursor, NewMeeting, Segment};
+use crate::{ChangedDocuments, ChangedKind, Error, FeedCursor, FeedWatch, NewMeeting, Segment};
 
-async fn next(changes: &mut Changes) -> ChangedDocuments {
+async fn next(changes: &mut FeedWatch) -> ChangedDocuments {
     let next = tokio::time::timeout(Duration::from_secs(60), changes.next());
     next.await.expect("something changed").unwrap()
 }
@@ -32,7 +32,7 @@ fn what_a_reader_missed_is_told_from_its_cursor_on() {
             .wait_for_index(Duration::from_secs(60))
             .await
             .unwrap();
-        let mut changes = server.replica.changes(None).await.unwrap();
+        let mut changes = server.replica.watch_feed(None).await.unwrap();
         let begun = changes.cursor();
         let second = meetings.add(NewMeeting::titled("second")).await.unwrap();
         let second = second.meeting.id;
@@ -56,7 +56,7 @@ fn what_a_reader_missed_is_told_from_its_cursor_on() {
         server.replica.projects().add("Apollo").await.unwrap();
         let kept: FeedCursor = told.cursor.to_string().parse().unwrap();
         assert_eq!(kept, told.cursor);
-        let mut again = server.replica.changes(Some(kept)).await.unwrap();
+        let mut again = server.replica.watch_feed(Some(kept)).await.unwrap();
         let mut kinds = Vec::new();
         while kinds.len() < 3 {
             let told = next(&mut again).await;
@@ -69,7 +69,7 @@ fn what_a_reader_missed_is_told_from_its_cursor_on() {
             assert!(kinds.contains(&kind), "{kind:?} of {kinds:?}");
         }
         // And who was told less is told more.
-        let mut older = server.replica.changes(Some(begun)).await.unwrap();
+        let mut older = server.replica.watch_feed(Some(begun)).await.unwrap();
         let all = next(&mut older).await;
         assert!(ids(&all).is_superset(&[first, second].into()), "{all:?}");
         // Everything is in what lists show by then.
@@ -92,7 +92,7 @@ fn a_cursor_of_another_history_or_workspace_is_refused() {
     run(async {
         let one = Peer::server().await;
         let other = Peer::server().await;
-        let of_one = one.replica.changes(None).await.unwrap().cursor();
+        let of_one = one.replica.watch_feed(None).await.unwrap().cursor();
         // The same place of the same workspace, in a store that was made anew.
         let text = of_one.to_string();
         let mut forged = text.clone();
@@ -103,10 +103,10 @@ fn a_cursor_of_another_history_or_workspace_is_refused() {
         digest.replace_range(112..114, if text.ends_with("00") { "01" } else { "00" });
         for text in [forged, past, digest] {
             let cursor: FeedCursor = text.parse().unwrap();
-            let refused = one.replica.changes(Some(cursor)).await.unwrap_err();
+            let refused = one.replica.watch_feed(Some(cursor)).await.unwrap_err();
             assert_eq!(refused.code(), "other_history", "{text}");
         }
-        let refused = other.replica.changes(Some(of_one)).await.unwrap_err();
+        let refused = other.replica.watch_feed(Some(of_one)).await.unwrap_err();
         assert_eq!(refused.code(), "bad_input");
         for text in [
             "",
@@ -132,13 +132,13 @@ fn what_was_purged_or_compacted_meanwhile_is_told_or_the_cursor_is_refused() {
         let first = meetings.add(NewMeeting::titled("first")).await.unwrap();
         let indexed = server.replica.wait_for_index(Duration::from_secs(60));
         indexed.await.unwrap();
-        let before = server.replica.changes(None).await.unwrap().cursor();
+        let before = server.replica.watch_feed(None).await.unwrap().cursor();
         let mut within = before;
         for _ in 0..100 {
             let edit = meetings.edit(typed, |meeting| meeting.append_note("x"));
             edit.await.unwrap();
             if within == before {
-                let mut changes = server.replica.changes(Some(before)).await.unwrap();
+                let mut changes = server.replica.watch_feed(Some(before)).await.unwrap();
                 let told = next(&mut changes).await;
                 assert_eq!(ids(&told), [typed].into());
                 within = told.cursor;
@@ -151,7 +151,7 @@ fn what_was_purged_or_compacted_meanwhile_is_told_or_the_cursor_is_refused() {
         assert_eq!(report.meetings, 1, "{report:?}");
 
         // Its entry is there: of what was compacted after it the last entry is, too.
-        let mut changes = server.replica.changes(Some(before)).await.unwrap();
+        let mut changes = server.replica.watch_feed(Some(before)).await.unwrap();
         let mut told = BTreeSet::new();
         let mut purged = BTreeSet::new();
         while !told.contains(&typed) || purged.is_empty() {
@@ -164,7 +164,7 @@ fn what_was_purged_or_compacted_meanwhile_is_told_or_the_cursor_is_refused() {
         assert_eq!(purged, [gone].into());
         assert!(!told.contains(&first.meeting.id));
         // And this one's is gone: it may be of another history, and is not taken for one of this.
-        let refused = server.replica.changes(Some(within)).await.unwrap_err();
+        let refused = server.replica.watch_feed(Some(within)).await.unwrap_err();
         assert_eq!(refused.code(), "other_history");
     });
 }

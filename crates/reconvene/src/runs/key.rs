@@ -1,0 +1,136 @@
+//! The key by which a server knows the runs it issued: in a file outside the store, so that what it
+//! says of a run stays true when the store is gone.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use reconvene_core::time::WallTime;
+use reconvene_model::RunId;
+use sha2::Sha256;
+
+use crate::Error;
+use crate::replica::random;
+
+/// The file's name in the data directory.
+pub(crate) const FILE: &str = "run.key";
+/// How much of a run id the code is made over.
+const CODED_BYTES: usize = 10;
+
+/// The key.
+pub(crate) struct RunKey([u8; 32]);
+
+impl RunKey {
+    /// Reads the key of a data directory; makes one where there is none, readable by its owner alone.
+    pub(crate) fn load_or_create(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join(FILE);
+        if let Some(key) = load(&path)? {
+            return Ok(key);
+        }
+        let key = Self(random()?);
+        // Whole or not at all: a key that is cut short would disown every run.
+        let temporary = path.with_extension("key.tmp");
+        let written = (|| {
+            let mut options = File::options();
+            options.write(true).create(true).truncate(true);
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            let mut file = options.open(&temporary)?;
+            file.write_all(&key.0)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            #[cfg(unix)]
+            File::open(dir)?.sync_all()?;
+            Ok(())
+        })();
+        written.map_err(|source: io::Error| Error::Io {
+            what: format!("{} could not be written", path.display()),
+            source,
+        })?;
+        Ok(key)
+    }
+
+    /// Issues a run.
+    pub(crate) fn mint(&self, now: WallTime) -> Result<RunId, Error> {
+        let mut id = [0; 16];
+        let millis = u64::try_from(now.as_millis()).unwrap_or(0).to_be_bytes();
+        id[..6].copy_from_slice(&millis[2..]);
+        id[6..CODED_BYTES].copy_from_slice(&random::<4>()?);
+        let code = self.code(&id);
+        id[CODED_BYTES..].copy_from_slice(&code);
+        Ok(RunId::from_bytes(id))
+    }
+
+    /// Whether a run was issued under this key.
+    pub(crate) fn issued(&self, run: RunId) -> bool {
+        run.as_bytes()[CODED_BYTES..] == self.code(run.as_bytes())
+    }
+
+    fn code(&self, id: &[u8; 16]) -> [u8; 6] {
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length is taken");
+        mac.update(&id[..CODED_BYTES]);
+        let digest = mac.finalize().into_bytes();
+        let mut code = [0; 6];
+        code.copy_from_slice(&digest[..6]);
+        code
+    }
+}
+
+fn load(path: &Path) -> Result<Option<RunKey>, Error> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(Error::Io {
+                what: format!("{} could not be read", path.display()),
+                source,
+            });
+        }
+    };
+    match bytes.try_into() {
+        Ok(bytes) => Ok(Some(RunKey(bytes))),
+        Err(_) => Err(Error::Io {
+            what: format!(
+                "{} is damaged: restore it from a backup, or remove it and every earlier sync run \
+                 will be said never to have existed",
+                path.display()
+            ),
+            source: io::ErrorKind::InvalidData.into(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FILE, RunKey};
+    use reconvene_core::time::WallTime;
+    use reconvene_model::RunId;
+
+    #[test]
+    fn a_run_is_known_again_under_its_key_and_no_other_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = RunKey::load_or_create(dir.path()).unwrap();
+        let now = WallTime::from_millis(1_700_000_000_000);
+        let run = key.mint(now).unwrap();
+        let again = RunKey::load_or_create(dir.path()).unwrap();
+        assert!(again.issued(run));
+        for place in 0..16 {
+            let mut bytes = *run.as_bytes();
+            bytes[place] ^= 1;
+            assert!(!again.issued(RunId::from_bytes(bytes)), "{place}");
+        }
+        assert_ne!(key.mint(now).unwrap(), run);
+        let other = tempfile::tempdir().unwrap();
+        assert!(!RunKey::load_or_create(other.path()).unwrap().issued(run));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt as _;
+            let file = std::fs::metadata(dir.path().join(FILE)).unwrap();
+            assert_eq!(file.mode() & 0o777, 0o600);
+        }
+        std::fs::write(dir.path().join(FILE), b"short").unwrap();
+        assert!(RunKey::load_or_create(dir.path()).is_err());
+    }
+}
