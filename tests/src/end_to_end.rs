@@ -19,6 +19,7 @@ mod kills;
 mod outbox;
 mod space;
 
+mod backend;
 mod beside;
 mod formats;
 mod serving;

@@ -2,6 +2,7 @@
 //!
 //! Ids stay text here, so that a malformed one is the same typed error as an unknown one.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -190,6 +191,19 @@ pub(crate) struct ServeArgs {
     /// A host that integrations may call besides this machine; may be given several times.
     #[arg(long, value_name = "HOST")]
     pub allow_host: Vec<String>,
+    /// Offer the gRPC API for backends here, such as 127.0.0.1:4002; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub api: Option<SocketAddr>,
+    /// Keep the token that calls of the API must show in this file, made if it is not there; else in
+    /// api.token in the data directory.
+    #[arg(long, value_name = "FILE", requires = "api")]
+    pub api_token_file: Option<PathBuf>,
+    /// Tell metrics, health and readiness over HTTP here; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
+    /// Let --api and --metrics listen where other machines reach them, although nothing is encrypted.
+    #[arg(long)]
+    pub exposed: bool,
 }
 
 /// What to do with workspaces.

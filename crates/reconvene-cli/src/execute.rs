@@ -9,7 +9,6 @@ use reconvene::{
     DocumentId, InviteOptions, JoinOptions, LeaveOptions, ListOptions, MeetingEditor,
     MeetingFilter, ModelError, NewMeeting, ProjectId, Replica, SyncOptions,
 };
-use reconvene_server::ServerInfo;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -152,7 +151,7 @@ pub(crate) async fn execute(
             if !listen.is_empty() {
                 let peer_id = replica.device().peer_id;
                 let listening = replica.listen(&listen).await?;
-                let info = to_value(&ServerInfo { peer_id, listening })?;
+                let info = json!({ "peer_id": peer_id, "listening": listening });
                 if items.send(info).await.is_err() {
                     return Ok(Value::Null);
                 }

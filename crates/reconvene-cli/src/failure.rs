@@ -56,6 +56,17 @@ impl From<reconvene_server::Error> for Failure {
     fn from(error: reconvene_server::Error) -> Self {
         match error {
             reconvene_server::Error::Replica(error) => error.into(),
+            reconvene_server::Error::Services(error) => {
+                let mut message = error.to_string();
+                if let Some(source) = std::error::Error::source(&error) {
+                    message.push_str(&format!(": {source}"));
+                }
+                let failure = Self::new(error.code(), message);
+                match error.hint() {
+                    Some(hint) => failure.with_hint(hint),
+                    None => failure,
+                }
+            }
             other => Self::new("timeout", other.to_string()),
         }
     }

@@ -430,6 +430,11 @@ impl Engine {
         dialers.map(|(peer, dialer)| (*peer, dialer.addresses()))
     }
 
+    /// The number for breaking changes of state that peers are told.
+    pub fn state_version(&self) -> u32 {
+        self.config.state_version
+    }
+
     /// What the store said of the disk's room, for as long as that is too little.
     pub fn low_space(&self) -> Option<&StoreError> {
         self.low_space.as_ref().map(LowSpace::error)

@@ -2,13 +2,18 @@
 //!
 //! It is the same engine and store as on a device; what makes a server is that it listens, issues
 //! tickets, carries out commands, talks to what integrations are joined with, and stays. This crate runs
-//! that from start to orderly end. It admits nobody by itself: the engine lets in only enrolled devices.
+//! that from start to orderly end. It admits nobody by itself: the engine lets in only enrolled devices,
+//! and the API who shows its token.
 
 use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
 use reconvene::{Events, PeerId, Replica, ReplicaEvent};
+use reconvene_api::Services;
+pub use reconvene_api::{ApiOptions, MonitorOptions};
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -32,6 +37,10 @@ pub struct ServeOptions {
     pub listen: Vec<String>,
     /// Multiaddresses that tickets carry instead; none: as they were.
     pub announce: Vec<String>,
+    /// Where the API for backends listens; none: there is none.
+    pub api: Option<ApiOptions>,
+    /// Where metrics and health are told; none: nowhere.
+    pub monitor: Option<MonitorOptions>,
     /// How commands are carried out.
     pub executor: ExecutorOptions,
 }
@@ -43,6 +52,15 @@ pub struct ServerInfo {
     pub peer_id: PeerId,
     /// Where it listens, each address with the server's id at its end.
     pub listening: Vec<String>,
+    /// Where the API listens, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api: Option<SocketAddr>,
+    /// The file with the token that calls of the API show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_token_file: Option<PathBuf>,
+    /// Where metrics and health are told, if they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Why serving ended other than by being told to.
@@ -52,6 +70,9 @@ pub enum Error {
     /// The replica failed.
     #[error(transparent)]
     Replica(#[from] reconvene::Error),
+    /// The API or the metrics could not be offered.
+    #[error(transparent)]
+    Services(#[from] reconvene_api::Error),
     /// The replica did not close in time. What was acknowledged is durable all the same.
     #[error("the store did not close within {} s", CLOSE_DEADLINE.as_secs())]
     CloseTimedOut,
@@ -63,15 +84,18 @@ pub enum Error {
 /// Dropping this midway leaves the replica open and listening.
 ///
 /// # Errors
-/// If the workspace cannot be made, an address cannot be listened on, or the replica does not close
-/// in order; the replica is closed then, too.
+/// If the workspace cannot be made, an address cannot be listened on, the API has no token, or the
+/// replica does not close in order; the replica is closed then, too.
 pub async fn serve(
     replica: &Replica,
     options: ServeOptions,
     shutdown: impl Future,
     on_ready: impl FnOnce(&ServerInfo),
 ) -> Result<(), Error> {
-    let served = run(replica, options, shutdown, on_ready).await;
+    let mut services = Services::new(replica);
+    let served = run(replica, &mut services, options, shutdown, on_ready).await;
+    // Before the store is given back: what is in flight ends in order.
+    services.close().await;
     let closed = match timeout(CLOSE_DEADLINE, replica.clone().close()).await {
         Ok(closed) => closed.map_err(Error::from),
         Err(_) => Err(Error::CloseTimedOut),
@@ -82,6 +106,7 @@ pub async fn serve(
 
 async fn run(
     replica: &Replica,
+    services: &mut Services,
     options: ServeOptions,
     shutdown: impl Future,
     on_ready: impl FnOnce(&ServerInfo),
@@ -92,9 +117,24 @@ async fn run(
     if !options.announce.is_empty() {
         replica.set_announce(&options.announce).await?;
     }
+    let metrics = match &options.monitor {
+        Some(monitor) => Some(services.offer_monitor(monitor).await?),
+        None => None,
+    };
+    let api = match &options.api {
+        Some(api) => Some(services.offer_api(api).await?),
+        None => None,
+    };
     let listening = replica.listen(&options.listen).await?;
+    services.set_listening();
     let peer_id = replica.device().peer_id;
-    let info = ServerInfo { peer_id, listening };
+    let info = ServerInfo {
+        peer_id,
+        listening,
+        api,
+        api_token_file: options.api.map(|api| api.token_file),
+        metrics,
+    };
     tracing::info!(peer = %peer_id, workspace = %workspace.id, "serving");
     let executing = executor::run(replica.serving()?, options.executor);
     on_ready(&info);

@@ -6,7 +6,7 @@
 //! by completions in the order of submission, whatever fails; the thread never ends in silence. It
 //! knows no sled: any [`StoreWrite`] will do.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -109,13 +109,14 @@ enum Message {
     Shutdown,
 }
 
-/// What waits for the writer besides its messages.
+/// What waits for the writer besides its messages, and what it did.
 #[derive(Default)]
 struct Queue {
     batches: AtomicUsize,
     bytes: AtomicUsize,
     /// Merged, so that it is bounded by the number of workspaces.
     releases: Mutex<JournalReleases>,
+    barriers: AtomicU64,
 }
 
 impl Queue {
@@ -193,6 +194,11 @@ impl<S: StoreWrite> Writer<S> {
                     unreachable!("a batch was sent")
                 }
             })
+    }
+
+    /// How many barriers of the store there were since it was started.
+    pub fn barriers(&self) -> u64 {
+        self.queue.barriers.load(Ordering::Relaxed)
     }
 
     /// Asks whether the store has room; [`Completion::Room`] answers. `false` if the writer has ended.
@@ -388,6 +394,7 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
         let mut fates = std::mem::take(&mut self.unanswered).fates;
         if fates.iter().any(|(_, fate)| matches!(fate, Fate::Applied)) {
             let barrier = self.call(|store| store.barrier());
+            self.queue.barriers.fetch_add(1, Ordering::Relaxed);
             if let Err(error) = barrier.map_err(Fault::into_error) {
                 let applied = fates
                     .iter_mut()

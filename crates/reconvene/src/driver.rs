@@ -32,6 +32,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use crate::Error;
 use crate::clock::Clock;
 use crate::documents::Documents;
+use crate::status::Traffic;
 use crate::subscriptions::{RowPlace, Subscriptions};
 
 /// Commands waiting for the driver; senders wait beyond it.
@@ -99,6 +100,13 @@ pub(crate) struct Live {
     pub(crate) addresses: BTreeMap<PeerId, Vec<String>>,
     /// Why nothing is written at present, where the disk has too little room.
     pub(crate) low_space: Option<StoreError>,
+    /// What all links carried, those that ended included.
+    pub(crate) traffic: Traffic,
+    pub(crate) barriers: u64,
+    /// Why the store takes no more writes.
+    pub(crate) store_failed: Option<String>,
+    /// What peers are told.
+    pub(crate) state_version: u32,
 }
 
 impl Live {
@@ -308,6 +316,8 @@ pub(crate) fn start(
         links: HashMap::new(),
         failed_batches: Vec::new(),
         failed_dials: Vec::new(),
+        traffic: Traffic::default(),
+        store_failed: None,
     };
     tokio::spawn(driver.run());
     Ok(DriverHandle { commands, notices })
@@ -339,11 +349,14 @@ struct Driver {
     purges: BTreeMap<RequestId, oneshot::Sender<Result<u64, PurgeError>>>,
     joins: BTreeMap<RequestId, oneshot::Sender<Result<Enrolment, Error>>>,
     listens: BTreeMap<String, oneshot::Sender<Result<String, Error>>>,
-    /// Only ever looked up by key.
+    /// Only ever looked up by key, or summed over.
     links: HashMap<LinkId, mpsc::UnboundedSender<Outgoing>>,
     /// Batches the writer did not take and dials the network did not, to be told to the engine.
     failed_batches: Vec<(BatchId, StoreError)>,
     failed_dials: Vec<(PeerId, String)>,
+    /// What links that ended carried.
+    traffic: Traffic,
+    store_failed: Option<String>,
 }
 
 /// One thing the loop woke up for.
@@ -720,6 +733,13 @@ impl Driver {
                 .map(|(peer, addresses)| (peer, addresses.to_vec()))
                 .collect(),
             low_space: self.engine.low_space().cloned(),
+            traffic: self.links.keys().fold(self.traffic, |mut sum, link| {
+                sum.add(&self.wire_stats(*link));
+                sum
+            }),
+            barriers: self.writer.as_ref().map_or(0, Writer::barriers),
+            store_failed: self.store_failed.clone(),
+            state_version: self.engine.state_version(),
         }
     }
 
@@ -794,6 +814,7 @@ impl Driver {
             NetworkEvent::LinkDown { link, why, stats } => {
                 tracing::debug!(%link, %why, "link down");
                 self.links.remove(&link);
+                self.traffic.add(&stats);
                 self.notify(Notice::LinkEnded { link, wire: stats });
                 self.input(Input::LinkDown {
                     link,
@@ -909,6 +930,9 @@ impl Driver {
             } => self.documents.note_replaced(*workspace, *document),
             Event::StoreFailed { error } => {
                 tracing::error!(%error, "the store failed");
+                if !matches!(error, StoreError::LowSpace { .. }) {
+                    self.store_failed = Some(error.to_string());
+                }
                 self.documents.forget_all();
             }
             Event::RoomAgain => tracing::info!("the disk has room again"),

@@ -117,6 +117,11 @@ pub enum Error {
         /// The meeting.
         id: DocumentId,
     },
+    /// A cursor is of a history that this store does not have, or is not known to be of this one.
+    #[error(
+        "what changed since that cursor can not be told: it is of another history of the store"
+    )]
+    OtherHistory,
     /// Trying the same again cannot help.
     #[error("what entry {id} is about would end the same: amend it, or discard the entry")]
     NotRetryable {
@@ -238,6 +243,7 @@ impl Error {
             Self::NotHeldElsewhere { .. } => "not_held_elsewhere",
             Self::MeetingDeleted { .. } => "meeting_deleted",
             Self::MeetingChanged { .. } => "meeting_changed",
+            Self::OtherHistory => "other_history",
             Self::NotRetryable { .. } => "not_retryable",
             Self::ProjectInUse { .. } => "project_in_use",
             Self::Project(ResolveError::AmbiguousName { .. }) => "ambiguous_project",
@@ -312,6 +318,7 @@ impl Error {
             "not_found" => {
                 "see the list for what there is (`meeting list`, `project list`, `workspace list`)"
             }
+            "other_history" => "list anew, and go on from the cursor of a new watch",
             "bad_id" => "copy the id from a list",
             _ => return None,
         })

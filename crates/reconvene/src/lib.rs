@@ -32,6 +32,7 @@ mod error;
 mod replica;
 
 mod deletion;
+mod feed_watch;
 mod filter;
 mod joining;
 mod leaving;
@@ -39,6 +40,7 @@ mod markdown;
 mod meetings;
 mod projects;
 mod query;
+mod recording;
 mod sync;
 mod workspaces;
 
@@ -82,6 +84,7 @@ pub use delivery::{
 pub use documents::{ApplyStats, OpenDocuments};
 pub use error::Error;
 pub use events::Events;
+pub use feed_watch::{ChangedDocument, ChangedDocuments, ChangedKind, FeedCursor, FeedWatch};
 pub use filter::MeetingFilter;
 pub use freshness::{AtLeast, Freshness, FreshnessState, StaleReason};
 pub use inbox::{EntryFilter, Inbox, Retried, entries};
@@ -96,6 +99,7 @@ pub use profile::Role;
 pub use projects::Projects;
 pub use purging::PurgeReport;
 pub use query::{MeetingQuery, MeetingSubscription, QueryBatch, Subscription};
+pub use recording::AppendReport;
 pub use records::{RecordUse, RecordUses};
 pub use repair::RepairReport;
 pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
@@ -103,7 +107,7 @@ pub use runs::{NotFoundReason, RunStanding, RunStatus, RunWatch, Runs};
 pub use serving::{ChangedMeetings, Changes, Due, DueFeed, Serving, Taken};
 pub use status::{
     DAMAGED_MAX, DamagedDocument, DialStatus, DiskUse, FeedStatus, IndexStatus, LinkStatus,
-    PeerStatus, StallStatus, Status, WorkspaceStatus,
+    PeerStatus, StallStatus, Status, Traffic, WorkspaceStatus,
 };
 pub use sync::{OnProgress, SyncOptions, SyncProgress, SyncReport};
 pub use verify::{DAMAGES_MAX, Damage, OnVerifyProgress, VerifyProgress, VerifyReport};
@@ -119,7 +123,7 @@ pub use reconvene_model::index::{CommandRow, EntryRow, IntegrationRow, MeetingRo
 pub use reconvene_model::integration::IntegrationEditor;
 pub use reconvene_model::meeting::MeetingEditor;
 pub use reconvene_model::qmsum;
-pub use reconvene_model::transcript::TranscriptEditor;
+pub use reconvene_model::transcript::{Timebase, TranscriptEditor};
 pub use reconvene_model::{
     Ask, AskError, Author, Command, Entry, EntryDraft, Integration, IntegrationState, Meeting,
     ModelError, Outcome, OutcomeState, Problem, ProjectId, Resolution, Resolved, Run, RunDraft,

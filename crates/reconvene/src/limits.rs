@@ -14,6 +14,14 @@ pub const QUERY_BATCH_ROWS_MAX: usize = 1000;
 /// marks give way to one: the reader's next batches come from comparing the whole index.
 pub const QUERY_MARKS_MAX: usize = 4096;
 
+/// Most entries of the feed that [`FeedWatch::next`](crate::FeedWatch::next) looks at; the rest comes with the
+/// next call.
+pub const CHANGES_ENTRIES_MAX: usize = 512;
+
+/// Most segments that [`Meetings::append_segments`](crate::Meetings::append_segments) takes at a time.
+/// More are refused.
+pub const APPEND_SEGMENTS_MAX: usize = 500;
+
 /// How long a deleted meeting can be restored before it is purged by itself.
 pub const DELETED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 

@@ -278,6 +278,8 @@ pub(crate) struct Shared {
     profile_file: ProfileFile,
     profile: Mutex<Profile>,
     /// Random, minted at the first write after an open and after every failed one.
+    /// Turns of those who append to transcripts, by meeting.
+    appending: [tokio::sync::Mutex<()>; 16],
     /// The indexer and the compactor.
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// Whether links to the servers stay up between passes.
@@ -638,6 +640,7 @@ impl Replica {
             subscriptions,
             profile_file,
             profile: Mutex::new(profile),
+            appending: Default::default(),
             tasks: Mutex::new(vec![index_task]),
             keeps_links: AtomicBool::new(false),
             staleness_bound,
@@ -1028,6 +1031,12 @@ impl Shared {
     fn give_directory_back(&self) {
         let mut held = self.data_dir.lock().unwrap_or_else(PoisonError::into_inner);
         *held = None;
+    }
+
+    /// The turn of whoever appends to a meeting's transcript; some meetings share one.
+    pub(crate) fn appending(&self, meeting: &DocumentId) -> &tokio::sync::Mutex<()> {
+        let [.., last] = *meeting.as_bytes();
+        &self.appending[usize::from(last) % self.appending.len()]
     }
 
     /// Whether a workspace is synced with a server.

@@ -49,8 +49,48 @@ pub struct Status {
     pub links: Vec<LinkStatus>,
     /// Every peer that is wanted and whose last link or dial led to nothing.
     pub unreached: Vec<DialStatus>,
+    /// What went over links since this replica was opened, those that ended included.
+    pub traffic: Traffic,
     /// Bytes on disk.
     pub disk: DiskUse,
+    /// Barriers of the store since this replica was opened.
+    pub barriers: u64,
+    /// Why the store takes no more writes until it is opened again; `None` if it does.
+    pub store_failed: Option<String>,
+    /// The number for breaking changes of state that this replica tells its peers.
+    pub state_version: u32,
+}
+
+/// What went over links.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Links that came up.
+    pub links: u64,
+    /// Frames sent.
+    pub frames_sent: u64,
+    /// Frames received.
+    pub frames_received: u64,
+    /// Bytes of the frames sent, with their length prefixes.
+    pub bytes_sent: u64,
+    /// See `bytes_sent`.
+    pub bytes_received: u64,
+    /// Bytes on sockets, encryption and multiplexing included.
+    pub socket_bytes_sent: u64,
+    /// See `socket_bytes_sent`.
+    pub socket_bytes_received: u64,
+}
+
+impl Traffic {
+    /// Adds what one link carried.
+    pub(crate) fn add(&mut self, link: &reconvene_libp2p::LinkStats) {
+        self.links += 1;
+        self.frames_sent += link.frames_sent;
+        self.frames_received += link.frames_received;
+        self.bytes_sent += link.frame_bytes_sent;
+        self.bytes_received += link.frame_bytes_received;
+        self.socket_bytes_sent += link.socket_bytes_sent;
+        self.socket_bytes_received += link.socket_bytes_received;
+    }
 }
 
 /// The state of one workspace.
@@ -269,6 +309,10 @@ fn collect(shared: &Shared, device: DeviceInfo, live: &Live) -> Result<Status, E
             quarantine_bytes: disk.quarantine,
             low_space: live.low_space.as_ref().map(ToString::to_string),
         },
+        traffic: live.traffic,
+        barriers: live.barriers,
+        store_failed: live.store_failed.clone(),
+        state_version: live.state_version,
         device,
     })
 }

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use reconvene::{OpenOptions, Role};
-use reconvene_server::{Adapters, ExecutorOptions, ServeOptions, ServerInfo};
+use reconvene_server::{
+    Adapters, ApiOptions, ExecutorOptions, MonitorOptions, ServeOptions, ServerInfo,
+};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -54,6 +56,17 @@ pub(super) async fn run(data: &Path, args: ServeArgs, output: Output) -> Result<
     let options = ServeOptions {
         listen: args.listen,
         announce: args.announce,
+        api: args.api.map(|address| ApiOptions {
+            address,
+            exposed: args.exposed,
+            token_file: args
+                .api_token_file
+                .unwrap_or_else(|| data.join("api.token")),
+        }),
+        monitor: args.metrics.map(|address| MonitorOptions {
+            address,
+            exposed: args.exposed,
+        }),
         executor: ExecutorOptions {
             adapters: Adapters::standard(
                 Some(args.calendars.unwrap_or_else(|| data.join("calendars"))),
@@ -71,6 +84,12 @@ fn serving(info: &Value) -> String {
     let mut out = String::from("Serving at\n");
     for address in info["listening"].as_array().into_iter().flatten() {
         out.push_str(&format!("  {}\n", address.as_str().unwrap_or_default()));
+    }
+    if let (Some(api), Some(file)) = (info["api"].as_str(), info["api_token_file"].as_str()) {
+        out.push_str(&format!("  API at {api}, its token in {file}\n"));
+    }
+    if let Some(metrics) = info["metrics"].as_str() {
+        out.push_str(&format!("  metrics and health at {metrics}\n"));
     }
     out.push_str("  next: `reconvene invite` here, `reconvene join TICKET` on a device\n");
     out
