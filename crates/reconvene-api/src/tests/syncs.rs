@@ -295,3 +295,60 @@ fn a_command_that_does_not_succeed_fails_the_call_with_its_code() {
         server.close().await;
     });
 }
+
+#[test]
+fn a_run_of_a_home_is_its_members_alone() {
+    run(async {
+        let server = Server::new().await;
+        let mut client = server.client().await;
+        let home = server.replica.device().home;
+        let at_home = server.replica.in_workspace(&home.to_string()).await;
+        let new = NewIntegration {
+            adapter: "ical".to_owned(),
+            external_id: "file:private.ics".to_owned(),
+            ..NewIntegration::default()
+        };
+        let added = at_home.unwrap().integrations().add(new).await;
+        let integration = added.unwrap().id;
+        let serving = server.replica.serving().unwrap();
+        let draft = RunDraft {
+            id: serving.mint_run().unwrap(),
+            trigger: "test".to_owned(),
+            command: None,
+        };
+        let run_id = draft.id.to_string();
+        let begin = Changes::new().integration(integration, move |it| it.start_run(&draft));
+        serving.write(home, begin).await.unwrap();
+        let asked = client.get_sync_status(v1::GetSyncStatusRequest { run_id });
+        let refused = asked.await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains("home"), "{refused:?}");
+        server.close().await;
+    });
+}
+
+#[test]
+fn a_call_that_waits_when_the_server_stops_is_told_and_its_command_stays() {
+    run(async {
+        let server = Server::new().await;
+        let integration = integrate(&server).await;
+        let mut client = server.client().await;
+        let mut wanted = start(&integration.to_string());
+        wanted.wait_ms = Some(30_000);
+        let waiting = tokio::spawn(async move { client.start_integration_sync(wanted).await });
+        let issued = async {
+            while outbox(&server).await.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, issued).await.unwrap();
+        let directory = server.close().await;
+        let told = tokio::time::timeout(DEADLINE, waiting).await.unwrap();
+        let told = told.unwrap().unwrap_err();
+        assert_eq!(told.code(), Code::Unavailable);
+        assert_eq!(reason(&told), "closed");
+        let server = Server::open(directory).await;
+        assert_eq!(outbox(&server).await.len(), 1);
+        server.close().await;
+    });
+}
