@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 
 use reconvene_api::v1::event::Happened;
 use reconvene_api::v1::reconvene_client::ReconveneClient;
-use reconvene_api::v1::{self, Segment};
+use reconvene_api::v1::{self, IntegrationState, NotFoundReason, Segment, SyncStatus};
 use serde_json::Value;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
@@ -17,6 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use crate::harness::{DEADLINE, Peer, Process};
+use crate::outbox::write_calendar;
 
 type Guard = Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status> + Send>;
 type Client = ReconveneClient<InterceptedService<Channel, Guard>>;
@@ -30,8 +31,13 @@ struct Backend {
 
 impl Backend {
     fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// Serves with these options, too.
+    fn with(args: &[&str]) -> Self {
         let peer = Peer::new();
-        let (process, info) = Self::serve(&peer);
+        let (process, info) = Self::serve(&peer, args);
         Self {
             peer,
             process,
@@ -39,9 +45,10 @@ impl Backend {
         }
     }
 
-    fn serve(peer: &Peer) -> (Process, Value) {
+    fn serve(peer: &Peer, args: &[&str]) -> (Process, Value) {
         let free = "127.0.0.1:0";
-        let process = peer.start(&["serve", "--api", free, "--metrics", free]);
+        let serve = ["serve", "--api", free, "--metrics", free];
+        let process = peer.start(&[&serve, args].concat());
         let info = process.line();
         (process, info)
     }
@@ -254,7 +261,7 @@ fn the_api_and_the_metrics_are_offered_where_that_is_asked_for() {
     let token = fs::read_to_string(&file).unwrap();
     let ended = backend.process.stop();
     assert!(ended.status.success(), "{ended:?}");
-    (backend.process, backend.info) = Backend::serve(&backend.peer);
+    (backend.process, backend.info) = Backend::serve(&backend.peer, &[]);
     assert_eq!(fs::read_to_string(&file).unwrap(), token);
     let info = caller.run(async {
         let mut client = backend.client().await;
@@ -289,4 +296,104 @@ fn the_api_and_the_metrics_are_offered_where_that_is_asked_for() {
     fs::write(&file, "not a token").unwrap();
     let args = ["serve", "--api", "127.0.0.1:0"];
     backend.peer.fails(&args, 7, "bad_input");
+}
+
+#[test]
+fn a_backend_has_an_integration_synced_and_follows_the_run_until_it_expires() {
+    let caller = Caller::new();
+    // Long enough for the end to be seen on a machine that is busy.
+    let backend = Backend::with(&["--keep-runs", "3s"]);
+    write_calendar(&backend.peer, &["Planning", "Review"]);
+    let add = |file: &str| {
+        let added = backend.peer.run(&["integrations", "add", "ical", file]);
+        added["integration"]["id"].as_str().unwrap().to_owned()
+    };
+    let integration = add("file:team.ics");
+    let mut client = caller.run(backend.client());
+
+    let command = reconvene::Commands::new_id().to_string();
+    let request = v1::StartIntegrationSyncRequest {
+        integration_id: integration.clone(),
+        command_id: Some(command.clone()),
+        wait_ms: Some(30_000),
+        ..Default::default()
+    };
+    let started = caller.run(client.start_integration_sync(request.clone()));
+    let started = started.unwrap().into_inner();
+    assert_eq!(started.command_id, command);
+    assert!(!started.joined, "{started:?}");
+    let run_id = started.run_id.clone().unwrap();
+
+    let mut told: Vec<v1::GetSyncStatusResponse> = Vec::new();
+    let client = &mut client;
+    let expired = caller.run(async {
+        loop {
+            let run_id = run_id.clone();
+            let asked = client.get_sync_status(v1::GetSyncStatusRequest { run_id });
+            let status = asked.await.unwrap().into_inner();
+            if status.status() == SyncStatus::NotFound {
+                break status;
+            }
+            if told.last() != Some(&status) {
+                told.push(status);
+            }
+        }
+    });
+    let ended = told.last().unwrap();
+    assert_eq!(ended.status(), SyncStatus::Succeeded, "{told:?}");
+    assert_eq!(ended.integration_id, Some(integration.clone()));
+    let (run, expires) = (ended.run.as_ref().unwrap(), ended.expires_at.unwrap());
+    assert_eq!((run.trigger.as_str(), run.items), ("api", 2), "{run:?}");
+    assert_eq!(run.error, None);
+    assert_eq!(expires.seconds - run.finished_at.unwrap().seconds, 3);
+    assert!(run.started_at.is_some());
+    for before in &told[..told.len() - 1] {
+        assert_eq!(before.status(), SyncStatus::Running, "{told:?}");
+        assert_eq!(before.expires_at, None);
+    }
+    assert_eq!(expired.not_found_reason(), NotFoundReason::Expired);
+    assert_eq!(expired.run, None);
+    let listed = caller.run(client.list_meetings(v1::ListMeetingsRequest::default()));
+    assert_eq!(listed.unwrap().into_inner().meetings.len(), 2);
+    // Whoever asks again because an answer got lost begins no second run.
+    let again = caller.run(client.start_integration_sync(request));
+    assert_eq!(again.unwrap().into_inner(), started);
+
+    // What works and what does not, and why.
+    let missing = add("file:none.ics");
+    let request = v1::ValidateIntegrationsRequest {
+        wait_ms: Some(30_000),
+        ..Default::default()
+    };
+    let looked = caller.run(client.validate_integrations(request));
+    let looked = looked.unwrap().into_inner();
+    assert!(looked.done, "{looked:?}");
+    let found = |id: &str| looked.integrations.iter().find(|one| one.id == id).unwrap();
+    assert_eq!(looked.integrations.len(), 2, "{looked:?}");
+    assert_eq!(found(&integration).state(), IntegrationState::Valid);
+    assert_eq!(found(&missing).state(), IntegrationState::Invalid);
+    assert!(found(&missing).validated_at.is_some());
+    let error = found(&missing).error.clone().unwrap();
+    assert!(!error.code.is_empty() && !error.message.is_empty());
+    // The entry about it is counted; nothing is left in the outbox, and no run is kept.
+    caller.run(async {
+        loop {
+            let (_, told) = backend.ask("/metrics");
+            let value = |start: &str| {
+                let lines = told.lines().filter(|line| line.starts_with(start));
+                let values = lines.map(|line| line.rsplit(' ').next().unwrap());
+                values
+                    .map(|value| value.parse::<u64>().unwrap())
+                    .sum::<u64>()
+            };
+            let counted = ["inbox_open{", "outbox{", "runs{"];
+            let counted = counted.map(|name| value(&format!("reconvene_{name}")));
+            if counted == [1, 0, 0] {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let ended = backend.process.stop();
+    assert!(ended.status.success(), "{ended:?}");
 }

@@ -17,7 +17,7 @@ use reconvene_testkit::{Fault, Passed, Proxy, Strike, Way};
 const NEVER: &str = "00000000000000000000000000000001";
 
 /// Writes the calendar `team.ics` of a server, with these events.
-fn write_calendar(server: &Server, titles: &[&str]) {
+pub(crate) fn write_calendar(server: &Peer, titles: &[&str]) {
     let mut text = String::from("BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//test//EN\r\n");
     for (number, title) in titles.iter().enumerate() {
         text.push_str(&format!(
@@ -27,7 +27,7 @@ fn write_calendar(server: &Server, titles: &[&str]) {
         ));
     }
     text.push_str("END:VCALENDAR\r\n");
-    let calendars = server.peer.data().join("calendars");
+    let calendars = server.data().join("calendars");
     fs::create_dir_all(&calendars).unwrap();
     fs::write(calendars.join("team.ics"), text).unwrap();
 }
@@ -79,7 +79,7 @@ fn said(peer: &Peer, args: &[&str]) -> String {
 #[test]
 fn sync_run_expires() {
     let server = Server::with(&["--keep-runs", "1s"]);
-    write_calendar(&server, &["Planning", "Review"]);
+    write_calendar(&server.peer, &["Planning", "Review"]);
     let device = Peer::joined(&server, "Ada");
     let integration = integrate(&device, &["ical", "file:team.ics"]);
     let run = start_run(&device, &integration);
@@ -117,7 +117,7 @@ fn sync_run_expires() {
     };
     let named = |titles: &[&str]| titles.iter().map(|title| (*title).to_owned()).collect();
     assert_eq!(titles(&device), named(&["Planning", "Review"]));
-    write_calendar(&server, &["Planning", "Review, moved", "Lunch"]);
+    write_calendar(&server.peer, &["Planning", "Review, moved", "Lunch"]);
     let run = start_run(&device, &integration);
     until(&device, &run, "not_found");
     device.sync();
@@ -131,7 +131,7 @@ fn sync_run_expires() {
 #[test]
 fn sync_run_never_existed() {
     let mut server = Server::new();
-    write_calendar(&server, &["Planning"]);
+    write_calendar(&server.peer, &["Planning"]);
     let device = Peer::joined(&server, "Ada");
     not_found(&device, NEVER, "never_existed");
     not_found(&server.peer, NEVER, "never_existed");
@@ -169,7 +169,7 @@ fn sync_run_never_existed() {
 fn sync_run_status_survives_restart() {
     let receiver = Receiver::new();
     let mut server = Server::with(&["--keep-runs", "1h"]);
-    write_calendar(&server, &["Planning"]);
+    write_calendar(&server.peer, &["Planning"]);
     let device = Peer::joined(&server, "Ada");
     let calendar = integrate(&device, &["ical", "file:team.ics"]);
     let run = start_run(&device, &calendar);
@@ -271,7 +271,7 @@ fn invalid_integration_surfaces() {
     assert_eq!(entries(&laptop).len(), 1);
 
     // With its cause it goes, and comes back with it: on demand and by itself.
-    write_calendar(&server, &["Planning"]);
+    write_calendar(&server.peer, &["Planning"]);
     let is_closed = |line: &Value| line["event"] == "inbox_entry" && line["open"] == false;
     both(&watch, |line| is_about(line, "valid"), is_closed);
     assert!(entries(&laptop).is_empty());

@@ -1,6 +1,7 @@
 //! The calls: each is a few calls of the replica, in the workspace that the request names.
 
 mod append;
+mod syncs;
 mod watch;
 
 use std::sync::Arc;
@@ -130,7 +131,7 @@ impl Calls {
 
     async fn get(&self, request: v1::GetMeetingRequest) -> Result<v1::GetMeetingResponse, Status> {
         let replica = self.within(request.workspace.as_deref()).await?;
-        let view = show(&replica, meeting_id(&request.meeting_id)?).await?;
+        let view = show(&replica, document_id(&request.meeting_id)?).await?;
         let mut response = v1::GetMeetingResponse {
             meeting: Some(convert::meeting(&view)),
             pages: Vec::new(),
@@ -199,7 +200,7 @@ impl Calls {
             project,
         } = request;
         let replica = self.within(workspace.as_deref()).await?;
-        let id = meeting_id(&id)?;
+        let id = document_id(&id)?;
         let project = match project.as_deref() {
             None => None,
             Some("") => Some(None),
@@ -246,7 +247,7 @@ impl Calls {
         request: v1::StopMeetingRequest,
     ) -> Result<v1::StopMeetingResponse, Status> {
         let replica = self.within(request.workspace.as_deref()).await?;
-        let id = meeting_id(&request.meeting_id)?;
+        let id = document_id(&request.meeting_id)?;
         let meetings = replica.meetings();
         let stopped = meetings.edit(id, |meeting| meeting.reach_state(State::Stopped));
         stopped.await.map_err(|error| status(&error))?;
@@ -330,6 +331,38 @@ impl Reconvene for Calls {
         self.counted("SetActiveProject", work).await
     }
 
+    async fn start_integration_sync(
+        &self,
+        request: Request<v1::StartIntegrationSyncRequest>,
+    ) -> Result<Response<v1::StartIntegrationSyncResponse>, Status> {
+        let work = self.start_sync(request.into_inner());
+        self.counted("StartIntegrationSync", work).await
+    }
+
+    async fn get_sync_status(
+        &self,
+        request: Request<v1::GetSyncStatusRequest>,
+    ) -> Result<Response<v1::GetSyncStatusResponse>, Status> {
+        let work = self.sync_status(request.into_inner());
+        self.counted("GetSyncStatus", work).await
+    }
+
+    async fn cancel_sync(
+        &self,
+        request: Request<v1::CancelSyncRequest>,
+    ) -> Result<Response<v1::CancelSyncResponse>, Status> {
+        let work = self.end_sync(request.into_inner());
+        self.counted("CancelSync", work).await
+    }
+
+    async fn validate_integrations(
+        &self,
+        request: Request<v1::ValidateIntegrationsRequest>,
+    ) -> Result<Response<v1::ValidateIntegrationsResponse>, Status> {
+        let work = self.validate(request.into_inner());
+        self.counted("ValidateIntegrations", work).await
+    }
+
     type WatchEventsStream = BoxStream<'static, Result<v1::Event, Status>>;
 
     async fn watch_events(
@@ -341,7 +374,7 @@ impl Reconvene for Calls {
     }
 }
 
-fn meeting_id(text: &str) -> Result<DocumentId, Status> {
+fn document_id(text: &str) -> Result<DocumentId, Status> {
     text.parse::<DocumentId>()
         .map_err(|error| status(&error.into()))
 }

@@ -2,8 +2,9 @@
 
 use prost_types::Timestamp;
 use reconvene::{
-    Freshness, FreshnessState, Holder, Meeting, MeetingRow, MeetingView, PageView, ProjectRow,
-    RefusalCode, Resolution, Segment, State, Timebase, TranscriptPage, WallTime, WorkspaceInfo,
+    Freshness, FreshnessState, Holder, IntegrationRow, IntegrationState, Meeting, MeetingRow,
+    MeetingView, NotFoundReason, PageView, Problem, ProjectRow, RefusalCode, Resolution, Run,
+    RunStanding, RunStatus, Segment, State, Timebase, TranscriptPage, WallTime, WorkspaceInfo,
 };
 use serde::Serialize;
 use tonic::Status;
@@ -256,5 +257,64 @@ pub(crate) fn workspace(info: WorkspaceInfo) -> v1::Workspace {
         id: info.id.to_string(),
         name: info.name,
         current: info.current,
+    }
+}
+
+pub(crate) fn run_status(found: RunStatus) -> v1::GetSyncStatusResponse {
+    let status = match found.status {
+        RunStanding::Running => v1::SyncStatus::Running,
+        RunStanding::Succeeded => v1::SyncStatus::Succeeded,
+        RunStanding::Failed => v1::SyncStatus::Failed,
+        RunStanding::Cancelled => v1::SyncStatus::Cancelled,
+        RunStanding::NotFound => v1::SyncStatus::NotFound,
+        RunStanding::Unknown => v1::SyncStatus::Unspecified,
+    };
+    let reason = match found.not_found_reason {
+        None => v1::NotFoundReason::Unspecified,
+        Some(NotFoundReason::Expired) => v1::NotFoundReason::Expired,
+        Some(NotFoundReason::NeverExisted) => v1::NotFoundReason::NeverExisted,
+    };
+    v1::GetSyncStatusResponse {
+        status: status.into(),
+        run: found.run.map(run),
+        workspace_id: found.workspace.map(|id| id.to_string()),
+        integration_id: found.integration.map(|id| id.to_string()),
+        expires_at: found.expires_at.map(timestamp),
+        not_found_reason: reason.into(),
+    }
+}
+
+fn run(run: Run) -> v1::SyncRun {
+    v1::SyncRun {
+        trigger: run.trigger,
+        done: run.done,
+        total: run.total,
+        items: run.items,
+        error: run.error.map(problem),
+        started_at: run.started_at.map(timestamp),
+        finished_at: run.finished_at.map(timestamp),
+    }
+}
+
+fn problem(Problem { code, message }: Problem) -> v1::Problem {
+    v1::Problem { code, message }
+}
+
+pub(crate) fn integration(row: IntegrationRow) -> v1::Integration {
+    let integration = row.integration;
+    let state = match integration.state {
+        IntegrationState::Unchecked => v1::IntegrationState::Unspecified,
+        IntegrationState::Valid => v1::IntegrationState::Valid,
+        IntegrationState::Invalid => v1::IntegrationState::Invalid,
+        IntegrationState::Unreachable => v1::IntegrationState::Unreachable,
+    };
+    v1::Integration {
+        id: row.id.to_string(),
+        adapter: integration.adapter,
+        external_id: integration.external_id,
+        account: integration.account,
+        state: state.into(),
+        validated_at: integration.validated_at.map(timestamp),
+        error: integration.error.map(problem),
     }
 }

@@ -20,6 +20,13 @@ pub const STREAMS_MAX: usize = 256;
 /// Most ids of differing segments that an answer names; further ones are only counted as present.
 pub const DIFFERING_IDS_MAX: usize = 1000;
 
+/// How long a call that issues a command waits for its outcome, unless the request says otherwise.
+/// Then it answers with the command's id alone.
+pub const COMMAND_WAIT_DEFAULT: Duration = Duration::from_secs(5);
+
+/// Longest such wait that a request may ask for. A longer one is refused.
+pub const COMMAND_WAIT_MAX: Duration = Duration::from_secs(30);
+
 /// How long a connection may be silent before it is asked whether it is alive.
 pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
 

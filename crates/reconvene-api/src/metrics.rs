@@ -13,7 +13,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use reconvene::{Status, WorkspaceStatus};
+use reconvene::{Outstanding, RunState, Status, WorkspaceStatus};
 
 use crate::counts::Numbers;
 use crate::limits::SERIES_MAX;
@@ -21,13 +21,29 @@ use crate::limits::SERIES_MAX;
 /// What `/metrics` is.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// The states that runs are told by.
+const RUN_STATES: [RunState; 4] = [
+    RunState::Running,
+    RunState::Succeeded,
+    RunState::Failed,
+    RunState::Cancelled,
+];
+
 /// Labels of a series.
 type Labels = Vec<(&'static str, String)>;
 
 /// The metrics in the text format that Prometheus reads.
-pub(crate) fn text(status: Status, numbers: Numbers) -> Result<String, fmt::Error> {
+pub(crate) fn text(
+    status: Status,
+    outstanding: Vec<Outstanding>,
+    numbers: Numbers,
+) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("reconvene");
-    registry.register_collector(Box::new(Moment { status, numbers }));
+    registry.register_collector(Box::new(Moment {
+        status,
+        outstanding,
+        numbers,
+    }));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -37,6 +53,7 @@ pub(crate) fn text(status: Status, numbers: Numbers) -> Result<String, fmt::Erro
 #[derive(Debug)]
 struct Moment {
     status: Status,
+    outstanding: Vec<Outstanding>,
     numbers: Numbers,
 }
 
@@ -50,6 +67,7 @@ impl Collector for Moment {
         self.feeds(&mut told)?;
         self.store(&mut told)?;
         self.work(&mut told)?;
+        self.outstanding(&mut told)?;
         let omitted = told.omitted;
         told.gauge(
             "series_omitted",
@@ -252,6 +270,42 @@ impl Moment {
             "events_missed",
             "Events that these counters missed",
             vec![(Labels::new(), self.numbers.events_missed)],
+        )
+    }
+
+    fn outstanding(&self, told: &mut Telling<'_>) -> fmt::Result {
+        let each = |home: bool, value: fn(&Outstanding) -> u64| {
+            let all = self.outstanding.iter();
+            all.filter(|one| !home || one.home)
+                .map(|one| {
+                    let labels = vec![("workspace", one.workspace.to_string())];
+                    (labels, value(one))
+                })
+                .collect()
+        };
+        told.gauge(
+            "outbox",
+            "Commands without an outcome",
+            each(false, |one| one.commands),
+        )?;
+        told.gauge(
+            "inbox_open",
+            "Inbox entries of a member that are open",
+            each(true, |one| one.entries),
+        )?;
+        let mut runs: BTreeMap<_, u64> = RUN_STATES
+            .into_iter()
+            .map(|state| (state.as_str(), 0))
+            .collect();
+        for (state, count) in self.outstanding.iter().flat_map(|one| &one.runs) {
+            *runs.entry(state).or_default() += count;
+        }
+        told.gauge(
+            "runs",
+            "Sync runs that go on or whose result is kept, by state",
+            runs.into_iter()
+                .map(|(state, count)| (vec![("state", state.to_owned())], count))
+                .collect(),
         )
     }
 }

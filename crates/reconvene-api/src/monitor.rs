@@ -11,7 +11,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use reconvene::{Replica, Status};
+use reconvene::{Error, Replica, Status};
 use tokio::time::timeout;
 
 use crate::counts::Counts;
@@ -37,19 +37,25 @@ pub(crate) fn router(source: Source) -> Router {
 
 /// The state of the replica, or why there is none: then the process is as good as dead.
 async fn collect(source: &Source) -> Result<Status, String> {
-    match timeout(COLLECT_DEADLINE, source.replica.status()).await {
-        Ok(Ok(status)) => Ok(status),
+    in_time(source.replica.status()).await
+}
+
+async fn in_time<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
+    match timeout(COLLECT_DEADLINE, asked).await {
+        Ok(Ok(told)) => Ok(told),
         Ok(Err(error)) => Err(error.full_message()),
         Err(_) => Err(format!("no answer within {} s", COLLECT_DEADLINE.as_secs())),
     }
 }
 
 async fn tell_metrics(State(source): State<Source>) -> Response {
-    let status = match collect(&source).await {
-        Ok(status) => status,
+    let replica = &source.replica;
+    let told = async { Ok((replica.status().await?, replica.outstanding().await?)) };
+    let (status, outstanding) = match in_time(told).await {
+        Ok(told) => told,
         Err(why) => return refuse(&[why]),
     };
-    match metrics::text(status, source.counts.now()) {
+    match metrics::text(status, outstanding, source.counts.now()) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => refuse(&[error.to_string()]),
     }

@@ -22,6 +22,7 @@ mod access;
 mod calls;
 mod monitor;
 mod streams;
+mod syncs;
 
 /// How long anything may take; far more than it does, also on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);

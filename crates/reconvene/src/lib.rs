@@ -48,6 +48,7 @@ mod commands;
 mod delivery;
 mod inbox;
 mod integrations;
+mod outstanding;
 mod runs;
 mod serving;
 
@@ -95,6 +96,7 @@ pub use meetings::{
     AddedMeeting, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, ListOptions, MeetingPage, MeetingView,
     Meetings, NewMeeting, PageView,
 };
+pub use outstanding::Outstanding;
 pub use profile::Role;
 pub use projects::Projects;
 pub use purging::PurgeReport;

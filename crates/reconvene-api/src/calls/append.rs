@@ -4,7 +4,7 @@
 use reconvene::{DocumentId, Replica};
 use tonic::{Status, Streaming};
 
-use crate::calls::{Calls, meeting_id};
+use crate::calls::{Calls, document_id};
 use crate::failure::{bad_input, status};
 use crate::limits::DIFFERING_IDS_MAX;
 use crate::services::Stop;
@@ -43,7 +43,7 @@ impl Calls {
                 }
                 None => target.insert(Target {
                     replica: self.within(message.workspace.as_deref()).await?,
-                    meeting: meeting_id(&message.meeting_id)?,
+                    meeting: document_id(&message.meeting_id)?,
                     workspace: message.workspace,
                 }),
             };
@@ -66,7 +66,7 @@ impl Target {
     fn check(&self, message: &v1::AppendSegmentsRequest) -> Result<(), Status> {
         let same_workspace = message.workspace.is_none() || message.workspace == self.workspace;
         let same_meeting =
-            message.meeting_id.is_empty() || meeting_id(&message.meeting_id)? == self.meeting;
+            message.meeting_id.is_empty() || document_id(&message.meeting_id)? == self.meeting;
         if same_workspace && same_meeting {
             Ok(())
         } else {

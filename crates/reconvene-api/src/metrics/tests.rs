@@ -23,7 +23,7 @@ fn status() -> Status {
 
 #[test]
 fn the_documentation_lists_what_is_told() {
-    let told = text(status(), Numbers::default()).unwrap();
+    let told = text(status(), Vec::new(), Numbers::default()).unwrap();
     let told: BTreeSet<_> = told
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE "))
@@ -48,7 +48,7 @@ fn a_metric_has_no_more_series_than_its_bound_and_says_how_many_are_missing() {
     let mut status = status();
     let one = status.workspaces[0].clone();
     status.workspaces = vec![one; SERIES_MAX + 3];
-    let told = text(status, Numbers::default()).unwrap();
+    let told = text(status, Vec::new(), Numbers::default()).unwrap();
     let count = |name: &str| told.lines().filter(|line| line.starts_with(name)).count();
     assert_eq!(count("reconvene_documents{"), SERIES_MAX);
     // Of `documents`; a workspace without a feed has no other series.

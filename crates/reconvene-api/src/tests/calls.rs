@@ -225,4 +225,15 @@ fn numbers_of_fields_that_clients_rely_on_stay() {
         created.encode_to_vec(),
         [1 << 3 | 2, 0, 2 << 3 | 2, 1, b'p']
     );
+    let status = v1::GetSyncStatusResponse {
+        status: v1::SyncStatus::NotFound.into(),
+        expires_at: Some(prost_types::Timestamp::default()),
+        not_found_reason: v1::NotFoundReason::NeverExisted.into(),
+        ..Default::default()
+    };
+    // Fields 1 and 11, varints, and 10, with a length.
+    assert_eq!(
+        status.encode_to_vec(),
+        [1 << 3, 5, 10 << 3 | 2, 0, 11 << 3, 2]
+    );
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use reconvene::{Ask, Changes, Commands, NewIntegration, RunDraft};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::Code;
@@ -86,6 +87,70 @@ fn metrics_health_and_readiness_are_told() {
         let refused = get(&mut client, "01890000-0000-7000-8000-000000000000").await;
         assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
         server.services.close().await;
+    });
+}
+
+#[test]
+fn what_is_outstanding_is_told() {
+    run(async {
+        let mut server = Server::new().await;
+        let options = MonitorOptions {
+            address: LOOPBACK.parse().unwrap(),
+            exposed: false,
+        };
+        let monitor = server.services.offer_monitor(&options).await.unwrap();
+        let new = NewIntegration {
+            adapter: "ical".to_owned(),
+            external_id: "file:none.ics".to_owned(),
+            ..NewIntegration::default()
+        };
+        let integration = server.replica.integrations().add(new).await.unwrap().id;
+        let wanted = Ask::ValidateIntegrations { integration: None };
+        let commands = server.replica.commands();
+        commands.issue(Commands::new_id(), &wanted).await.unwrap();
+        let serving = server.replica.serving().unwrap();
+        let workspace = server.replica.ensure_shared_workspace().await.unwrap().id;
+        let draft = RunDraft {
+            id: serving.mint_run().unwrap(),
+            trigger: "test".to_owned(),
+            command: None,
+        };
+        let begin = Changes::new().integration(integration, move |it| it.start_run(&draft));
+        serving.write(workspace, begin).await.unwrap();
+        let device = server.replica.device();
+        let problem = reconvene::Problem {
+            code: "missing".to_owned(),
+            message: "there is no such file".to_owned(),
+        };
+        let entry = reconvene::entries::of_validation(workspace, integration, &problem);
+        assert!(serving.file(device.member, entry).await.unwrap());
+
+        let wanted = [
+            format!("reconvene_outbox{{workspace=\"{workspace}\"}} 1"),
+            format!("reconvene_inbox_open{{workspace=\"{}\"}} 1", device.home),
+            "reconvene_runs{state=\"running\"} 1".to_owned(),
+            "reconvene_runs{state=\"failed\"} 0".to_owned(),
+        ];
+        // As soon as lists show it.
+        let told = async {
+            loop {
+                let (_, _, text) = ask(monitor, "/metrics").await;
+                if wanted
+                    .iter()
+                    .all(|line| text.lines().any(|told| told == line))
+                {
+                    return text;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let text = tokio::time::timeout(DEADLINE, told).await.unwrap();
+        // An inbox is told of homes alone.
+        let inboxes = text
+            .lines()
+            .filter(|line| line.starts_with("reconvene_inbox_open{"));
+        assert_eq!(inboxes.count(), 1);
+        server.close().await;
     });
 }
 
