@@ -359,6 +359,15 @@ fn read(view: &mut View<'_>) -> Integration {
         }
     }
     (integration.conflicts, integration.malformed) = view.finish();
+    for conflict in &mut integration.conflicts {
+        let name = conflict.path.strip_prefix(INTEGRATION_SETTINGS.key);
+        let name = name.and_then(|rest| rest.strip_prefix('/'));
+        if name.is_some_and(is_secret) {
+            for known in &mut conflict.values {
+                known.value = SECRET.into();
+            }
+        }
+    }
     integration
 }
 

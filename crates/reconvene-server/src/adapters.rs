@@ -13,7 +13,7 @@ use reconvene::{Changes, DocumentId, Integration, Problem, RunId, Serving, Works
 use tokio::sync::watch;
 
 use crate::adapters::http::Http;
-use crate::limits::PROGRESS_EVERY;
+use crate::limits::{PROBLEM_BYTES_MAX, PROGRESS_EVERY};
 
 mod http;
 mod ical;
@@ -66,9 +66,15 @@ impl AdapterError {
 }
 
 pub(crate) fn problem(code: &str, message: impl Into<String>) -> Problem {
+    let mut message = message.into();
+    // What it quotes may be long; what stands in a document may not.
+    if message.len() > PROBLEM_BYTES_MAX {
+        message.truncate(message.floor_char_boundary(PROBLEM_BYTES_MAX));
+        message.push('…');
+    }
     Problem {
         code: code.to_owned(),
-        message: message.into(),
+        message,
     }
 }
 

@@ -26,6 +26,13 @@ pub const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most events of one calendar. A calendar with more is refused whole.
 pub const CALENDAR_EVENTS_MAX: usize = 10_000;
 
+/// How deep components of a calendar may be nested: an alarm in an event in the calendar is three. A
+/// calendar with more is refused whole.
+pub const CALENDAR_NESTING_MAX: usize = 8;
+
+/// Longest text that says what is wrong with an integration or a run, in bytes. A longer one is cut.
+pub const PROBLEM_BYTES_MAX: usize = 1024;
+
 /// Events that are stored in one batch.
 pub const EVENTS_PER_BATCH: usize = 32;
 

@@ -192,8 +192,9 @@ impl Write {
                     });
                 }
                 (Delivery::HeldBy(HeldBy::Server), Some(server)) => vec![server],
-                (Delivery::HeldBy(HeldBy::Server), None) => return Err(Error::NoServer),
-                (Delivery::HeldBy(HeldBy::AllMyDevices), _) => {
+                // Without a server nobody says which devices there are.
+                (Delivery::HeldBy(_), None) => return Err(Error::NoServer),
+                (Delivery::HeldBy(HeldBy::AllMyDevices), Some(_)) => {
                     known.siblings.iter().copied().collect()
                 }
             };
@@ -367,6 +368,8 @@ struct Known {
     /// This member's other devices.
     siblings: BTreeSet<PeerId>,
     rows: BTreeMap<PeerId, PeerRow>,
+    /// The history of this store's feed; `None` before the first entry.
+    epoch: Option<StoreEpoch>,
 }
 
 /// What a peer holds of this store's feed.
@@ -403,6 +406,7 @@ impl Known {
             server,
             siblings: siblings.map(|(peer, _)| *peer).collect(),
             rows: peer_rows(shared, workspace, live)?,
+            epoch: feed_head(shared, workspace)?.map(|head| head.point.epoch),
         })
     }
 
@@ -423,7 +427,9 @@ impl Known {
                 by_word_of: Some(server),
             })
         });
-        let reach = |held: &Held<'_>| held.point.map(|point| point.seq);
+        // A word about another history says nothing of this one.
+        let current = |point: &FeedPoint| Some(point.epoch) == self.epoch;
+        let reach = |held: &Held<'_>| held.point.filter(current).map(|point| point.seq);
         match (own, relayed) {
             (Some(own), Some(relayed)) if reach(&relayed) > reach(&own) => relayed,
             (Some(own), _) => own,
@@ -432,7 +438,7 @@ impl Known {
     }
 
     fn pending(&self, shared: &Shared, live: &Live) -> Result<Vec<PeerPending>, Error> {
-        let epoch = feed_head(shared, self.workspace)?.map(|head| head.point.epoch);
+        let epoch = self.epoch;
         let peers = self.server.iter().chain(&self.siblings);
         let mut pending = Vec::new();
         for peer in peers {
@@ -442,11 +448,11 @@ impl Known {
                 // Nothing was ever written here.
                 (None, _) => Some(Debt::default()),
                 (Some(epoch), Some(point)) if point.epoch == epoch => {
-                    Some(self.debt(shared, peer, point.seq)?)
+                    Some(self.debt(shared, peer, Some(point.seq))?)
                 }
-                // A server that never said anything holds nothing that it said; of what a device
-                // holds nothing is known until someone tells.
-                (Some(_), None) if is_server => Some(self.debt(shared, peer, FeedSeq(0))?),
+                // A server that never said anything is owed everything, also what came from it: it may
+                // have lost it. Of what a device holds nothing is known until someone tells.
+                (Some(_), None) if is_server => Some(self.debt(shared, peer, None)?),
                 _ => None,
             };
             pending.push(PeerPending {
@@ -462,8 +468,8 @@ impl Known {
 
     /// What a peer that holds our feed up to a place does not hold: what others brought, too, other than
     /// the peer itself or the server, from which it has it.
-    fn debt(&self, shared: &Shared, peer: &PeerId, held: FeedSeq) -> Result<Debt, Error> {
-        let after = KeyRange::feed_after(&self.workspace, held);
+    fn debt(&self, shared: &Shared, peer: &PeerId, held: Option<FeedSeq>) -> Result<Debt, Error> {
+        let after = KeyRange::feed_after(&self.workspace, held.unwrap_or(FeedSeq(0)));
         let rows = shared
             .reader
             .scan(&Scan::ascending(after, PENDING_ENTRIES_MAX))?;
@@ -476,7 +482,8 @@ impl Known {
         for (key, value) in &rows.rows {
             let row: FeedRow = decode(key, value)?;
             let origin = row.origin;
-            if origin.is_some_and(|origin| origin == *peer || Some(origin) == self.server) {
+            let is_theirs = |origin| origin == *peer || Some(origin) == self.server;
+            if held.is_some() && origin.is_some_and(is_theirs) {
                 continue;
             }
             debt.changes += row.changes.len() as u64;
@@ -549,8 +556,8 @@ pub(crate) fn holders(
     live: &Live,
 ) -> Result<Vec<Holder>, Error> {
     let row = head_row(&shared.reader, workspace, document)?.ok_or_else(|| not_found(document))?;
-    let epoch = feed_head(shared, workspace)?.map(|head| head.point.epoch);
     let known = Known::read(shared, workspace, live)?;
+    let epoch = known.epoch;
     let peers: BTreeSet<_> = known.rows.keys().chain(&known.siblings).copied().collect();
     let holder = |peer| {
         let held = known.held(&peer);

@@ -158,8 +158,27 @@ pub(crate) fn freshness(
     live: &Live,
     list: bool,
 ) -> Result<Freshness, Error> {
+    freshness_within(shared, workspace, live, list, shared.staleness_bound)
+}
+
+/// The same for something that is going on: never fresh for longer than the default bound.
+pub(crate) fn freshness_of_active(
+    shared: &Shared,
+    workspace: WorkspaceId,
+    live: &Live,
+) -> Result<Freshness, Error> {
+    let bound = shared.staleness_bound.min(STALENESS_BOUND);
+    freshness_within(shared, workspace, live, false, bound)
+}
+
+fn freshness_within(
+    shared: &Shared,
+    workspace: WorkspaceId,
+    live: &Live,
+    list: bool,
+    bound: Duration,
+) -> Result<Freshness, Error> {
     let (best, standing) = best(shared, workspace, live)?;
-    let bound = shared.staleness_bound;
     let since = best.map(|vouched| vouched.as_of);
     let stale = |why| FreshnessState::Stale { since, why };
     let is_recent = best.is_some_and(|vouched| vouched.age.is_some_and(|age| age <= bound));
@@ -208,30 +227,6 @@ pub(crate) fn freshness_of_peer(
         verified_at: vouched.and_then(|vouched| vouched.verified_at),
         bound_ms: millis(bound),
         state,
-    }
-}
-
-/// The freshness of something that is going on: never fresh for longer than the default bound.
-pub(crate) fn tightened(freshness: Freshness, live: &Live) -> Freshness {
-    let bound_ms = millis(STALENESS_BOUND);
-    if freshness.bound_ms <= bound_ms {
-        return freshness;
-    }
-    let is_old = |as_of: WallTime| {
-        let age = live.now.wall.as_millis() - as_of.as_millis();
-        u64::try_from(age).map_or(true, |age| age > bound_ms)
-    };
-    let state = match freshness.state {
-        FreshnessState::Verified if freshness.as_of.is_some_and(is_old) => FreshnessState::Stale {
-            since: freshness.as_of,
-            why: StaleReason::CatchingUp,
-        },
-        state => state,
-    };
-    Freshness {
-        bound_ms,
-        state,
-        ..freshness
     }
 }
 
@@ -307,8 +302,9 @@ impl Replica {
                     let (best, standing) = best(shared, workspace, &live)?;
                     let is_indexed = indexed_to(shared, workspace)? >= feed_end(shared, workspace)?;
                     let is_recent = best.is_some_and(|vouched| {
+                        // What wall clocks say of the time before this life is no promise.
                         vouched.tick.is_some_and(|tick| tick >= asked)
-                            || vouched.age.is_some_and(|old| old <= age)
+                            || vouched.tick.and(vouched.age).is_some_and(|old| old <= age)
                     });
                     let is_alone = matches!(standing, Standing::Nobody);
                     Ok((is_indexed && (is_recent || is_alone), freshness))

@@ -100,6 +100,7 @@ impl Indexer {
             }
             while let Some(workspace) = due.pop_first() {
                 self.waiting.clear();
+                self.catching.release_overdue(&self.parts.subscriptions);
                 match self.round(workspace).await {
                     Ok(true) => {
                         due.insert(workspace);
@@ -112,6 +113,7 @@ impl Indexer {
                     }
                 }
             }
+            self.catching.release_overdue(&self.parts.subscriptions);
             let retry = (!failed.is_empty()).then_some(RETRY_AFTER);
             let patience = retry.into_iter().chain(self.catching.patience()).min();
             let notice = match patience {

@@ -23,7 +23,7 @@ use crate::clock::wall_now;
 use crate::deletion::is_deleted;
 use crate::delivery::{Holder, holders};
 use crate::filter::Matcher;
-use crate::freshness::{Freshness, freshness, tightened};
+use crate::freshness::{Freshness, freshness, freshness_of_active};
 use crate::limits::{LIST_SCAN_ROWS_MAX, QUERY_BATCH_ROWS_MAX};
 use crate::replica::{EditMode, bodies, new_document_id, random};
 use crate::{Error, ImportedMeeting, MeetingFilter, MeetingQuery, Replica};
@@ -215,9 +215,10 @@ impl Meetings {
         let live = self.replica.shared.driver.live(Some(workspace)).await?;
         self.replica
             .blocking(move |shared| {
+                // First: rows that come into the index meanwhile may not be among those read.
+                let freshness = freshness(shared, workspace, &live, true)?;
                 let listed = list_rows(&shared.reader, workspace, limit, after, &matcher);
                 let (meetings, next) = shared.noting_damage(workspace, listed)?;
-                let freshness = freshness(shared, workspace, &live, true)?;
                 Ok(MeetingPage {
                     meetings,
                     next,
@@ -282,10 +283,12 @@ impl Meetings {
                         Err(error) => return Err(error),
                     });
                 }
-                let mut freshness = freshness(shared, workspace, &live, false)?;
-                if matches!(meeting.state, Some(State::Recording | State::Stopping)) {
-                    freshness = tightened(freshness, &live);
-                }
+                let freshness = match meeting.state {
+                    Some(State::Recording | State::Stopping) => {
+                        freshness_of_active(shared, workspace, &live)?
+                    }
+                    _ => freshness(shared, workspace, &live, false)?,
+                };
                 let held_by = holders(shared, workspace, id, &live)?;
                 Ok(MeetingView {
                     id,

@@ -29,7 +29,7 @@ use crate::clock::{Clock, ManualClock, wall_now};
 use crate::deletion::check_living;
 use crate::documents::{Documents, Lease};
 use crate::driver::{self, Command, DriverHandle, Notice};
-use crate::enrolled::EnrolledFile;
+use crate::enrolled::{Enrolled, EnrolledFile};
 use crate::indexer::{self, IndexProgress};
 use crate::limits::{EVENTS_MAX, OPEN_BYTES_MAX};
 use crate::profile::{Profile, ProfileFile};
@@ -598,19 +598,28 @@ impl Replica {
             .into_iter()
             .map(|entry| (entry.workspace, (entry.epoch, entry.through)));
         driver.send(Command::Release(releases.collect())).await?;
-        let restored = restore_rows(&reader, &driver, &profile).await?;
         let enrolled = (role == Role::Server).then(|| EnrolledFile::in_dir(data_dir.path()));
-        if restored && !is_new {
+        // Before anything is written: what the store lost is entered whole or not at all.
+        let known = enrolled.as_ref().map(EnrolledFile::load).transpose();
+        let (known, unreadable) = match known {
+            Ok(known) => (known.flatten(), None),
+            Err(error @ Error::Open(_)) => return Err(error),
+            Err(error) => (None, Some(error)),
+        };
+        let lost = lost_rows(&reader, &profile, known)?;
+        if let Some(error) = unreadable.filter(|_| lost.workspaces && !is_new) {
+            return Err(error);
+        }
+        if lost.workspaces && !is_new {
             tracing::warn!("the store had lost workspaces; they were entered from the profile");
-            let known = enrolled.as_ref().map(EnrolledFile::load).transpose()?;
-            if let Some(known) = known.flatten() {
-                let write = Write {
-                    request: request_id(),
-                    puts: known.rows(),
-                    deletes: Vec::new(),
-                };
-                driver.write(write).await?;
-            }
+        }
+        if !lost.rows.is_empty() {
+            let write = Write {
+                request: request_id(),
+                puts: lost.rows,
+                deletes: Vec::new(),
+            };
+            driver.write(write).await?;
         }
         if let Some(file) = &enrolled {
             file.follow(&reader)?;
@@ -1240,13 +1249,26 @@ pub(crate) fn share_rows(
     (Key::share(peer, workspace), row.encode())
 }
 
-/// Enters the profile's workspaces in a store that lost them, or never had them.
-async fn restore_rows(
+/// What a store does not have that stands beside it.
+struct Lost {
+    rows: Vec<(Key, Bytes)>,
+    /// Whether workspaces of the profile are among it: the store is new, or lost its past.
+    workspaces: bool,
+}
+
+/// What the profile and the file of enrolments say and a store that lost it, or never had it, does not.
+fn lost_rows(
     reader: &SledReader,
-    driver: &DriverHandle,
     profile: &Profile,
-) -> Result<bool, Error> {
-    let mut puts = Vec::new();
+    enrolled: Option<Enrolled>,
+) -> Result<Lost, Error> {
+    let mut rows = BTreeMap::new();
+    for (key, value) in enrolled.map(Enrolled::rows).unwrap_or_default() {
+        if !reader.contains(&key)? {
+            rows.insert(key, value);
+        }
+    }
+    let mut workspaces = false;
     for workspace in &profile.workspaces {
         if let Some(server) = &workspace.server {
             // Also where it was written before shares said what a peer is.
@@ -1255,25 +1277,20 @@ async fn restore_rows(
             let known = known.map(|value| crate::documents::decode::<ShareRow>(&key, &value));
             let standing = known.transpose()?.map(|row| row.standing);
             if standing != Some(Standing::Server) {
-                puts.push(share_rows(server, &workspace.id, profile));
+                rows.extend([share_rows(server, &workspace.id, profile)]);
             }
         }
         if reader.contains(&Key::workspace(&workspace.id))? {
             continue;
         }
+        workspaces = true;
         let home_of = workspace.home.then_some(profile.member);
-        puts.extend(workspace_rows(workspace.id, &workspace.name, home_of));
+        rows.extend(workspace_rows(workspace.id, &workspace.name, home_of));
     }
-    if puts.is_empty() {
-        return Ok(false);
-    }
-    let write = Write {
-        request: request_id(),
-        puts,
-        deletes: Vec::new(),
-    };
-    driver.write(write).await?;
-    Ok(true)
+    Ok(Lost {
+        rows: rows.into_iter().collect(),
+        workspaces,
+    })
 }
 
 /// Keeps the file of enrolments as the store is, for as long as the replica is open.

@@ -80,6 +80,28 @@ fn a_secret_is_read_and_never_shown() {
 }
 
 #[test]
+fn secrets_that_were_set_apart_are_a_conflict_and_not_shown() {
+    let mut one = created();
+    let mut two = Replica::new(INTEGRATION, 2);
+    one.sync(&mut two);
+    for (replica, secret) in [(&mut one, "swordfish"), (&mut two, "tuna-melt")] {
+        replica.edit(|editor| editor.integration()?.set_setting("secret", Some(secret)));
+    }
+    one.sync(&mut two);
+    let integration = one.document.integration().unwrap();
+    assert_eq!(integration.conflicts.len(), 1, "{integration:?}");
+    let row = crate::index::index_row(document_id(1), &one.document)
+        .unwrap()
+        .unwrap();
+    let row = String::from_utf8(row.encode()).unwrap();
+    for shown in [export(&one.document), format!("{integration:?}"), row] {
+        for secret in ["swordfish", "tuna-melt"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+    }
+}
+
+#[test]
 fn what_it_is_changes_its_identity_and_what_is_found_does_not() {
     let mut one = created();
     let before = one.document.integration().unwrap().identity();

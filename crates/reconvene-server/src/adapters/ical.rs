@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::http::{self, Http};
 use super::{Adapter, AdapterError, RunContext};
-use crate::limits::{CALENDAR_EVENTS_MAX, EVENTS_PER_BATCH, READ_BYTES_MAX};
+use crate::limits::{CALENDAR_EVENTS_MAX, CALENDAR_NESTING_MAX, EVENTS_PER_BATCH, READ_BYTES_MAX};
 
 /// See the module's documentation.
 pub(super) struct Ical {
@@ -128,6 +128,35 @@ fn read_file(path: &Path) -> Result<Vec<u8>, AdapterError> {
     Ok(bytes)
 }
 
+/// Refuses components within components beyond what calendars have: the parser would take a frame of
+/// its stack for each.
+fn check_nesting(text: &str) -> Result<(), String> {
+    // As the parser reads them: a line may be folded anywhere.
+    let unfolded = text
+        .replace("\r\n", "\n")
+        .replace("\n ", "")
+        .replace("\n\t", "");
+    let mut depth = 0_usize;
+    for line in unfolded.lines() {
+        let name = line.trim_start();
+        let begins = |word: &str| {
+            name.get(..word.len())
+                .is_some_and(|begin| begin.eq_ignore_ascii_case(word))
+        };
+        if begins("BEGIN:") {
+            depth += 1;
+        } else if begins("END:") {
+            depth = depth.saturating_sub(1);
+        }
+        if depth > CALENDAR_NESTING_MAX {
+            return Err(format!(
+                "its components are nested more than {CALENDAR_NESTING_MAX} deep"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The events of a calendar, those without a UID left out; of two with the same the later one.
 pub(super) fn parse(text: &str) -> Result<Vec<Event>, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -137,6 +166,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Event>, String> {
     if !text.trim_end().ends_with("END:VCALENDAR") {
         return Err("it does not end with END:VCALENDAR".to_owned());
     }
+    check_nesting(text)?;
     let calendar: Calendar = text.parse()?;
     let mut events: Vec<Event> = Vec::new();
     let mut places = std::collections::BTreeMap::new();

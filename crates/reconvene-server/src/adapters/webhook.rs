@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use reconvene::{Changes, DocumentId, Integration, Meeting};
 use serde_json::{Value, json};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
 use super::http::{self, Http};
 use super::{Adapter, AdapterError, RunContext, problem};
@@ -61,13 +61,20 @@ impl Webhook {
         id: DocumentId,
         meeting: &Meeting,
     ) -> Result<(), AdapterError> {
-        let key = format!("{}:{id}", run.key);
+        let content = json!(meeting);
+        // Another key for another content: who takes it for the same would miss what changed.
+        let digest = Sha256::digest(content.to_string());
+        let digest: String = digest[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let key = format!("{}:{id}:{digest}", run.key);
         let body = json!({
             "event": "meeting.changed",
             "workspace": run.workspace,
             "integration": run.id,
             "run": run.run,
-            "meeting": { "id": id, "content": meeting },
+            "meeting": { "id": id, "content": content },
         });
         let mut wait = WEBHOOK_WAIT;
         for attempt in 1.. {

@@ -39,7 +39,7 @@ impl Executor {
             self.commands.insert(id);
             self.tasks.spawn(async move {
                 let ended = async {
-                    let ending = tools.validate_all(workspace, integration).await?;
+                    let ending = ending_of(tools.validate_all(workspace, integration).await)?;
                     tools.end(workspace, id, &command, ending).await
                 };
                 Done::Command(id, ended.await)
@@ -50,16 +50,29 @@ impl Executor {
             Ask::StartIntegrationSync {
                 integration,
                 trigger,
-            } => tools.start(workspace, id, integration, trigger).await?,
-            Ask::CancelRun { run } => tools.cancel(workspace, run).await?,
-            Ask::FindRun { run } => tools.find(workspace, run).await?,
-            Ask::StopRecording { meeting } => tools.stop(workspace, meeting).await?,
+            } => tools.start(workspace, id, integration, trigger).await,
+            Ask::CancelRun { run } => tools.cancel(workspace, run).await,
+            Ask::FindRun { run } => tools.find(workspace, run).await,
+            Ask::StopRecording { meeting } => tools.stop(workspace, meeting).await,
             _ => {
                 let message = format!("this server does not know `{}`", command.name);
-                (Outcome::refused("unknown_command", message), Changes::new())
+                Ok((Outcome::refused("unknown_command", message), Changes::new()))
             }
         };
+        let ending = ending_of(ending)?;
         tools.end(workspace, id, &command, ending).await
+    }
+}
+
+/// What cannot be done because of what it is about, such as a damaged document, has failed; what the
+/// store could not do now is done when it can.
+fn ending_of(asked: Result<Ending, Error>) -> Result<Ending, Error> {
+    match asked {
+        Err(error) if !is_of_store(&error) => {
+            let outcome = Outcome::failed(error.code(), error.to_string(), true);
+            Ok((outcome, Changes::new()))
+        }
+        asked => asked,
     }
 }
 

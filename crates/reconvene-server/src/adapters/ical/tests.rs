@@ -141,3 +141,18 @@ async fn only_files_of_the_directory_of_calendars_are_read() {
     let none = look(&Ical::new(None, http), "file:team.ics").await;
     assert!(matches!(none, Err(AdapterError::Invalid(problem)) if problem.code == "no_calendars"));
 }
+
+#[test]
+fn components_nested_without_end_are_refused_before_they_are_parsed() {
+    for begin in [
+        "BEGIN:A\n",
+        "begin:A\r\n",
+        "BE\n GIN:A\n",
+        "BEGIN\r\n\t:A\r\n",
+    ] {
+        let calendar = format!("BEGIN:VCALENDAR\n{}END:VCALENDAR", begin.repeat(400_000));
+        let refused = parse(&calendar).unwrap_err();
+        assert!(refused.contains("nested"), "{refused}");
+    }
+    assert!(parse(TEAM).is_ok());
+}
