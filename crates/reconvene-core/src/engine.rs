@@ -406,6 +406,21 @@ impl Engine {
         })
     }
 
+    /// What peers refused before they greeted and have not told again yet: it counts until they have.
+    pub fn refused_before(
+        &self,
+    ) -> impl Iterator<Item = (WorkspaceId, PeerId, DocumentId, crate::refusal::RefusalCode)> + '_
+    {
+        self.links.values().flat_map(|link| {
+            let flows = link.flows.iter();
+            let untold = flows.filter(|(_, flow)| !flow.has_retold);
+            untold.flat_map(|(workspace, flow)| {
+                let refused = flow.refused_before.iter();
+                refused.map(|(document, code)| (*workspace, link.peer, *document, *code))
+            })
+        })
+    }
+
     /// The peers there is a greeted link to, with what it moved.
     pub fn links(&self) -> impl Iterator<Item = (LinkId, PeerId, LinkStats)> + '_ {
         let up = self.links.iter().filter(|(_, link)| link.is_up());

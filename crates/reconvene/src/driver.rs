@@ -707,9 +707,16 @@ impl Driver {
                 peers.map(|(peer, row)| (peer, row.clone())).collect(),
             )
         });
+        let mut peers: BTreeMap<_, BTreeMap<PeerId, PeerRow>> = peers.collect();
+        for (workspace, peer, document, code) in self.engine.refused_before() {
+            let known = peers.get_mut(&workspace);
+            if let Some(row) = known.and_then(|known| known.get_mut(&peer)) {
+                row.refused_there.entry(document).or_insert(code);
+            }
+        }
         Live {
             links: links.collect(),
-            peers: peers.collect(),
+            peers,
             verified: self
                 .engine
                 .verified()

@@ -71,9 +71,14 @@ impl Engine {
 
     /// A record of a document is perhaps damaged: has the document examined, ahead of all other work.
     pub(super) fn suspect(&mut self, workspace: WorkspaceId, document: DocumentId) {
-        let is_known = self
-            .ready(&workspace)
-            .is_some_and(|state| state.unreadable.contains(&document));
+        let is_known = self.ready(&workspace).is_some_and(|state| {
+            let is_known = state.unreadable.contains(&document);
+            if is_known {
+                // Whoever waits for its head row waits in vain, also if they came since.
+                state.slots.give_up(&document);
+            }
+            is_known
+        });
         let mut jobs = self.jobs.iter();
         let is_queued = jobs.any(|job| match &job.work {
             Work::Heal(known) => (known.workspace, known.document) == (workspace, document),
@@ -464,12 +469,11 @@ impl Engine {
             what,
             lost,
         });
-        let stale = self.fresh.remove(&workspace);
-        let stale = stale.map(|fresh| Event::Stale {
-            workspace,
-            since: fresh.as_of.wall,
-        });
-        pending.told.extend(stale);
+        // At once: it is so whether or not the batch is stored.
+        if let Some(fresh) = self.fresh.remove(&workspace) {
+            let since = fresh.as_of.wall;
+            self.emit(Event::Stale { workspace, since });
+        }
         self.submit(pending, puts, deletes.into_iter().collect(), None);
         // What came before, on links that are closed by now, moves no cursor that was let go.
         for job in &mut self.jobs {

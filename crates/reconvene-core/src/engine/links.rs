@@ -370,10 +370,15 @@ impl Engine {
         if self.low_space.is_some() {
             return self.drop_waiting(link);
         }
-        for workspace in gone.flows.keys() {
-            let known = self
-                .ready(workspace)
-                .and_then(|state| state.peers.get(&gone.peer));
+        for (workspace, flow) in &gone.flows {
+            let state = self.ready(workspace);
+            let mut known = state.and_then(|state| state.peers.get_mut(&gone.peer));
+            if let Some(known) = known.as_mut().filter(|_| !flow.has_retold) {
+                // It went before it could tell again what it refuses.
+                for (document, code) in &flow.refused_before {
+                    known.dirty |= known.row.refuse_there(*document, *code);
+                }
+            }
             if known.is_some_and(|known| known.dirty) {
                 self.enqueue_peer_row(*workspace, gone.peer);
             }
@@ -1141,6 +1146,18 @@ impl Engine {
 
     fn on_heartbeat(&mut self, link: LinkId, points: &[(WorkspaceId, FeedPoint)]) {
         let heard_at = self.heard_at(link);
+        // Whatever the peer still refuses it told again right behind its greeting.
+        if let Some(state) = self.links.get_mut(&link) {
+            let peer = state.peer;
+            let flows = state.flows.iter_mut().filter(|(_, flow)| !flow.has_retold);
+            let retold = flows.filter_map(|(workspace, flow)| {
+                flow.has_retold = true;
+                (!flow.refused_before.is_empty()).then_some(*workspace)
+            });
+            for workspace in retold.collect::<Vec<_>>() {
+                self.relay_of(workspace, peer);
+            }
+        }
         for (workspace, head) in points {
             if let Some(flow) = self.flow(link, workspace) {
                 flow.learn_head(*head, heard_at);

@@ -115,13 +115,16 @@ impl Engine {
         let row = &state.peers.get(&holder)?.row;
         let acknowledged = row.acknowledged;
         let acknowledged = acknowledged.filter(|point| point.epoch == state.released.epoch);
-        let waypoints = &state.peers.get(&author)?.waypoints;
+        // What was refused here nobody has from here.
+        let known = state.peers.get(&author)?;
+        let (waypoints, kept_out) = (&known.waypoints, &known.row);
         // What a device refused before it greeted counts until it has told again what it still does.
         let links = self.links.values().filter(|link| link.peer == holder);
         let flows = links.filter_map(|link| link.flows.get(&workspace));
         let before = flows.filter(|flow| !flow.has_retold);
         let mut refusals = row.refused_there.clone();
         refusals.extend(before.flat_map(|flow| flow.refused_before.clone()));
+        refusals.extend(kept_out.refused_here.clone());
         let count = refusals.len();
         let listed = refusals.into_iter().take(limits::RELAYED_REFUSALS_MAX);
         let refused: std::collections::BTreeMap<_, _> = listed.collect();
@@ -129,7 +132,9 @@ impl Engine {
         Some(RelayedRow {
             held: acknowledged.and_then(|point| waypoints.held_with(point.seq)),
             refused,
-            refused_unlisted: row.refused_there_unlisted + left_out as u64,
+            refused_unlisted: row.refused_there_unlisted
+                + kept_out.refused_here_unlisted
+                + left_out as u64,
         })
     }
 
