@@ -22,6 +22,14 @@ fn run(test: impl Future<Output = ()>) {
     runtime.block_on(async { timeout(2 * PATIENCE, test).await.unwrap() });
 }
 
+/// A server and two members' devices.
+async fn pair() -> (TestServer, TestClient, TestClient) {
+    let mut server = TestServer::start().await.unwrap();
+    let ada = server.client("Ada").await.unwrap();
+    let ben = server.client("Ben").await.unwrap();
+    (server, ada, ben)
+}
+
 async fn add(replica: &Replica, title: &str) -> DocumentId {
     let added = replica.meetings().add(NewMeeting::titled(title)).await;
     added.unwrap().meeting.id
@@ -81,9 +89,7 @@ async fn state(replica: &Replica) -> FreshnessState {
 #[test]
 fn meeting_modified_by_other_client() {
     run(async {
-        let mut server = TestServer::start().await.unwrap();
-        let ada = server.client("Ada").await.unwrap();
-        let ben = server.client("Ben").await.unwrap();
+        let (_server, ada, ben) = pair().await;
         let id = add(ada.replica(), "Planning").await;
         // What is on Ben's screen: nobody asks for anything again.
         let mut shown = subscribe(ben.replica());
@@ -102,9 +108,7 @@ fn meeting_modified_by_other_client() {
 #[test]
 fn server_restart_keeps_state_true() {
     run(async {
-        let mut server = TestServer::start().await.unwrap();
-        let ada = server.client("Ada").await.unwrap();
-        let ben = server.client("Ben").await.unwrap();
+        let (mut server, ada, ben) = pair().await;
         let id = add(ada.replica(), "Planning").await;
         ada.settle().await.unwrap();
         ben.settle().await.unwrap();
@@ -139,9 +143,7 @@ fn server_restart_keeps_state_true() {
 #[test]
 fn reconnection() {
     run(async {
-        let mut server = TestServer::start().await.unwrap();
-        let ada = server.client("Ada").await.unwrap();
-        let ben = server.client("Ben").await.unwrap();
+        let (server, ada, ben) = pair().await;
         let both = add(ada.replica(), "Edited by both").await;
         let kept = add(ada.replica(), "Edited by one").await;
         ada.settle().await.unwrap();
@@ -192,9 +194,7 @@ fn reconnection() {
 #[test]
 fn what_changed_while_away_is_told_once_with_its_conflicts() {
     run(async {
-        let mut server = TestServer::start().await.unwrap();
-        let ada = server.client("Ada").await.unwrap();
-        let ben = server.client("Ben").await.unwrap();
+        let (_server, ada, ben) = pair().await;
         let projects = ada.replica().projects();
         let apollo = projects.add("Apollo").await.unwrap().id;
         let gemini = projects.add("Gemini").await.unwrap().id;
@@ -308,9 +308,7 @@ fn state_version_bump() {
 #[test]
 fn server_wiped() {
     run(async {
-        let mut server = TestServer::start().await.unwrap();
-        let ada = server.client("Ada").await.unwrap();
-        let ben = server.client("Ben").await.unwrap();
+        let (mut server, ada, ben) = pair().await;
         let id = add(ada.replica(), "Planning").await;
         ada.settle().await.unwrap();
         ben.settle().await.unwrap();
@@ -412,9 +410,7 @@ fn staleness_bound_holds() {
 fn live_transcript_survives_cut() {
     run(async {
         const SEGMENTS: usize = 120;
-        let mut server = TestServer::start().await.unwrap();
-        let ada = server.client("Ada").await.unwrap();
-        let ben = server.client("Ben").await.unwrap();
+        let (_server, ada, ben) = pair().await;
         let begun = serde_json::json!({
             "general_query_list": [],
             "meeting_transcripts": [{ "speaker": "Ada", "content": "Shall we begin?" }],

@@ -107,7 +107,7 @@ pub(crate) async fn execute(
         }
         Request::MeetingWatch { wanted } => {
             let query = replica.meetings().query(filter(replica, wanted).await?);
-            streams::meetings(query.subscribe()?, items).await
+            streams::rows("meeting", query.subscribe()?, items).await
         }
         Request::MeetingShow { id } => show(replica, document_id(&id)?).await,
         Request::MeetingEdit { id, changes } => {

@@ -54,7 +54,7 @@ pub use io::{
 pub use alive::Stall;
 pub use compact::needs_singly;
 pub use follow::{StoredBodies, stored_frames};
-pub use fresh::Verified;
+pub use fresh::{Verified, word_counts};
 pub use links::Trouble;
 pub use purge::tombstone_of;
 pub use rebuild::{Remains, rebuilt_row};

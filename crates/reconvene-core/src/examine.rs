@@ -148,12 +148,30 @@ pub fn search(
     with_owner.collect()
 }
 
+/// A feed entry that is not there, with its document as far as that can be told.
+///
+/// # Errors
+/// If the store fails.
+pub fn missing_entry(
+    reader: &impl StoreRead,
+    workspace: &WorkspaceId,
+    seq: FeedSeq,
+) -> Result<Found, StoreError> {
+    let record = DamagedRecord {
+        key: Key::feed(workspace, seq),
+        raw: None,
+        what: "it is missing".to_owned(),
+    };
+    let document = owner_of(reader, workspace, seq)?;
+    Ok(Found { record, document })
+}
+
 /// The document of a feed entry that does not read: its next entry names it, or its head row. Where
 /// none does it is one whose head row does not read either.
 ///
 /// # Errors
 /// If the store fails.
-pub fn owner_of(
+fn owner_of(
     reader: &impl StoreRead,
     workspace: &WorkspaceId,
     seq: FeedSeq,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use reconvene_core::engine::{Input, ReadQuery, ReadResult, SendStored, StoredBodies};
-use reconvene_core::examine::{self, DamagedRecord, Found};
+use reconvene_core::examine;
 use reconvene_core::ids::{BatchId, ChangeHash, DocumentId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyKind, KeyRange};
 use reconvene_core::memory::{MemoryReader, MemoryStore};
@@ -304,13 +304,7 @@ impl Disk {
                 ReadResult::Found(examine::search(reader, workspace, ranges)?)
             }
             ReadQuery::Owner { workspace, seq } => {
-                let document = examine::owner_of(reader, workspace, *seq)?;
-                let record = DamagedRecord {
-                    key: Key::feed(workspace, *seq),
-                    raw: None,
-                    what: "it is missing".to_owned(),
-                };
-                ReadResult::Found(vec![Found { record, document }])
+                ReadResult::Found(vec![examine::missing_entry(reader, workspace, *seq)?])
             }
             ReadQuery::Examine {
                 workspace,

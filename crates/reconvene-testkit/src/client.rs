@@ -66,8 +66,7 @@ impl TestClient {
         self.proxy.close();
     }
 
-    /// Lets links come up again. The device is told that its network changed, as an app would, so that
-    /// it does not wait to try.
+    /// Lets links come up again: at the device's next try, which [`Self::settle`] brings about at once.
     pub fn let_through(&self) {
         self.proxy.open();
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use reconvene_core::engine::Event;
 use reconvene_core::ids::{MemberId, PeerId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::limits::ROSTER_MAX;
@@ -17,10 +18,13 @@ use reconvene_core::time::WallTime;
 use reconvene_sled::SledReader;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::broadcast;
 
 use crate::Error;
 use crate::documents::decode;
-use crate::profile::{read_file, replace_file};
+use crate::driver::Notice;
+use crate::profile::{Profile, read_file, replace_file};
+use crate::replica::{share_rows, workspace_rows};
 
 /// Version of the file's format.
 const VERSION: u32 = 1;
@@ -159,6 +163,74 @@ impl EnrolledFile {
             Ok(Some(known)) if known == enrolled => Ok(()),
             // Whatever it said, the store knows better.
             _ => replace_file(&self.path, &enrolled),
+        }
+    }
+}
+
+/// What a store does not have that stands beside it.
+pub(crate) struct Lost {
+    pub(crate) rows: Vec<(Key, Bytes)>,
+    /// Whether workspaces of the profile are among it: the store is new, or lost its past.
+    pub(crate) workspaces: bool,
+}
+
+/// What the profile and the file of enrolments say and a store that lost it, or never had it, does not.
+pub(crate) fn lost_rows(
+    reader: &SledReader,
+    profile: &Profile,
+    enrolled: Option<Enrolled>,
+) -> Result<Lost, Error> {
+    let mut rows = BTreeMap::new();
+    for (key, value) in enrolled.map(Enrolled::rows).unwrap_or_default() {
+        if !reader.contains(&key)? {
+            rows.insert(key, value);
+        }
+    }
+    let mut workspaces = false;
+    for workspace in &profile.workspaces {
+        if let Some(server) = &workspace.server {
+            // Also where it was written before shares said what a peer is.
+            let key = Key::share(server, &workspace.id);
+            let known = reader.read(&key)?;
+            let known = known.map(|value| crate::documents::decode::<ShareRow>(&key, &value));
+            let standing = known.transpose()?.map(|row| row.standing);
+            if standing != Some(Standing::Server) {
+                rows.extend([share_rows(server, &workspace.id, profile)]);
+            }
+        }
+        if reader.contains(&Key::workspace(&workspace.id))? {
+            continue;
+        }
+        workspaces = true;
+        let home_of = workspace.home.then_some(profile.member);
+        rows.extend(workspace_rows(workspace.id, &workspace.name, home_of));
+    }
+    Ok(Lost {
+        rows: rows.into_iter().collect(),
+        workspaces,
+    })
+}
+
+/// Keeps the file of enrolments as the store is, for as long as the replica is open.
+pub(crate) async fn follow_enrolments(
+    file: EnrolledFile,
+    reader: SledReader,
+    mut notices: broadcast::Receiver<Notice>,
+) {
+    loop {
+        match notices.recv().await {
+            Ok(Notice::Engine(event)) => match &*event {
+                Event::DeviceEnrolled { .. } | Event::DeviceLeft { .. } => {}
+                _ => continue,
+            },
+            Ok(_) => continue,
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+        let (file, reader) = (file.clone(), reader.clone());
+        let followed = tokio::task::spawn_blocking(move || file.follow(&reader)).await;
+        if let Ok(Err(error)) = followed {
+            tracing::error!(%error, "who was enrolled could not be written down");
         }
     }
 }

@@ -3,9 +3,10 @@
 //! Freshness is judged by the engine's clock, which neither jumps nor sleeps. What was verified before
 //! this replica was opened is only known by wall time, and counts as far as that can be believed.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use reconvene_core::engine::Event;
+use reconvene_core::engine::{Event, word_counts};
 use reconvene_core::ids::{ChangeHash, DocumentId, PeerId, WorkspaceId};
 use reconvene_core::limits::STALENESS_BOUND;
 use reconvene_core::records::PeerRow;
@@ -125,13 +126,11 @@ fn best(
     live: &Live,
 ) -> Result<(Option<Vouched>, Standing), Error> {
     let mut peers = peer_rows(shared, workspace, live)?;
-    let server = shared.server_of(&workspace);
-    if let Some(server) = server {
-        peers.retain(|peer, _| *peer == server);
-    }
+    let servers = BTreeSet::from_iter(shared.server_of(&workspace));
+    peers.retain(|peer, _| word_counts(&servers, peer));
     let linked = peers.keys().any(|peer| live.is_linked(peer));
-    let standing = match (peers.is_empty(), server) {
-        (true, None) => Standing::Nobody,
+    let standing = match (peers.is_empty(), servers.is_empty()) {
+        (true, true) => Standing::Nobody,
         _ if linked => Standing::Linked,
         _ => Standing::Apart,
     };

@@ -18,14 +18,14 @@ use reconvene_sled::SledReader;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::Error;
 use crate::documents::{Documents, decode};
 use crate::driver::{DriverHandle, Notice};
 use crate::limits::{APPLY_DOCUMENTS_MAX, PAGES_KNOWN_MAX};
 use crate::news::news_of;
 use crate::pace::Pace;
-use crate::replica::{ReplicaEvent, STATE_VERSION, request_id};
+use crate::replica::{STATE_VERSION, request_id};
 use crate::subscriptions::{RowPlace, Subscriptions};
+use crate::{Error, ReplicaEvent};
 
 use catching::CatchingUp;
 

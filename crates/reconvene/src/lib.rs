@@ -29,6 +29,7 @@
 //! ```
 
 mod error;
+mod options;
 mod replica;
 
 mod deletion;
@@ -84,7 +85,7 @@ pub use delivery::{
 };
 pub use documents::{ApplyStats, OpenDocuments};
 pub use error::Error;
-pub use events::Events;
+pub use events::{Events, ReplicaEvent};
 pub use feed_watch::{ChangedDocument, ChangedDocuments, ChangedKind, FeedCursor, FeedWatch};
 pub use filter::MeetingFilter;
 pub use freshness::{AtLeast, Freshness, FreshnessState, StaleReason};
@@ -96,6 +97,7 @@ pub use meetings::{
     AddedMeeting, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, ListOptions, MeetingPage, MeetingView,
     Meetings, NewMeeting, PageView,
 };
+pub use options::OpenOptions;
 pub use outstanding::Outstanding;
 pub use profile::Role;
 pub use projects::Projects;
@@ -104,7 +106,7 @@ pub use query::{MeetingQuery, MeetingSubscription, QueryBatch, Subscription};
 pub use recording::AppendReport;
 pub use records::{RecordUse, RecordUses};
 pub use repair::RepairReport;
-pub use replica::{DeviceInfo, OpenOptions, Replica, ReplicaEvent};
+pub use replica::{DeviceInfo, Replica};
 pub use runs::{NotFoundReason, RunStanding, RunStatus, RunWatch, Runs};
 pub use serving::{ChangedMeetings, Changes, Due, DueFeed, Serving, Taken};
 pub use status::{

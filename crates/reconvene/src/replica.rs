@@ -11,238 +11,36 @@ use reconvene_core::engine::{Config, Edit, EditedDocument, Engine, Event, Root, 
 use reconvene_core::feed::{Digest, heads_digest};
 use reconvene_core::ids::{DocumentId, DocumentKind, MemberId, PeerId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
-use reconvene_core::limits::{STALENESS_BOUND, STALENESS_BOUND_MIN};
 use reconvene_core::records::{IndexStateRow, Record as _, ShareRow, Standing, WorkspaceRow};
 use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_core::wire;
-use reconvene_libp2p::{Identity, load_or_create_identity};
 use reconvene_model::index::index_row;
 use reconvene_model::{
     Document, EditError, Editor, EncodedChange, ModelError, Purpose, WORKSPACE, WORKSPACE_DOCUMENT,
     derive_actor, roots,
 };
-use reconvene_sled::{DataDir, SledReader, open_data_dir, open_store};
+use reconvene_sled::{DataDir, SledReader};
 use serde::Serialize;
 use tokio::sync::{broadcast, oneshot, watch};
 
-use crate::clock::{Clock, ManualClock, wall_now};
+use crate::clock::{Clock, wall_now};
 use crate::deletion::check_living;
 use crate::documents::{Documents, Lease};
 use crate::driver::{self, Command, DriverHandle, Notice};
-use crate::enrolled::{Enrolled, EnrolledFile};
+use crate::enrolled::{self, EnrolledFile};
 use crate::indexer::{self, IndexProgress};
-use crate::limits::{EVENTS_MAX, OPEN_BYTES_MAX};
+use crate::limits::EVENTS_MAX;
+use crate::options::Files;
 use crate::profile::{Profile, ProfileFile};
 use crate::runs::key::RunKey;
 use crate::subscriptions::Subscriptions;
-use crate::{Error, Events, Meetings, Projects, Role};
+use crate::{Error, Events, Meetings, OpenOptions, Projects, ReplicaEvent, Role};
 
 /// Number for breaking changes of derived state; another one rebuilds the index.
 pub(crate) const STATE_VERSION: u32 = 1;
 /// How long opening waits for the rows of what came from the journal while none is written. Past it
 /// the replica opens with lists that say they are behind.
 const REPLAY_INDEX_WAIT: Duration = Duration::from_secs(10);
-
-/// How to open a replica.
-#[derive(Clone, Debug)]
-pub struct OpenOptions {
-    path: PathBuf,
-    create: bool,
-    create_new: bool,
-    name: Option<String>,
-    role: Option<Role>,
-    open_bytes_max: usize,
-    staleness_bound: Duration,
-    state_version: u32,
-    clock: Option<ManualClock>,
-}
-
-impl OpenOptions {
-    /// Opens the replica in this directory, made if it is not there.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            create: true,
-            create_new: false,
-            name: None,
-            role: None,
-            open_bytes_max: OPEN_BYTES_MAX,
-            staleness_bound: STALENESS_BOUND,
-            state_version: STATE_VERSION,
-            clock: None,
-        }
-    }
-
-    /// Whether a replica may be made; without, an empty directory is [`Error::NotInitialised`].
-    #[must_use]
-    pub fn create(self, create: bool) -> Self {
-        Self { create, ..self }
-    }
-
-    /// Whether a replica must be made; then an existing one is [`Error::AlreadyInitialised`].
-    #[must_use]
-    pub fn create_new(self, create_new: bool) -> Self {
-        Self { create_new, ..self }
-    }
-
-    /// What a new replica's device and member are called.
-    #[must_use]
-    pub fn name(self, name: impl Into<String>) -> Self {
-        Self {
-            name: Some(name.into()),
-            ..self
-        }
-    }
-
-    /// What the replica is to others while it is open; without, what it was made as.
-    #[must_use]
-    pub fn role(self, role: Role) -> Self {
-        Self {
-            role: Some(role),
-            ..self
-        }
-    }
-
-    /// The memory that open documents may take, about, in bytes; beyond it the least recently used
-    /// are closed, and read again when they are used. Those in use stay open whatever they take.
-    #[must_use]
-    pub fn open_bytes_max(self, bytes: usize) -> Self {
-        Self {
-            open_bytes_max: bytes,
-            ..self
-        }
-    }
-
-    /// For how long what was verified counts as fresh; [`STALENESS_BOUND`] where nothing is said. A
-    /// smaller bound asks peers more often; meetings that are being recorded are never shown as fresh
-    /// for longer than [`STALENESS_BOUND`].
-    #[must_use]
-    pub fn staleness_bound(self, bound: Duration) -> Self {
-        Self {
-            staleness_bound: bound,
-            ..self
-        }
-    }
-
-    /// What a server tells its devices as its number for breaking changes of state: another one than
-    /// they knew has them build everything anew that follows from documents.
-    #[must_use]
-    pub fn state_version(self, number: u32) -> Self {
-        Self {
-            state_version: number,
-            ..self
-        }
-    }
-
-    /// For tests: a clock that the test puts forward.
-    #[must_use]
-    pub fn clock(self, clock: ManualClock) -> Self {
-        Self {
-            clock: Some(clock),
-            ..self
-        }
-    }
-
-    /// Opens the replica on the current tokio runtime.
-    ///
-    /// Costs time with the journal and the store's own recovery, not with the number of documents.
-    /// Dropping this midway may leave a new directory half made; opening again completes it.
-    ///
-    /// # Errors
-    /// See [`Error`]; nothing is lost by a failed open.
-    pub async fn open(self) -> Result<Replica, Error> {
-        let opened = tokio::task::spawn_blocking(move || self.open_files());
-        let files = opened.await.map_err(|_| Error::Closed)??;
-        Replica::start(files).await
-    }
-
-    /// The directory, if a store was made in it.
-    pub(crate) fn existing_path(self) -> Result<PathBuf, Error> {
-        match self.path.join("profile.json").try_exists() {
-            Ok(false) => Err(Error::NotInitialised(self.path)),
-            _ => Ok(self.path),
-        }
-    }
-
-    fn open_files(self) -> Result<Files, Error> {
-        if self.staleness_bound < STALENESS_BOUND_MIN {
-            return Err(Error::BadInput(format!(
-                "the bound on staleness is below {} s",
-                STALENESS_BOUND_MIN.as_secs()
-            )));
-        }
-        if self.state_version == 0 {
-            let what = "the state version begins at 1; 0 stands for none";
-            return Err(Error::BadInput(what.to_owned()));
-        }
-        // Where it cannot be told, opening the directory says why.
-        if !self.create
-            && self
-                .path
-                .join("profile.json")
-                .try_exists()
-                .is_ok_and(|found| !found)
-        {
-            return Err(Error::NotInitialised(self.path));
-        }
-        let data_dir = open_data_dir(&self.path)?;
-        let profile_file = ProfileFile::in_dir(&self.path);
-        let identity = load_or_create_identity(&self.path.join("identity.key"))?;
-        let stored = profile_file.load()?;
-        let is_new = stored.is_none();
-        let profile = match stored {
-            Some(_) if self.create_new => return Err(Error::AlreadyInitialised(self.path)),
-            Some(profile) => profile,
-            None => {
-                let role = self.role.unwrap_or(Role::Device);
-                let name = self.name.unwrap_or_else(|| match role {
-                    Role::Device => "device".to_owned(),
-                    Role::Server => "server".to_owned(),
-                });
-                check_name(&name)?;
-                let member = MemberId::from_bytes(*uuid::Uuid::new_v4().as_bytes());
-                let profile = Profile::new(name, role, member, new_workspace_id());
-                profile_file.save(&profile)?;
-                profile
-            }
-        };
-        let opened = open_store(&data_dir)?;
-        let role = self.role.unwrap_or(profile.role);
-        let run_key = match role {
-            Role::Server => Some(RunKey::load_or_create(&self.path)?),
-            Role::Device => None,
-        };
-        Ok(Files {
-            data_dir,
-            profile_file,
-            profile,
-            identity,
-            opened,
-            role,
-            run_key,
-            is_new,
-            open_bytes_max: self.open_bytes_max,
-            staleness_bound: self.staleness_bound,
-            state_version: self.state_version,
-            clock: self.clock,
-        })
-    }
-}
-
-struct Files {
-    data_dir: DataDir,
-    profile_file: ProfileFile,
-    profile: Profile,
-    identity: Identity,
-    opened: reconvene_sled::Opened,
-    role: Role,
-    run_key: Option<RunKey>,
-    is_new: bool,
-    open_bytes_max: usize,
-    staleness_bound: Duration,
-    state_version: u32,
-    clock: Option<ManualClock>,
-}
 
 /// A device's replica: its store, its engine and its links. Cheap to clone; all clones are the same
 /// replica.
@@ -307,230 +105,6 @@ pub struct DeviceInfo {
     pub role: Role,
 }
 
-/// Something an app or a person watching may want to react to.
-#[derive(Clone, Debug, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum ReplicaEvent {
-    /// Documents changed by others are stored and in the index.
-    Changed {
-        /// The workspace.
-        workspace: WorkspaceId,
-        /// The documents, transcript pages among them.
-        documents: Vec<DocumentId>,
-        /// The meetings of which something changed, be it a page of their transcript.
-        meetings: Vec<DocumentId>,
-        /// Whether the workspace document changed: its projects or settings.
-        projects: bool,
-    },
-    /// A pass with a peer is complete: both hold what the other held when the link came up.
-    PassComplete {
-        /// The peer.
-        peer: PeerId,
-        /// Documents of which changes were sent.
-        documents_sent: u64,
-        /// Documents of which changes were received.
-        documents_received: u64,
-    },
-    /// Nothing the peer held is missing here.
-    Verified {
-        /// The workspace.
-        workspace: WorkspaceId,
-        /// The peer.
-        peer: PeerId,
-        /// As of when.
-        as_of: reconvene_core::time::WallTime,
-    },
-    /// The workspace is fresh: its server, or where it has none a peer, was verified within the
-    /// bound.
-    Fresh {
-        /// The workspace.
-        workspace: WorkspaceId,
-    },
-    /// The workspace is not fresh any more.
-    Stale {
-        /// The workspace.
-        workspace: WorkspaceId,
-        /// As of when it was verified last.
-        since: reconvene_core::time::WallTime,
-    },
-    /// The workspace's server has another state version than before: the index and what hangs on it
-    /// are built anew from the documents. No edit is lost by it.
-    StateVersionChanged {
-        /// The workspace.
-        workspace: WorkspaceId,
-        /// The server.
-        peer: PeerId,
-        /// What it was.
-        from: u32,
-        /// What it is.
-        to: u32,
-    },
-    /// What [`Self::StateVersionChanged`] began is done.
-    Rebuilt {
-        /// The workspace.
-        workspace: WorkspaceId,
-    },
-    /// A server is back, nothing that it had is missing here, and lists show all of it. Live queries
-    /// tell the same in one batch, unless it took longer than
-    /// [`CATCH_UP_HOLD`](crate::limits::CATCH_UP_HOLD).
-    CaughtUp {
-        /// The workspace.
-        workspace: WorkspaceId,
-        /// The server.
-        peer: PeerId,
-        /// The meetings of which something changed meanwhile, by others than this device; at most
-        /// [`CAUGHT_UP_MEETINGS_MAX`](crate::limits::CAUGHT_UP_MEETINGS_MAX).
-        meetings: Vec<DocumentId>,
-        /// How many meetings those are in all.
-        changed: u64,
-        /// How many of them show a conflict.
-        conflicts: u64,
-    },
-    /// A link is up and both sides have greeted.
-    LinkUp {
-        /// The peer.
-        peer: PeerId,
-        /// The workspaces shared over it.
-        workspaces: Vec<WorkspaceId>,
-    },
-    /// A peer is not reachable, or no longer.
-    LinkDown {
-        /// The peer.
-        peer: PeerId,
-        /// Why.
-        why: String,
-        /// Whether it will be tried again.
-        retrying: bool,
-    },
-    /// A peer refused the link.
-    Refused {
-        /// The peer.
-        peer: PeerId,
-        /// The code.
-        code: reconvene_core::refusal::RefusalCode,
-        /// The same for people.
-        message: String,
-    },
-    /// Documents were refused, here or there.
-    DocumentsRefused {
-        /// The workspace.
-        workspace: WorkspaceId,
-        /// The peer.
-        peer: PeerId,
-        /// Whether this side refused them.
-        here: bool,
-        /// The documents and why.
-        documents: Vec<(DocumentId, reconvene_core::refusal::RefusalCode)>,
-    },
-    /// A device was enrolled on this server.
-    DeviceEnrolled {
-        /// The device.
-        peer: PeerId,
-        /// The workspace.
-        workspace: WorkspaceId,
-        /// Its name.
-        device_name: String,
-    },
-    /// A peer remembers more of this store than it holds: it was rolled back, and compares anew.
-    RolledBack {
-        /// The workspace.
-        workspace: WorkspaceId,
-        /// The peer.
-        peer: PeerId,
-    },
-    /// A peer claims more of this store than there ever was; only that peer is compared anew.
-    FalseClaim {
-        /// The workspace.
-        workspace: WorkspaceId,
-        /// The peer.
-        peer: PeerId,
-    },
-    /// Something is missing here or there, and nothing moves on the link; the two greet anew.
-    Stalled {
-        /// The workspace.
-        workspace: WorkspaceId,
-        /// The peer.
-        peer: PeerId,
-        /// Since when nothing moves.
-        since: reconvene_core::time::WallTime,
-    },
-    /// Records of a document were damaged. They are kept in quarantine; what is left of the document
-    /// can be read, and peers are asked for what was lost, until `DocumentHealed`.
-    DocumentDamaged {
-        /// The workspace.
-        workspace: WorkspaceId,
-        /// The document.
-        document: DocumentId,
-        /// What is damaged, for people.
-        what: String,
-        /// Changes that are known by name to be lost.
-        lost: u64,
-    },
-    /// Everything is back that was lost of a damaged document.
-    DocumentHealed {
-        /// The workspace.
-        workspace: WorkspaceId,
-        /// The document.
-        document: DocumentId,
-    },
-    /// The server told of other devices of the workspace than before.
-    DevicesChanged {
-        /// The workspace.
-        workspace: WorkspaceId,
-    },
-    /// A device took itself out of a workspace of this server.
-    DeviceLeft {
-        /// The device.
-        peer: PeerId,
-        /// The workspace.
-        workspace: WorkspaceId,
-    },
-    /// More workspaces are shared with a peer than a link carries; the others are not synced.
-    TooManyWorkspaces {
-        /// The peer.
-        peer: PeerId,
-    },
-    /// The store failed; edits fail until it is opened again.
-    StoreFailed {
-        /// Why.
-        message: String,
-    },
-    /// The disk has too little room: edits are refused and nothing of peers is taken until it has.
-    LowSpace {
-        /// What is free, and what has to be.
-        message: String,
-    },
-    /// The disk has room again.
-    RoomAgain,
-    /// An integration was found not to work, or to work again.
-    IntegrationState {
-        /// The workspace.
-        workspace: WorkspaceId,
-        /// The integration.
-        integration: DocumentId,
-        /// Whether it works.
-        state: reconvene_model::IntegrationState,
-        /// A stable word for what is wrong.
-        code: Option<String>,
-    },
-    /// Something needs the member, or does so no more: an entry of their inbox.
-    InboxEntry {
-        /// The entry.
-        entry: DocumentId,
-        /// A stable word for what is wrong.
-        code: String,
-        /// Whether it is open.
-        open: bool,
-    },
-    /// This reader was away for too long, and events were dropped for it. What is held and shown may
-    /// have changed in any way.
-    Lagged {
-        /// How many.
-        missed: u64,
-    },
-}
-
 impl Replica {
     /// Opens the replica in a directory, and makes one there if there is none.
     ///
@@ -540,7 +114,7 @@ impl Replica {
         OpenOptions::new(path).open().await
     }
 
-    async fn start(files: Files) -> Result<Self, Error> {
+    pub(crate) async fn start(files: Files) -> Result<Self, Error> {
         let Files {
             data_dir,
             profile_file,
@@ -606,7 +180,7 @@ impl Replica {
             Err(error @ Error::Open(_)) => return Err(error),
             Err(error) => (None, Some(error)),
         };
-        let lost = lost_rows(&reader, &profile, known)?;
+        let lost = enrolled::lost_rows(&reader, &profile, known)?;
         if let Some(error) = unreadable.filter(|_| lost.workspaces && !is_new) {
             return Err(error);
         }
@@ -671,7 +245,7 @@ impl Replica {
         if let Some(file) = enrolled {
             let notices = replica.shared.driver.notices();
             let reader = replica.shared.reader.clone();
-            let follower = follow_enrolments(file, reader, notices);
+            let follower = enrolled::follow_enrolments(file, reader, notices);
             replica.tasks().push(tokio::spawn(follower));
         }
         if replayed > 0 {
@@ -1247,74 +821,6 @@ pub(crate) fn share_rows(
         standing: Standing::Server,
     };
     (Key::share(peer, workspace), row.encode())
-}
-
-/// What a store does not have that stands beside it.
-struct Lost {
-    rows: Vec<(Key, Bytes)>,
-    /// Whether workspaces of the profile are among it: the store is new, or lost its past.
-    workspaces: bool,
-}
-
-/// What the profile and the file of enrolments say and a store that lost it, or never had it, does not.
-fn lost_rows(
-    reader: &SledReader,
-    profile: &Profile,
-    enrolled: Option<Enrolled>,
-) -> Result<Lost, Error> {
-    let mut rows = BTreeMap::new();
-    for (key, value) in enrolled.map(Enrolled::rows).unwrap_or_default() {
-        if !reader.contains(&key)? {
-            rows.insert(key, value);
-        }
-    }
-    let mut workspaces = false;
-    for workspace in &profile.workspaces {
-        if let Some(server) = &workspace.server {
-            // Also where it was written before shares said what a peer is.
-            let key = Key::share(server, &workspace.id);
-            let known = reader.read(&key)?;
-            let known = known.map(|value| crate::documents::decode::<ShareRow>(&key, &value));
-            let standing = known.transpose()?.map(|row| row.standing);
-            if standing != Some(Standing::Server) {
-                rows.extend([share_rows(server, &workspace.id, profile)]);
-            }
-        }
-        if reader.contains(&Key::workspace(&workspace.id))? {
-            continue;
-        }
-        workspaces = true;
-        let home_of = workspace.home.then_some(profile.member);
-        rows.extend(workspace_rows(workspace.id, &workspace.name, home_of));
-    }
-    Ok(Lost {
-        rows: rows.into_iter().collect(),
-        workspaces,
-    })
-}
-
-/// Keeps the file of enrolments as the store is, for as long as the replica is open.
-async fn follow_enrolments(
-    file: EnrolledFile,
-    reader: SledReader,
-    mut notices: broadcast::Receiver<Notice>,
-) {
-    loop {
-        match notices.recv().await {
-            Ok(Notice::Engine(event)) => match &*event {
-                Event::DeviceEnrolled { .. } | Event::DeviceLeft { .. } => {}
-                _ => continue,
-            },
-            Ok(_) => continue,
-            Err(broadcast::error::RecvError::Lagged(_)) => {}
-            Err(broadcast::error::RecvError::Closed) => return,
-        }
-        let (file, reader) = (file.clone(), reader.clone());
-        let followed = tokio::task::spawn_blocking(move || file.follow(&reader)).await;
-        if let Ok(Err(error)) = followed {
-            tracing::error!(%error, "who was enrolled could not be written down");
-        }
-    }
 }
 
 /// Waits until the journal is in the store, and yields how many changes came from it.

@@ -33,15 +33,19 @@ async fn ask(address: SocketAddr, path: &str) -> (u16, String, String) {
     (number, head.to_owned(), body.to_owned())
 }
 
+async fn monitor_of(server: &mut Server) -> SocketAddr {
+    let options = MonitorOptions {
+        address: LOOPBACK.parse().unwrap(),
+        exposed: false,
+    };
+    server.services.offer_monitor(&options).await.unwrap()
+}
+
 #[test]
 fn metrics_health_and_readiness_are_told() {
     run(async {
         let mut server = Server::new().await;
-        let options = MonitorOptions {
-            address: LOOPBACK.parse().unwrap(),
-            exposed: false,
-        };
-        let monitor = server.services.offer_monitor(&options).await.unwrap();
+        let monitor = monitor_of(&mut server).await;
         assert_eq!(ask(monitor, "/health").await.0, 200);
         let (number, _, why) = ask(monitor, "/ready").await;
         assert_eq!((number, why.trim()), (503, "not listening"));
@@ -94,11 +98,7 @@ fn metrics_health_and_readiness_are_told() {
 fn what_is_outstanding_is_told() {
     run(async {
         let mut server = Server::new().await;
-        let options = MonitorOptions {
-            address: LOOPBACK.parse().unwrap(),
-            exposed: false,
-        };
-        let monitor = server.services.offer_monitor(&options).await.unwrap();
+        let monitor = monitor_of(&mut server).await;
         let new = NewIntegration {
             adapter: "ical".to_owned(),
             external_id: "file:none.ics".to_owned(),
@@ -158,11 +158,7 @@ fn what_is_outstanding_is_told() {
 fn health_is_bad_once_the_store_has_failed() {
     run(async {
         let mut server = Server::new().await;
-        let options = MonitorOptions {
-            address: LOOPBACK.parse().unwrap(),
-            exposed: false,
-        };
-        let monitor = server.services.offer_monitor(&options).await.unwrap();
+        let monitor = monitor_of(&mut server).await;
         let mut client = server.client().await;
         create(&mut client, "before").await;
         assert_eq!(ask(monitor, "/health").await.0, 200);

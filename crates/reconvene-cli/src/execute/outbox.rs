@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use reconvene::{
     Ask, CommandRow, Commands, DocumentId, Error, NewIntegration, Replica, RunId, RunStanding,
-    Settings, Subscription,
+    Settings,
 };
-use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Sender;
 
@@ -16,7 +15,7 @@ use crate::request::outbox::{
     CommandsRequest, InboxRequest, IntegrationsRequest, Issue, RunsRequest,
 };
 
-use super::document_id;
+use super::{document_id, streams};
 
 pub(super) async fn commands(
     replica: &Replica,
@@ -29,7 +28,7 @@ pub(super) async fn commands(
             Ok(json!({ "commands": to_value(&commands.list(filter).await?)? }))
         }
         CommandsRequest::Watch { filter } => {
-            rows("command", commands.subscribe(filter)?, items).await
+            streams::rows("command", commands.subscribe(filter)?, items).await
         }
         CommandsRequest::Show { id, wait_ms } => {
             let row = commands.show(document_id(&id)?).await?;
@@ -53,7 +52,7 @@ pub(super) async fn inbox(
             return Ok(json!({ "entries": to_value(&inbox.list(filter).await?)? }));
         }
         InboxRequest::Watch { filter } => {
-            return rows("entry", inbox.subscribe(filter)?, items).await;
+            return streams::rows("entry", inbox.subscribe(filter)?, items).await;
         }
         InboxRequest::Discard { id } => {
             let row = inbox.discard(document_id(&id)?).await?;
@@ -109,7 +108,7 @@ pub(super) async fn integrations(
             return Ok(json!({ "integrations": to_value(&integrations.list().await?)? }));
         }
         IntegrationsRequest::Watch => {
-            return rows("integration", integrations.subscribe()?, items).await;
+            return streams::rows("integration", integrations.subscribe()?, items).await;
         }
         IntegrationsRequest::Validate { id, issue } => {
             let integration = id.as_deref().map(document_id).transpose()?;
@@ -204,34 +203,6 @@ async fn connect(replica: &Replica) -> Result<(), Failure> {
     match replica.connect().await {
         Err(error) if error.code() == "no_server" => Ok(()),
         connected => Ok(connected?),
-    }
-}
-
-/// Tells what a live query shows and what changes about it, a document to an item.
-async fn rows<R: Serialize + Send + 'static>(
-    what: &'static str,
-    mut subscription: Subscription<R>,
-    items: &Sender<Value>,
-) -> Result<Value, Failure> {
-    loop {
-        let batch = tokio::select! {
-            batch = subscription.next() => batch?,
-            () = items.closed() => return Ok(Value::Null),
-        };
-        let rows = |change: &'static str, rows: Vec<R>| {
-            rows.into_iter()
-                .map(move |row| json!({ "change": change, what: row }))
-        };
-        let gone = batch.removed.into_iter();
-        let told = rows("added", batch.added)
-            .chain(rows("changed", batch.changed))
-            .chain(gone.map(|id| json!({ "change": "removed", "id": id })))
-            .chain(batch.complete.then(|| json!({ "change": "complete" })));
-        for item in told {
-            if items.send(item).await.is_err() {
-                return Ok(Value::Null);
-            }
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Requests that go on: each yields items until nobody takes them or the store is closed.
 
-use reconvene::{Error, Events, MeetingSubscription, Replica, ReplicaEvent};
+use reconvene::{Error, Events, Replica, ReplicaEvent, Subscription};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Sender;
 
@@ -61,9 +62,10 @@ pub(super) async fn status(replica: &Replica, items: &Sender<Value>) -> Result<V
     }
 }
 
-/// Tells what a live query shows and what changes about it, a meeting to an item.
-pub(super) async fn meetings(
-    mut subscription: MeetingSubscription,
+/// Tells what a live query shows and what changes about it, a document to an item.
+pub(super) async fn rows<R: Serialize + Send + 'static>(
+    what: &'static str,
+    mut subscription: Subscription<R>,
     items: &Sender<Value>,
 ) -> Result<Value, Failure> {
     loop {
@@ -71,9 +73,9 @@ pub(super) async fn meetings(
             batch = subscription.next() => batch?,
             () = items.closed() => return Ok(Value::Null),
         };
-        let rows = |change: &'static str, rows: Vec<_>| {
+        let rows = |change: &'static str, rows: Vec<R>| {
             rows.into_iter()
-                .map(move |row| json!({ "change": change, "meeting": row }))
+                .map(move |row| json!({ "change": change, what: row }))
         };
         let gone = batch.removed.into_iter();
         let told = rows("added", batch.added)

@@ -3,6 +3,7 @@
 //! A workspace is fresh while its server vouches for it within the bound; where it has no server, any
 //! peer does. The host is told when that begins and when it ends.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Engine, Event, Moment, WakeReason, WorkspaceState};
@@ -28,6 +29,11 @@ pub(super) struct Fresh {
     pub(super) as_of: Moment,
     /// When its peers were last asked where their feeds end.
     asked: Tick,
+}
+
+/// Whether a workspace is fresh by the word of this peer: of its server, or where it has none of any.
+pub fn word_counts(servers: &BTreeSet<PeerId>, peer: &PeerId) -> bool {
+    servers.is_empty() || servers.contains(peer)
 }
 
 impl Engine {
@@ -59,8 +65,8 @@ impl Engine {
             return None;
         };
         let servers = self.roster.servers_of(workspace);
-        let counts = |peer: &PeerId| servers.is_empty() || servers.contains(peer);
-        let peers = state.peers.iter().filter(|(peer, _)| counts(peer));
+        let peers = state.peers.iter();
+        let peers = peers.filter(|(peer, _)| word_counts(&servers, peer));
         let moments = peers.filter_map(|(_, known)| Some(known.verified?.as_of));
         moments.max_by_key(|moment| moment.tick)
     }

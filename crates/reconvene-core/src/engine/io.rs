@@ -344,7 +344,7 @@ pub enum ReadQuery {
         /// The records.
         ranges: Vec<KeyRange>,
     },
-    /// The document of a feed entry that is not there: `examine::owner_of`.
+    /// The document of a feed entry that is not there: `examine::missing_entry`.
     Owner {
         /// Where.
         workspace: WorkspaceId,

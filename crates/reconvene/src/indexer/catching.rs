@@ -11,11 +11,10 @@ use reconvene_model::MEETING;
 use reconvene_sled::SledReader;
 use tokio::time::Instant;
 
-use crate::Error;
 use crate::limits::{CATCH_UP_HOLD, CAUGHT_UP_MEETINGS_MAX};
 use crate::meetings::meeting_row;
-use crate::replica::ReplicaEvent;
 use crate::subscriptions::Subscriptions;
+use crate::{Error, ReplicaEvent};
 
 /// A workspace that catches up with its server.
 struct Catching {
