@@ -476,6 +476,28 @@ fn lists_agree_with_documents_after_a_sync_of_many_entries_that_change_the_same_
 }
 
 #[test]
+fn a_workspace_that_a_server_removed_does_not_come_back_with_whom_it_enrolled() {
+    run(async {
+        let server = Peer::server().await;
+        let kept = server.replica.device().current;
+        let gone = server.replica.add_workspace("Apollo").await.unwrap().id;
+        // By now the file beside the store names it.
+        let server = server.reopen(Role::Server).await;
+        let options = crate::LeaveOptions {
+            discard: true,
+            remove: true,
+        };
+        let left = server.replica.leave_workspace("Apollo", options).await;
+        assert!(left.unwrap().removed);
+        let server = server.reopen(Role::Server).await;
+        let workspaces = server.replica.workspaces().await.unwrap();
+        let ids: Vec<_> = workspaces.iter().map(|known| known.id).collect();
+        assert!(!ids.contains(&gone), "{ids:?}");
+        assert!(ids.contains(&kept.unwrap()), "{ids:?}");
+    });
+}
+
+#[test]
 fn a_buffered_edit_taken_before_the_close_is_there_after_it() {
     run(async {
         let a = Peer::new(Role::Device).await;

@@ -6,7 +6,7 @@ use reconvene_core::limits::{STALENESS_BOUND, STALENESS_BOUND_MIN};
 use reconvene_core::records::{PeerRow, Record as _, RelayedRow};
 use reconvene_core::storage::StoreRead as _;
 
-use super::{fill, linked_team, seconds, told};
+use super::{fill, linked_team, seconds, told, while_apart};
 use crate::world::{NodeId, World, document};
 
 /// The freshness events of a node, with their moments: whether it was fresh from then on.
@@ -220,4 +220,54 @@ fn what_the_server_says_of_others_survives_its_restart_and_a_wiped_device_is_not
     world.run_until(|world| relayed(world, a, b).is_some_and(|row| row.held.is_none()));
     world.run_until_quiet();
     assert_eq!(held(&world, a, b), Some(feed_end(&world, a, of)));
+}
+
+/// A device wrote on in a document that was purged without it: the server refuses that.
+fn team_with_a_late_change(seed: u64) -> (World, NodeId, [NodeId; 2], WorkspaceId) {
+    let (mut world, server, devices, of) = linked_team(seed, 2);
+    let [a, b] = [devices[0], devices[1]];
+    fill(&mut world, a, of, 0..4);
+    while_apart(&mut world, a, server, |world| {
+        world.edit(a, of, document(1), 60);
+        world.run_until_quiet();
+        world.purge(server, of, &[document(1)]);
+        world.run_until_quiet();
+    });
+    (world, server, [a, b], of)
+}
+
+#[test]
+fn what_the_server_refused_is_not_said_to_be_held_by_another_device() {
+    let (world, _, [a, b], of) = team_with_a_late_change(98);
+    let row = relayed(&world, a, b).expect("it was told");
+    let held = row.held.expect("it holds what the server took");
+    assert_eq!(held.seq.0, feed_end(&world, a, of));
+    assert!(row.refused.contains_key(&document(1)), "{row:?}");
+}
+
+#[test]
+fn a_refusal_counts_from_the_greeting_until_it_is_told_again_also_over_a_cut() {
+    let (mut world, server, [a, _], of) = team_with_a_late_change(99);
+    let refused = |world: &World| {
+        let engine = world.engine(a).expect("it runs");
+        let before = engine.refused_before().map(|(.., document, _)| document);
+        let rows = engine.peers(Some(of)).flat_map(|(_, rows)| rows);
+        let told = rows.flat_map(|(_, row)| row.refused_there.keys().copied());
+        before.chain(told).any(|id| id == document(1))
+    };
+    assert!(refused(&world));
+    world.part(a, server);
+    world.run_until_quiet();
+    world.heal(a, server);
+    world.run_until(|world| world.is_greeted(a, server));
+    assert!(refused(&world), "it was not told again yet");
+    world.part(a, server);
+    world.run_until_quiet();
+    world.crash(a, 0);
+    world.restart(a);
+    world.run_until_quiet();
+    let key = reconvene_core::keys::Key::peer(&of, &world.peer(server));
+    let row = world.disk(a).reader.read(&key).expect("it reads");
+    let row = PeerRow::decode(&row.expect("it is there")).expect("it decodes");
+    assert!(row.refused_there.contains_key(&document(1)), "{row:?}");
 }
