@@ -16,7 +16,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use crate::harness::{DEADLINE, Peer, Process};
+use crate::harness::{Peer, Process, deadline};
 use crate::outbox::write_calendar;
 
 type Guard = Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status> + Send>;
@@ -79,7 +79,7 @@ impl Backend {
     fn ask(&self, path: &str) -> (u16, String) {
         let address = self.info["metrics"].as_str().unwrap();
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_read_timeout(Some(deadline())).unwrap();
         write!(
             stream,
             "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
@@ -106,7 +106,7 @@ impl Caller {
 
     /// Waits for something, with a deadline.
     fn run<T>(&self, call: impl Future<Output = T>) -> T {
-        let call = async { tokio::time::timeout(DEADLINE, call).await };
+        let call = async { tokio::time::timeout(deadline(), call).await };
         self.0.block_on(call).unwrap()
     }
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{DEADLINE, Peer, Server};
+use crate::harness::{Peer, Server, deadline};
 use crate::qmsum;
 use reconvene_testkit::{Fault, Passed, Proxy, Strike, Way};
 
@@ -106,7 +106,7 @@ impl Lane {
         }
         let struck = self.proxy.arm(Some(strike));
         let mut sync = self.a.start(&["sync", "--timeout", "20s"]);
-        let until = Instant::now() + DEADLINE;
+        let until = Instant::now() + deadline();
         let was_struck = loop {
             match struck.recv_timeout(Duration::from_millis(5)) {
                 Ok(()) => break true,

@@ -11,6 +11,7 @@ mod receiver;
 mod devices;
 mod merging;
 mod moving;
+mod mutants;
 
 mod cost;
 mod cuts;

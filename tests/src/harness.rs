@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,10 +16,19 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use reconvene_testkit::Proxy;
+use reconvene_testkit::{Proxy, patience};
 
 /// How long anything may take; far more than it does, also on a busy machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) fn deadline() -> Duration {
+    2 * patience()
+}
+
+/// How long a command may wait for what is to happen, as its options have it: not quite as long.
+pub(crate) fn wait() -> &'static str {
+    static WAIT: LazyLock<String> =
+        LazyLock::new(|| format!("{}ms", (deadline() * 5 / 6).as_millis()));
+    &WAIT
+}
 
 /// A store of its own and whoever runs commands on it.
 pub(crate) struct Peer {
@@ -272,14 +282,14 @@ impl Process {
 
     /// The next line on stdout, which is JSON.
     pub(crate) fn line(&self) -> Value {
-        let line = self.output.recv_timeout(DEADLINE);
+        let line = self.output.recv_timeout(deadline());
         let line = line.unwrap_or_else(|error| panic!("no line: {error}; {}", self.complaints()));
         serde_json::from_str(&line).unwrap()
     }
 
     /// The next line on stdout that is wanted.
     pub(crate) fn line_where(&self, mut wanted: impl FnMut(&Value) -> bool) -> Value {
-        let until = Instant::now() + DEADLINE;
+        let until = Instant::now() + deadline();
         loop {
             let line = self.line();
             if wanted(&line) {
@@ -296,7 +306,7 @@ impl Process {
 
     /// Waits for the end of the process.
     pub(crate) fn end(mut self) -> Ended {
-        let until = Instant::now() + DEADLINE;
+        let until = Instant::now() + deadline();
         loop {
             match self
                 .output

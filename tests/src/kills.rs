@@ -4,12 +4,12 @@ use std::fs;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use crate::harness::{DEADLINE, Peer, Process, Server};
+use crate::harness::{Peer, Process, Server, deadline};
 use crate::qmsum;
 
 /// Waits until the server logged a word this often or the command ended, whichever is first.
 fn wait_for_log(server: &Server, word: &str, times: usize, running: &mut Process) {
-    let until = Instant::now() + DEADLINE;
+    let until = Instant::now() + deadline();
     let mut seen = 0;
     while seen < times && !running.has_ended() {
         assert!(Instant::now() < until, "`{word}` was not logged in time");

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{DEADLINE, Peer, Server};
+use crate::harness::{Peer, Server, deadline};
 use crate::qmsum;
 
 fn listed(peer: &Peer) -> Vec<String> {
@@ -120,7 +120,7 @@ fn a_move_that_is_killed_goes_on_with_the_next_command() {
     let moving = || !says("\"moves\": []");
     let mut killed = 0;
     let mut first = device.start(&["join", &ticket, "--adopt"]);
-    let until = Instant::now() + DEADLINE;
+    let until = Instant::now() + deadline();
     // From the moment it is written down that something moves, again and again, a little later each.
     while !moving() && !first.has_ended() {
         assert!(Instant::now() < until, "it never begins to move");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::cuts::copy_dir;
-use crate::harness::{DEADLINE, Peer, Process, Server};
+use crate::harness::{Peer, Process, Server, deadline, wait};
 use crate::receiver::Receiver;
 use reconvene_testkit::{Fault, Passed, Proxy, Strike, Way};
 
@@ -49,7 +49,7 @@ fn hook(device: &Peer, receiver: &Receiver) -> String {
 
 /// Starts a sync run and yields its id, once the server has begun it.
 fn start_run(device: &Peer, integration: &str) -> String {
-    let answer = device.run(&["integrations", "sync", integration, "--wait", "100s"]);
+    let answer = device.run(&["integrations", "sync", integration, "--wait", wait()]);
     let outcome = &answer["command"]["outcome"];
     assert_eq!(outcome["state"], "done", "{answer}");
     text(&outcome["result"]["run"]).to_owned()
@@ -57,13 +57,13 @@ fn start_run(device: &Peer, integration: &str) -> String {
 
 /// Waits until a run stands so, and yields what it says then.
 fn until(peer: &Peer, run: &str, status: &str) -> Value {
-    let watch = peer.start(&["runs", "show", run, "--watch", "--timeout", "100s"]);
+    let watch = peer.start(&["runs", "show", run, "--watch", "--timeout", wait()]);
     watch.line_where(|line| line["status"] == status)
 }
 
 /// Asserts that nothing is kept of a run for this reason, and that saying so is no failure.
 fn not_found(peer: &Peer, run: &str, reason: &str) {
-    let status = peer.run(&["runs", "show", run, "--timeout", "100s"]);
+    let status = peer.run(&["runs", "show", run, "--timeout", wait()]);
     assert_eq!(status["status"], "not_found", "{status}");
     assert_eq!(status["not_found_reason"], reason, "{status}");
     assert!(status["run"].is_null(), "{status}");
@@ -158,7 +158,7 @@ fn sync_run_never_existed() {
     server.start();
     not_found(&device, unknown, "never_existed");
 
-    let refused = device.run(&["runs", "cancel", NEVER, "--wait", "100s"]);
+    let refused = device.run(&["runs", "cancel", NEVER, "--wait", wait()]);
     let outcome = &refused["command"]["outcome"];
     assert_eq!(outcome["state"], "refused", "{refused}");
     assert_eq!(outcome["code"], "run_never_existed", "{refused}");
@@ -279,7 +279,7 @@ fn invalid_integration_surfaces() {
     assert_eq!(all["entries"][0]["resolved"]["how"], "cause_gone", "{all}");
     assert!(shown(&laptop)["error"].is_null());
     fs::write(server.peer.data().join("calendars/team.ics"), "none").unwrap();
-    let asked = laptop.run(&["integrations", "validate", &id, "--wait", "100s"]);
+    let asked = laptop.run(&["integrations", "validate", &id, "--wait", wait()]);
     let result = &asked["command"]["outcome"]["result"];
     assert_eq!(result["invalid"], "1", "{asked}");
     watch.line_where(|line| line["event"] == "inbox_entry" && line["open"] == true);
@@ -320,11 +320,11 @@ fn what_is_refused_is_worked_off_from_the_inbox() {
     let pending = device.run(&["commands", "list"]);
     assert_eq!(pending["commands"][0]["id"], *waiting, "{pending}");
     device.run(&["commands", "cancel", &waiting]);
-    let ended = device.run(&["commands", "show", &waiting, "--wait", "100s"]);
+    let ended = device.run(&["commands", "show", &waiting, "--wait", wait()]);
     assert_eq!(ended["command"]["outcome"]["state"], "cancelled", "{ended}");
     assert!(ended["command"]["accepted_at"].is_null(), "{ended}");
 
-    let refused = device.run(&["meeting", "stop", &other, "--wait", "100s"]);
+    let refused = device.run(&["meeting", "stop", &other, "--wait", wait()]);
     let outcome = &refused["command"]["outcome"];
     assert_eq!(outcome["code"], "not_recording", "{refused}");
     device.sync();
@@ -333,7 +333,13 @@ fn what_is_refused_is_worked_off_from_the_inbox() {
     device.fails(&["inbox", "retry", entry], 7, "not_retryable");
     let argument = format!("meeting={meeting}");
     let amended = device.run(&[
-        "inbox", "amend", entry, "--set", &argument, "--wait", "100s",
+        "inbox",
+        "amend",
+        entry,
+        "--set",
+        &argument,
+        "--wait",
+        wait(),
     ]);
     let command = &amended["command"];
     assert_eq!(
@@ -364,12 +370,12 @@ fn a_run_that_is_not_wanted_any_more_ends() {
     let run = start_run(&device, &webhook);
     receiver.wait(1);
     // Whoever asks meanwhile gets the same run.
-    let joined = device.run(&["integrations", "sync", &webhook, "--wait", "100s"]);
+    let joined = device.run(&["integrations", "sync", &webhook, "--wait", wait()]);
     assert_eq!(
         joined["command"]["outcome"]["result"]["run"], *run,
         "{joined}"
     );
-    let cancelled = device.run(&["runs", "cancel", &run, "--wait", "100s"]);
+    let cancelled = device.run(&["runs", "cancel", &run, "--wait", wait()]);
     assert_eq!(
         cancelled["command"]["outcome"]["state"], "done",
         "{cancelled}"
@@ -461,7 +467,7 @@ impl Lane {
         self.begin();
         drop(self.proxy.arm(None));
         self.device
-            .run(&["commands", "show", COMMAND, "--wait", "100s"]);
+            .run(&["commands", "show", COMMAND, "--wait", wait()]);
         let passed = self.proxy.passed();
         self.end("undisturbed");
         passed
@@ -475,9 +481,9 @@ impl Lane {
             strike.first = Box::new(self.server.killer());
         }
         let struck = self.proxy.arm(Some(strike));
-        let show = ["commands", "show", COMMAND, "--wait", "100s"];
+        let show = ["commands", "show", COMMAND, "--wait", wait()];
         let mut asking = self.device.start(&show);
-        let until = Instant::now() + DEADLINE;
+        let until = Instant::now() + deadline();
         let was_struck = loop {
             match struck.recv_timeout(Duration::from_millis(5)) {
                 Ok(()) => break true,
@@ -527,7 +533,7 @@ impl Lane {
         self.server.kill();
         self.serve();
         let id = self.integration.as_str();
-        let probe = ["integrations", "validate", id, "--wait", "100s"];
+        let probe = ["integrations", "validate", id, "--wait", wait()];
         let probe = self.device.run(&probe);
         assert_eq!(
             probe["command"]["outcome"]["state"], "done",
@@ -570,7 +576,7 @@ impl Lane {
         self.receiver.hold(true);
         let asking = self
             .device
-            .start(&["commands", "show", COMMAND, "--wait", "100s"]);
+            .start(&["commands", "show", COMMAND, "--wait", wait()]);
         self.receiver.wait(1);
         self.server.kill();
         self.receiver.hold(false);

@@ -8,7 +8,7 @@ use std::thread;
 
 use serde_json::Value;
 
-use crate::harness::DEADLINE;
+use crate::harness::deadline;
 
 /// A call that was taken.
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ impl Receiver {
         let waited = self
             .shared
             .changed
-            .wait_timeout_while(state, DEADLINE, too_few);
+            .wait_timeout_while(state, deadline(), too_few);
         let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         assert!(
             !timeout.timed_out(),
@@ -114,7 +114,7 @@ impl Shared {
             self.changed.notify_all();
             let waited = self
                 .changed
-                .wait_timeout_while(state, DEADLINE, |state| state.holds);
+                .wait_timeout_while(state, deadline(), |state| state.holds);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let line = state

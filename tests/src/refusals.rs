@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::harness::{DEADLINE, Ended, Peer, Process, Server};
+use crate::harness::{Ended, Peer, Process, Server, deadline};
 use crate::qmsum;
 
 /// A device with one meeting, to see that it stays.
@@ -295,7 +295,7 @@ fn a_server_that_is_gone_is_a_time_out_that_says_so() {
     server.kill();
     let began = Instant::now();
     let error = device.fails(&["sync", "--timeout", "300ms"], 5, "timeout");
-    assert!(began.elapsed() < DEADLINE);
+    assert!(began.elapsed() < deadline());
     assert!(error["hint"].is_string(), "{error}");
     server.start();
     device.sync();

@@ -9,8 +9,11 @@ use reconvene::{
     ManualClock, MeetingFilter, MeetingSubscription, NewMeeting, PageView, Replica, ReplicaEvent,
     Resolution, Segment, StaleReason, State,
 };
-use reconvene_testkit::{ClientOptions, Fault, PATIENCE, Strike, TestClient, TestServer, Way};
+use reconvene_testkit::{ClientOptions, Fault, Strike, TestClient, TestServer, Way, patience};
 use tokio::time::timeout;
+
+/// How long a whole test may take.
+const WHOLE: Duration = Duration::from_secs(180);
 
 /// Runs a test on a runtime of its own.
 fn run(test: impl Future<Output = ()>) {
@@ -19,7 +22,7 @@ fn run(test: impl Future<Output = ()>) {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(async { timeout(2 * PATIENCE, test).await.unwrap() });
+    runtime.block_on(async { timeout(WHOLE, test).await.unwrap() });
 }
 
 /// A server and two members' devices.
@@ -63,7 +66,7 @@ fn subscribe(replica: &Replica) -> MeetingSubscription {
 /// Reads a live query until it shows a meeting like this.
 async fn until_titled(query: &mut MeetingSubscription, title: &str) {
     loop {
-        let batch = query.next().await.unwrap();
+        let batch = timeout(patience(), query.next()).await.unwrap().unwrap();
         let mut rows = batch.added.iter().chain(&batch.changed);
         if rows.any(|row| row.title == title) {
             return;
@@ -73,7 +76,7 @@ async fn until_titled(query: &mut MeetingSubscription, title: &str) {
 
 /// Waits for an event.
 async fn until(events: &mut reconvene::Events, wanted: impl Fn(&ReplicaEvent) -> bool) {
-    while let Some(event) = events.next().await {
+    while let Some(event) = timeout(patience(), events.next()).await.unwrap() {
         if wanted(&event) {
             return;
         }
@@ -128,7 +131,7 @@ fn server_restart_keeps_state_true() {
         assert!(matches!(early, Err(Error::Timeout { .. })), "{early:?}");
         server.begin().await.unwrap();
         ada.settle().await.unwrap();
-        written.wait(held, PATIENCE).await.unwrap();
+        written.wait(held, patience()).await.unwrap();
         // What is fresh now is what the server has now.
         ben.settle().await.unwrap();
         assert_eq!(title(ben.replica(), id).await, "Planning, moved");
@@ -323,7 +326,7 @@ fn server_wiped() {
         assert_eq!(export(ben.replica()).await, all);
         let written = ben.replica().meetings().written(other).await.unwrap();
         let held = Delivery::HeldBy(HeldBy::Server);
-        written.wait(held, PATIENCE).await.unwrap();
+        written.wait(held, patience()).await.unwrap();
         // A server that lost everything lets its devices in all the same, and gets it all again.
         ben.cut_off();
         server.wipe().await.unwrap();

@@ -11,7 +11,7 @@ use reconvene_libp2p::{Identity, Network, NetworkConfig, NetworkEvent, load_or_c
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
 
-use crate::harness::{DEADLINE, Peer, Server};
+use crate::harness::{Peer, Server, deadline};
 
 /// A version that nothing here speaks.
 const LATER: u32 = 99;
@@ -55,7 +55,7 @@ impl Raw {
     }
 
     async fn event(&mut self) -> NetworkEvent {
-        timeout(DEADLINE, self.events.recv())
+        timeout(deadline(), self.events.recv())
             .await
             .unwrap()
             .unwrap()
@@ -179,7 +179,7 @@ fn a_device_says_that_its_server_speaks_another_protocol_version() {
                     .unwrap();
             });
         });
-        is_ready.recv_timeout(DEADLINE).unwrap();
+        is_ready.recv_timeout(deadline()).unwrap();
         for _ in 0..2 {
             let error = device.fails(&["sync"], 6, "incompatible_protocol");
             let hint = error["hint"].as_str().unwrap();

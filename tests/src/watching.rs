@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::formats::example;
-use crate::harness::{Peer, Process, Server};
+use crate::harness::{Peer, Process, Server, wait};
 use crate::qmsum;
 
 /// The next line that tells this change.
@@ -31,13 +31,13 @@ fn every_command_runs_beside_a_serving_process() {
     // Entries to be worked off: of commands that are refused, and of an integration that does not work.
     let mut refused = Vec::new();
     for _ in 0..3 {
-        let stopped = peer.run(&["meeting", "stop", &meeting, "--wait", "100s"]);
+        let stopped = peer.run(&["meeting", "stop", &meeting, "--wait", wait()]);
         assert_eq!(stopped["command"]["outcome"]["code"], "not_recording");
         refused.push(stopped["command"]["id"].as_str().unwrap().to_owned());
     }
     let added = peer.run(&["integrations", "add", "ical", "file:none.ics"]);
     let integration = added["integration"]["id"].as_str().unwrap().to_owned();
-    peer.run(&["integrations", "validate", "--wait", "100s"]);
+    peer.run(&["integrations", "validate", "--wait", wait()]);
     let listed = peer.run(&["inbox", "list"])["entries"].clone();
     let entry = |subject: &str| {
         let mut entries = listed.as_array().unwrap().iter();
@@ -204,7 +204,7 @@ fn a_caller_that_is_killed_and_ones_that_stay_disturb_nobody() {
         watch.kill();
     }
     // More than may watch at once were there; the host has noticed that they are gone, or does soon.
-    let until = std::time::Instant::now() + crate::harness::DEADLINE;
+    let until = std::time::Instant::now() + crate::harness::deadline();
     loop {
         let mut watch = server.peer.start(&["events"]);
         let line = watch.line();

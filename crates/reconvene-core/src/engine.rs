@@ -40,6 +40,7 @@ use crate::ids::{
     BatchId, ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, PeerId, ReadId, WorkspaceId,
 };
 use crate::keys::{Key, KeyRange};
+use crate::mutants::{Mutant, Mutants};
 use crate::records::{DamageRow, FeedHeadRow, PeerRow, Record as _, RecordError};
 use crate::storage::{Scan, StoreError};
 use crate::time::Tick;
@@ -81,6 +82,8 @@ pub struct Config {
     pub staleness_bound: std::time::Duration,
     /// The constant genesis changes every document of a kind begins with; never stored or sent.
     pub roots: BTreeMap<ChangeHash, Root>,
+    /// What is wrong with it on purpose.
+    pub mutants: Mutants,
 }
 
 /// What the engine knows of a genesis change.
@@ -458,6 +461,10 @@ impl Engine {
     /// Whether there is a link, or one is wanted.
     pub fn is_networked(&self) -> bool {
         !self.links.is_empty() || !self.dialers.is_empty()
+    }
+
+    fn is(&self, mutant: Mutant) -> bool {
+        self.config.mutants.has(mutant)
     }
 
     fn emit(&mut self, event: Event) {

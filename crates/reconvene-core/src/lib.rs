@@ -23,6 +23,7 @@ pub mod conformance;
 pub mod engine;
 pub mod examine;
 pub mod memory;
+pub mod mutants;
 pub mod stored;
 
 #[cfg(any(test, feature = "fuzz"))]

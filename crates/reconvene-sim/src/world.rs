@@ -18,6 +18,7 @@ use reconvene_core::ids::{LinkId, PeerId, ReadId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::limits::STALENESS_BOUND;
 use reconvene_core::memory::{Faults, MemoryStore};
+use reconvene_core::mutants::Mutants;
 use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_core::time::{Tick, WallTime};
 use reconvene_core::wire::Role;
@@ -137,6 +138,8 @@ pub struct World {
     pub settings: Settings,
     /// For how long what is verified counts as fresh, on nodes that start from now on.
     pub staleness_bound: Duration,
+    /// What is wrong with engines that start from now on, on purpose.
+    pub mutants: Mutants,
     /// Whether peers may lie, so that nobody can be blamed for believing them.
     pub liars: bool,
     /// Frames sent from now on, if they are to be kept.
@@ -179,6 +182,7 @@ impl World {
             steps: 0,
             settings: Settings::default(),
             staleness_bound: STALENESS_BOUND,
+            mutants: Mutants::NONE,
             liars: false,
             recorded: None,
             crossings: None,
@@ -421,6 +425,7 @@ impl World {
                 .into_iter()
                 .map(|kind| (genesis(kind).hash, Root { kind, max_op: 1 }))
                 .collect(),
+            mutants: self.mutants,
         };
         self.with_store(node, MemoryStore::reopen);
         let moment = self.moment(node);

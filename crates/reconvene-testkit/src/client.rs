@@ -7,7 +7,7 @@ use reconvene::{
 };
 use tempfile::TempDir;
 
-use crate::{Error, PATIENCE, Proxy};
+use crate::{Error, Proxy, patience};
 
 /// How a client runs.
 #[derive(Clone, Debug, Default)]
@@ -97,15 +97,15 @@ impl TestClient {
     /// called is here.
     ///
     /// # Errors
-    /// If it does not come to that in [`PATIENCE`].
+    /// If it does not come to that in [`patience`].
     pub async fn settle(&self) -> Result<(), Error> {
         self.replica.network_changed().await?;
         // First this: what the server said before it may have lost since.
         let now = AtLeast::MaxStale(Duration::ZERO);
-        self.replica.read_at_least(now, PATIENCE).await?;
+        self.replica.read_at_least(now, patience()).await?;
         let written = self.replica.written().await?;
         let held = Delivery::HeldBy(HeldBy::Server);
-        written.wait(held, PATIENCE).await?;
+        written.wait(held, patience()).await?;
         Ok(())
     }
 }

@@ -33,8 +33,13 @@ pub use client::{ClientOptions, TestClient};
 pub use proxy::{Fault, Passed, Proxy, Strike, Way};
 pub use server::{Backup, TestServer};
 
-/// How long [`TestClient::settle`] waits for the slowest thing; far more than it takes.
-pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long [`TestClient::settle`] waits for the slowest thing: a minute, which is far more than it
+/// takes, or as many seconds as `RECONVENE_TEST_PATIENCE` says.
+pub fn patience() -> std::time::Duration {
+    let seconds = std::env::var("RECONVENE_TEST_PATIENCE").ok();
+    let seconds = seconds.and_then(|seconds| seconds.parse().ok());
+    std::time::Duration::from_secs(seconds.unwrap_or(60))
+}
 
 /// What can go wrong with the kit itself.
 #[derive(Debug, thiserror::Error)]

@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::documents::{decode, head_row, not_found};
 use crate::driver::{Live, Notice};
 use crate::limits::{PENDING_ENTRIES_MAX, PENDING_PACE};
+use crate::mutants::{self, Mutant};
 use crate::replica::Shared;
 use crate::status::{feed_head, peer_rows};
 use crate::{Error, Meetings, Replica};
@@ -169,6 +170,9 @@ impl Write {
 
     /// Those who are to hold it and are not known to.
     async fn lacking(&self, delivery: Delivery) -> Result<Vec<PeerId>, Error> {
+        if mutants::is(Mutant::CallsItHeld) {
+            return Ok(Vec::new());
+        }
         let live = self
             .replica
             .shared
@@ -469,6 +473,9 @@ impl Known {
     /// What a peer that holds our feed up to a place does not hold: what others brought, too, other than
     /// the peer itself or the server, from which it has it.
     fn debt(&self, shared: &Shared, peer: &PeerId, held: Option<FeedSeq>) -> Result<Debt, Error> {
+        if mutants::is(Mutant::CountsNothing) {
+            return Ok(Debt::default());
+        }
         let after = KeyRange::feed_after(&self.workspace, held.unwrap_or(FeedSeq(0)));
         let rows = shared
             .reader

@@ -23,6 +23,7 @@ use tokio::sync::broadcast;
 use crate::Error;
 use crate::documents::decode;
 use crate::driver::Notice;
+use crate::mutants::{self, Mutant};
 use crate::profile::{Profile, read_file, replace_file};
 use crate::replica::{share_rows, workspace_rows};
 
@@ -146,6 +147,9 @@ impl EnrolledFile {
 
     /// What the file says; `None` if there is none.
     pub(crate) fn load(&self) -> Result<Option<Enrolled>, Error> {
+        if mutants::is(Mutant::ForgetsEnrolments) {
+            return Ok(None);
+        }
         let enrolled: Option<Enrolled> = read_file(&self.path)?;
         if let Some(newer) = enrolled.as_ref().filter(|known| known.version > VERSION) {
             return Err(Error::Open(reconvene_sled::OpenError::NewerVersion {

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::clock::wall_now;
 use crate::delivery::Write;
 use crate::driver::{Command, Live, Notice};
+use crate::mutants::{self, Mutant};
 use crate::replica::Shared;
 use crate::status::{feed_end, indexed_to, peer_rows};
 use crate::{Error, Replica};
@@ -183,6 +184,7 @@ fn freshness_within(
     let is_recent = best.is_some_and(|vouched| vouched.age.is_some_and(|age| age <= bound));
     let state = match standing {
         Standing::Nobody => FreshnessState::Local,
+        _ if mutants::is(Mutant::CallsItFresh) => FreshnessState::Verified,
         _ if list && indexed_to(shared, workspace)? < feed_end(shared, workspace)? => {
             stale(StaleReason::Indexing)
         }

@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 use crate::documents::{Documents, decode};
 use crate::driver::{DriverHandle, Notice};
 use crate::limits::{APPLY_DOCUMENTS_MAX, PAGES_KNOWN_MAX};
+use crate::mutants::{self, Mutant};
 use crate::news::news_of;
 use crate::pace::Pace;
 use crate::replica::{STATE_VERSION, request_id};
@@ -207,7 +208,9 @@ impl Indexer {
                 workspace,
                 state_version,
             } => {
-                self.heard.insert(*workspace, (*peer, *state_version));
+                if !mutants::is(Mutant::IgnoresStateVersion) {
+                    self.heard.insert(*workspace, (*peer, *state_version));
+                }
                 let queries = &self.parts.subscriptions;
                 self.catching.begin(*workspace, *peer, queries);
                 due.insert(*workspace);

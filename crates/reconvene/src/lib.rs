@@ -72,6 +72,8 @@ mod together;
 mod verify;
 
 pub mod limits;
+#[doc(hidden)]
+pub mod mutants;
 
 mod clock;
 mod enrolled;

@@ -25,6 +25,7 @@ use crate::delivery::{Holder, holders};
 use crate::filter::Matcher;
 use crate::freshness::{Freshness, freshness, freshness_of_active};
 use crate::limits::{LIST_SCAN_ROWS_MAX, QUERY_BATCH_ROWS_MAX};
+use crate::mutants::{self, Mutant};
 use crate::replica::{EditMode, bodies, new_document_id, random};
 use crate::{Error, ImportedMeeting, MeetingFilter, MeetingQuery, Replica};
 
@@ -153,7 +154,15 @@ impl Meetings {
         let known = self.replica.workspace_row(workspace).await?;
         let known = known.map(|row| row.to_workspace()).unwrap_or_default();
         let member = self.replica.profile().member;
-        let (project, resolution) = resolve_project(new.project.as_deref(), &known, &member)?;
+        let (mut project, resolution) = resolve_project(new.project.as_deref(), &known, &member)?;
+        if let Resolution::Ambiguous { candidates } = &resolution
+            && mutants::is(Mutant::SettlesProjects)
+        {
+            project = candidates.first().copied();
+        }
+        if resolution == Resolution::None && mutants::is(Mutant::ChoosesProject) {
+            project = known.projects.keys().next().copied();
+        }
         let id = new_document_id();
         let title = new.title;
         self.replica

@@ -140,6 +140,7 @@ impl Replica {
             },
             state_version,
             staleness_bound,
+            mutants: crate::mutants::of_engine(),
             roots: roots()
                 .iter()
                 .map(|root| {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::clock::wall_now;
 use crate::commands::Commands;
 use crate::limits::{RUN_POLL_MAX, RUN_POLL_MIN};
+use crate::mutants::{self, Mutant};
 use crate::query::Subscription;
 use crate::{Error, Replica};
 
@@ -95,7 +96,8 @@ impl RunStatus {
             ..unknown
         };
         // What has expired is no more, also where the server has not been able to say so.
-        if found.expires_at.is_some_and(|at| at <= now) {
+        let is_over = found.expires_at.is_some_and(|at| at <= now);
+        if is_over && !mutants::is(Mutant::KeepsRuns) {
             return known.not_found(NotFoundReason::Expired);
         }
         Self {

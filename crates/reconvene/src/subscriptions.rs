@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::Error;
 use crate::limits::QUERY_MARKS_MAX;
+use crate::mutants::{self, Mutant};
 
 /// Where an index row stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,6 +106,9 @@ impl Subscriptions {
 
     /// Marks rows that readers can see now.
     pub(crate) fn mark(&self, rows: &[RowPlace]) {
+        if mutants::is(Mutant::TellsNoQuery) {
+            return;
+        }
         let table = lock(&self.table);
         let interested = table.entries.values().filter(|(interest, marks)| {
             let own = rows.iter().filter(|place| interest.includes(place));

@@ -15,6 +15,7 @@ use crate::feed::FeedPoint;
 use crate::ids::{FeedSeq, PeerId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
+use crate::mutants::Mutant;
 use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
 use crate::storage::{Rows, Scan};
 use crate::stored::last_for;
@@ -102,6 +103,7 @@ impl Engine {
             self.unpin(&workspace, &[document]);
             return self.emit(Event::CompactRefused { request, why });
         }
+        let deletes_unread = self.is(Mutant::DeletesUnread);
         let Some(state) = self.ready(&workspace) else {
             panic!("a prepared job's workspace is loaded");
         };
@@ -116,6 +118,8 @@ impl Engine {
         let bytes = compact.changes.iter().map(|(_, size)| u64::from(*size));
         row.change_bytes -= bytes.sum::<u64>();
         let head = (Key::head(&workspace, &document), row.encode());
+        let since = row.heads.iter().copied().next_back();
+        let unread = since.filter(|_| deletes_unread && row.change_count > 0);
         let gone = compact.entries.iter().max().copied();
         state.compacted = state.compacted.max(gone.unwrap_or(FeedSeq(0)));
         let origin = match compact.snapshot {
@@ -141,7 +145,8 @@ impl Engine {
         let made = compact.snapshot.map(|snapshot| snapshot.hash);
         let snapshots = snapshots.filter(|old| made != Some(**old));
         let snapshots = snapshots.map(|old| Key::snapshot(&workspace, &document, old));
-        let deletes = changes.chain(entries).chain(snapshots).collect();
+        let mut deletes: Vec<_> = changes.chain(entries).chain(snapshots).collect();
+        deletes.extend(unread.map(|hash| Key::change(&workspace, &document, &hash)));
         let pending = PendingBatch::of_compaction(request, (workspace, document));
         self.submit(pending, puts, deletes, None);
     }

@@ -15,6 +15,7 @@ use crate::feed::FeedPoint;
 use crate::ids::{ChangeHash, DocumentId, FeedSeq, LinkId, PeerId, ReadId, WorkspaceId};
 use crate::keys::KeyRange;
 use crate::limits;
+use crate::mutants::Mutant;
 use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
 use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan};
@@ -88,6 +89,10 @@ impl Flow {
         self.told = point.seq;
         self.walk = Walk::Idle;
         self.page.clear();
+        self.confirm = None;
+    }
+
+    pub(super) fn confirm_nothing(&mut self) {
         self.confirm = None;
     }
 
@@ -175,6 +180,10 @@ impl Engine {
                 return;
             };
             if flow.walk != Walk::Idle || !window_open {
+                if !window_open && self.config.mutants.has(Mutant::DropsUnderPressure) {
+                    flow.page.clear();
+                    flow.sent = Some(released);
+                }
                 return;
             }
             if flow.page.is_empty() {
@@ -301,6 +310,7 @@ impl Engine {
         let Some(mut sent) = flow.sent else {
             return false;
         };
+        let mutants = self.config.mutants;
         let from = flow.told;
         let mut documents: Vec<StoredDocument> = Vec::new();
         let mut bytes = 0;
@@ -315,7 +325,8 @@ impl Engine {
                 self.on_entry_missing(link, workspace, sent.seq.next());
                 return false;
             }
-            if row.origin != Some(peer) || *seq <= flow.echo_through {
+            let is_kept = row.origin.is_some() && mutants.has(Mutant::PassesNothingOn);
+            if (row.origin != Some(peer) && !is_kept) || *seq <= flow.echo_through {
                 if row.snapshot.is_some() && !flow.they_take_snapshots {
                     // What came before in this frame goes out first; the rest of the feed is left.
                     unwalkable = true;
@@ -332,7 +343,10 @@ impl Engine {
                     break;
                 }
                 let snapshot = row.snapshot.take().map(|snapshot| snapshot.hash);
-                let (changes, taken) = take_changes(&mut row.changes, bytes + snapshot_bytes);
+                let (mut changes, taken) = take_changes(&mut row.changes, bytes + snapshot_bytes);
+                if !row.changes.is_empty() && mutants.has(Mutant::SkipsLastOfFrame) {
+                    changes.pop();
+                }
                 let purged = row.purged.is_some();
                 if snapshot.is_some() || purged || !changes.is_empty() {
                     bytes += snapshot_bytes + taken;
@@ -536,6 +550,9 @@ impl Engine {
             return;
         };
         let peer = state.peer;
+        let keeps_all = self.config.mutants.has(Mutant::PassesNothingOn);
+        let is_for =
+            |entry: &Entry| entry.origin != Some(peer) && (entry.origin.is_none() || !keeps_all);
         let mut frame_documents: Vec<DocumentChanges> = Vec::new();
         let mut bytes = 0;
         for (place, entry) in entries.iter().enumerate() {
@@ -543,12 +560,12 @@ impl Engine {
             let in_memory = entry_bytes <= limits::FRAME_BODY_BYTES_TARGET
                 && !entry.has_snapshot
                 && !entry.is_purged;
-            if entry.origin != Some(peer) && !in_memory {
+            if is_for(entry) && !in_memory {
                 // Not in memory, or too large to send from there in one frame: it is read back.
                 self.send_pushed(link, workspace, std::mem::take(&mut frame_documents), bytes);
                 return self.walk(link, workspace);
             }
-            if entry.origin != Some(peer) {
+            if is_for(entry) {
                 if bytes + entry_bytes > limits::FRAME_BODY_BYTES_TARGET
                     || frame_documents.len() >= limits::FRAME_DOCUMENTS_MAX
                 {
@@ -751,13 +768,14 @@ impl Engine {
         };
         let (their_head, is_sound) = (flow.their_head, flow.is_sound());
         let now = self.now;
+        let is_unseen = self.is(Mutant::VerifiesUnseen);
         if let Some((head, as_of)) = their_head
             && is_sound
             && let Some(known) = self.ready(&workspace)
             && let Some(record) = known.peers.get_mut(&peer)
             && record
                 .held_stored
-                .is_some_and(|held| held.epoch == head.epoch && held.seq >= head.seq)
+                .is_some_and(|held| held.epoch == head.epoch && (is_unseen || held.seq >= head.seq))
             && record
                 .verified
                 .is_none_or(|verified| verified.as_of != as_of)

@@ -22,6 +22,7 @@ use crate::guard::ChangeHeader;
 use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, WorkspaceId};
 use crate::keys::{Key, KeyKind, KeyRange};
 use crate::limits;
+use crate::mutants::Mutant;
 use crate::records::{ChangeRow, DamageRow, FeedRow, HeadRow, PeerRow, QuarantineRow, Record as _};
 use crate::storage::{Rows, StoreError};
 use crate::time::WallTime;
@@ -162,6 +163,13 @@ impl Engine {
     /// A record that was read for a purpose does not read, or is not what its key promises.
     pub(super) fn on_damage_read(&mut self, reading: &Reading, error: StoreError) {
         match reading {
+            Reading::Slots(workspace, documents) if self.is(Mutant::TakesUnreadableForAbsent) => {
+                if let Some(state) = self.ready(workspace) {
+                    for document in documents {
+                        state.slots.settle(document, None);
+                    }
+                }
+            }
             Reading::Slots(workspace, documents) => {
                 let heads = documents.iter();
                 let heads = heads.map(|document| KeyRange::one(&Key::head(workspace, document)));
@@ -312,7 +320,9 @@ impl Engine {
                 return self.give_up(workspace, document, what);
             }
         };
-        self.begin_history(workspace, CloseReason::Healing);
+        if !self.is(Mutant::HealsQuietly) {
+            self.begin_history(workspace, CloseReason::Healing);
+        }
         self.heal(workspace, document, kind, examined, what);
     }
 

@@ -27,6 +27,7 @@ use crate::ids::{
 };
 use crate::keys::Key;
 use crate::limits;
+use crate::mutants::Mutant;
 use crate::records::{HeadRow, InviteRow, JournalFrame, Record, RecordError, SnapshotRef};
 use crate::refusal::RefusalCode;
 use crate::storage::JournalEntry;
@@ -290,6 +291,17 @@ impl Slots {
         self.slots.insert(document, slot);
     }
 
+    /// Takes documents that were purged for documents that never were.
+    pub(super) fn forget_purged<'a>(&mut self, documents: impl Iterator<Item = &'a DocumentId>) {
+        for document in documents {
+            if let Some(slot) = self.slots.get_mut(document)
+                && slot.row.as_ref().is_some_and(|row| row.purged_at.is_some())
+            {
+                slot.row = None;
+            }
+        }
+    }
+
     /// A document's head row was read after all.
     pub(super) fn settle(&mut self, document: &DocumentId, row: Option<HeadRow>) {
         if let Some(slot) = self.slots.get_mut(document).filter(|slot| !slot.loaded) {
@@ -479,7 +491,10 @@ impl Engine {
         self.enqueue(Work::Write(write));
     }
 
-    pub(super) fn on_replay(&mut self, entries: Vec<JournalEntry>) {
+    pub(super) fn on_replay(&mut self, mut entries: Vec<JournalEntry>) {
+        if self.is(Mutant::IgnoresJournal) {
+            entries.clear();
+        }
         self.replaying.0 += entries.len();
         if entries.is_empty() {
             self.emit(Event::ReplayDone { changes: 0 });

@@ -17,6 +17,7 @@ use crate::feed::{Digest, FeedPoint};
 use crate::ids::{LinkId, PeerId, RequestId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
+use crate::mutants::Mutant;
 use crate::records::{InviteRow, PeerRow, Record as _, RecordError, RelayedRow, Standing};
 use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan, StoreError};
@@ -934,13 +935,20 @@ impl Engine {
         let Some((greeted_head, mine)) = greeted else {
             return;
         };
+        let mutants = self.config.mutants;
         let Some(known) = self.ready(&workspace) else {
             return;
         };
         let record = known.peers.entry(peer).or_default();
         let either_empty = greeted_head.seq.0 == 0 || theirs.head.seq.0 == 0;
+        let (mut mine, mut held_by_them) = (mine, theirs.held);
+        if mutants.has(Mutant::TrustsOldCursors) {
+            let of = |epoch| move |at| FeedPoint { epoch, ..at };
+            mine = mine.map(of(theirs.head.epoch));
+            held_by_them = held_by_them.map(of(greeted_head.epoch));
+        }
         let our_cursor = trust(mine, theirs.head, either_empty);
-        let their_cursor = trust(theirs.held, greeted_head, either_empty);
+        let their_cursor = trust(held_by_them, greeted_head, either_empty);
         let rolled_back = matches!(their_cursor, Trust::Ahead);
         let following = match (our_cursor, their_cursor) {
             (Trust::At(_), Trust::At(point)) => Some(point),
@@ -966,7 +974,9 @@ impl Engine {
         let refused_before = std::mem::take(&mut record.row.refused_there);
         record.dirty |= !refused_before.is_empty();
         record.row.refused_there_unlisted = 0;
-        if let Some(flow) = self.flow(link, &workspace) {
+        if let Some(flow) = self.flow(link, &workspace)
+            && !mutants.has(Mutant::ForgetsRefusals)
+        {
             flow.refused_before = refused_before;
         }
         if rolled_back && self.begins_history_for(workspace, peer) {
@@ -975,6 +985,12 @@ impl Engine {
         if let Some(flow) = self.flow(link, &workspace) {
             flow.they_take_snapshots = theirs.takes_snapshots;
             flow.begin(theirs.head, greeted_head, heard_at, following);
+            if mutants.has(Mutant::ConfirmsNothing) {
+                flow.confirm_nothing();
+            }
+            if following.is_some() && mutants.has(Mutant::ForgetsWhoWasAway) {
+                flow.follow_from(greeted_head);
+            }
             if flow.is_unconfirmed() {
                 // Until then it may be of a history that was lost, and frees nothing.
                 self.set_acknowledged(workspace, peer, None);
@@ -1003,7 +1019,7 @@ impl Engine {
         let is_false = self
             .ready(&workspace)
             .is_some_and(|state| state.is_refounded);
-        if is_false {
+        if is_false || self.is(Mutant::KeepsItsHistory) {
             self.emit(Event::FalseClaim { workspace, peer });
             return false;
         }

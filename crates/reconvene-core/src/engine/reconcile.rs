@@ -19,6 +19,7 @@ use crate::guard::{ActorId, parse_change};
 use crate::ids::{BatchId, DocumentId, DocumentKind, LinkId, ReadId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
+use crate::mutants::Mutant;
 use crate::records::{ActorProgress, ChangeRow, HeadRow, Record as _, RecordError, SnapshotRow};
 use crate::storage::{Direction, Rows, Scan};
 use crate::wire::{
@@ -1078,7 +1079,11 @@ impl Engine {
             return;
         };
         let differed = session.here.union(&session.there).count();
-        if dialed && differed > 0 && session.run < limits::RECONCILE_RUNS_MAX {
+        let runs_max = match self.config.mutants.has(Mutant::ComparesOnce) {
+            true => 1,
+            false => limits::RECONCILE_RUNS_MAX,
+        };
+        if dialed && differed > 0 && session.run < runs_max {
             // What this run exchanged has to be stored on both sides, or the next finds it again.
             let run = session.run + 1;
             let reached = |cursor: Option<FeedPoint>, target: FeedPoint| {

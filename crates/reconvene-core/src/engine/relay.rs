@@ -10,6 +10,7 @@ use super::{Engine, Event, WorkspaceState};
 use crate::feed::FeedPoint;
 use crate::ids::{FeedSeq, LinkId, PeerId, WorkspaceId};
 use crate::limits;
+use crate::mutants::Mutant;
 use crate::records::{RelayedRow, Standing};
 use crate::wire::{Frame, Held};
 
@@ -130,7 +131,10 @@ impl Engine {
         let refused: std::collections::BTreeMap<_, _> = listed.collect();
         let left_out = count - refused.len();
         Some(RelayedRow {
-            held: acknowledged.and_then(|point| waypoints.held_with(point.seq)),
+            held: match self.is(Mutant::RelaysTooMuch) {
+                true => waypoints.held_with(FeedSeq(u64::MAX)),
+                false => acknowledged.and_then(|point| waypoints.held_with(point.seq)),
+            },
             refused,
             refused_unlisted: row.refused_there_unlisted
                 + kept_out.refused_here_unlisted

@@ -1,5 +1,6 @@
 //! Sync runs: carrying them on, to their end and until what became of them is forgotten.
 
+use reconvene::mutants::{self, Mutant};
 use reconvene::{Author, Changes, DocumentId, Error, Run, RunEnd, RunId, RunState, entries};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -28,7 +29,10 @@ impl Executor {
         let (sender, cancelled) = watch::channel(cancel);
         self.runs.insert(run, sender);
         let tools = self.tools.clone();
-        let key = command.map_or_else(|| run.to_string(), |command| command.to_string());
+        let mut key = command.map_or_else(|| run.to_string(), |command| command.to_string());
+        if mutants::is(Mutant::KeysEachTry) {
+            key = format!("{key}-{}", std::process::id());
+        }
         self.tasks.spawn(async move {
             let ended = tools.carry_out(place, run, key, cancelled).await;
             Done::Run(run, ended)
@@ -37,6 +41,9 @@ impl Executor {
 
     /// Removes the results that have been kept for long enough.
     pub(super) async fn forget_expired(&mut self) -> Result<(), Error> {
+        if mutants::is(Mutant::KeepsRuns) {
+            return Ok(());
+        }
         let now = wall_now();
         while let Some(((at, run), (workspace, id))) = self.expiries.pop_first() {
             if at > now {

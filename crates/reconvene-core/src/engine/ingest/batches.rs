@@ -12,6 +12,7 @@ use crate::feed::FeedPoint;
 use crate::ids::{BatchId, DocumentId, FeedSeq, LinkId, PeerId, RequestId, WorkspaceId};
 use crate::keys::{Key, KeyKind};
 use crate::limits;
+use crate::mutants::Mutant;
 use crate::refusal::RefusalCode;
 use crate::storage::{Batch, Durability, JournalEntry, JournalReleases, StoreError};
 
@@ -52,6 +53,9 @@ impl Engine {
         };
         self.pending.push_back(pending);
         self.outputs.push_back(Output::StoreBatch(batch));
+        if self.is(Mutant::SendsEarly) {
+            self.release();
+        }
     }
 
     pub(in crate::engine) fn on_journaled(&mut self, id: BatchId) {
@@ -130,11 +134,13 @@ impl Engine {
         let mut redeemed = Vec::new();
         let mut replayed = Vec::new();
         let mut shares = BTreeSet::new();
+        let is_early = self.is(Mutant::SendsEarly);
         for batch in &mut self.pending {
             if batch.released {
                 continue;
             }
-            let behind_barrier = batch.stored || (batch.journal.is_some() && batch.journaled);
+            let is_journaled = batch.journal.is_some() && batch.journaled;
+            let behind_barrier = batch.stored || is_journaled || is_early;
             if !behind_barrier {
                 break;
             }
@@ -261,7 +267,9 @@ impl Engine {
             self.refuse_job(job, error);
         }
         self.close_all_links(error);
-        self.workspaces.clear();
+        if !self.is(Mutant::LeavesGaps) {
+            self.workspaces.clear();
+        }
         self.roster = Roster::default();
         self.reads.clear();
         for batch in &mut self.pending {
@@ -392,14 +400,17 @@ impl Engine {
             Some(replay) => replay.through.0,
             None => 0,
         };
+        let on_send = self.is(Mutant::ReleasesOnSend);
         let Some(state) = self.ready(&workspace) else {
             return;
         };
         let epoch = state.point.epoch;
+        let sent = Some(state.released).filter(|_| on_send);
         let held = state
             .peers
             .values()
             .filter_map(|peer| peer.row.acknowledged)
+            .chain(sent)
             .filter(|point| point.epoch == epoch)
             .map(|point| point.seq.0)
             .max()

@@ -11,7 +11,8 @@ use super::{
 use crate::engine::reconcile::Healing;
 use crate::engine::{CloseReason, EditError, Engine, Event};
 use crate::ids::{DocumentId, LinkId, RequestId, WorkspaceId};
-use crate::keys::Key;
+use crate::keys::{Key, KeyKind};
+use crate::mutants::Mutant;
 use crate::records::{JournalDocument, JournalFrame, Record as _};
 use crate::refusal::RefusalCode;
 use crate::storage::{JournalEntry, StoreError};
@@ -112,9 +113,16 @@ impl Engine {
         cursor: Option<CursorMove>,
     ) {
         self.note_owed(&workspace, &mut documents);
+        if self.is(Mutant::ForgetsTombstones)
+            && let Some(state) = self.ready(&workspace)
+        {
+            let ids = documents.iter().map(|document| &document.document);
+            state.slots.forget_purged(ids);
+        }
+        let takes_orphans = self.is(Mutant::TakesOrphans);
         let roots = std::mem::take(&mut self.config.roots);
         let placed = match self.ready(&workspace) {
-            Some(state) => place(state, &roots, &documents, &author),
+            Some(state) => place(state, &roots, &documents, &author, takes_orphans),
             None => panic!("a prepared job's workspace is loaded"),
         };
         self.config.roots = roots;
@@ -424,6 +432,11 @@ impl Engine {
             // What came is stored all the same; the cursor is not moved and the link starts anew.
             self.fault(due.link, why);
         }
+        let is_early = self.is(Mutant::MovesCursorEarly) && !pending.entries.is_empty();
+        let cursor = puts.pop_if(|(key, _)| is_early && key.kind() == Some(KeyKind::Peer));
+        if let Some(cursor) = cursor {
+            self.submit(PendingBatch::new(), vec![cursor], Vec::new(), None);
+        }
         let link = due.link;
         self.count_received(link, received.0, received.1);
         if !refused.is_empty() {
@@ -434,7 +447,11 @@ impl Engine {
                 documents: refused,
             });
         }
-        pending.acks.push(due);
+        if self.is(Mutant::AcknowledgesEarly) {
+            self.acknowledge(vec![due]);
+        } else {
+            pending.acks.push(due);
+        }
         if puts.is_empty() {
             // Nothing to store; what was received is covered by the batches before this.
             let pinned = std::mem::take(&mut pending.pinned);

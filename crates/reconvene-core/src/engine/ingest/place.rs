@@ -66,6 +66,7 @@ pub(super) fn place(
     roots: &BTreeMap<ChangeHash, Root>,
     documents: &[JobDocument],
     author: &Author,
+    takes_orphans: bool,
 ) -> Placed {
     let mut placed = Placed::default();
     let mut staged = Vec::new();
@@ -110,7 +111,7 @@ pub(super) fn place(
         let mut added = Vec::new();
         let mut hashes = BTreeMap::new();
         let is_own = matches!(author, Author::Host { .. });
-        let orphans = matches!(author, Author::Journal { .. });
+        let orphans = takes_orphans || matches!(author, Author::Journal { .. });
         let from_snapshot = document.snapshot.iter();
         let from_snapshot = from_snapshot.flat_map(|snapshot| &snapshot.changes);
         let from_snapshot = from_snapshot.map(|header| (header, None));

@@ -128,6 +128,7 @@ impl Side {
             state_version: 1,
             staleness_bound: crate::limits::STALENESS_BOUND,
             roots: BTreeMap::from([(genesis(), ROOT)]),
+            mutants: crate::mutants::Mutants::NONE,
         };
         let journal = store.journal_entries();
         let mut side = Self {
