@@ -177,7 +177,7 @@ impl World {
     /// A node claims to hold another's feed up to a point: it must hold, durably, every change of
     /// every entry, other than of documents it refused.
     fn check_held(&mut self, node: NodeId, peer: NodeId, workspace: WorkspaceId, point: FeedPoint) {
-        if self.liars {
+        if self.lies(peer) || self.lies(node) {
             return;
         }
         let key = (node, peer, workspace, point.epoch);
@@ -275,7 +275,8 @@ impl World {
         workspace: WorkspaceId,
         as_of: WallTime,
     ) {
-        let Some(from) = self.node_of(&peer).filter(|_| !self.liars) else {
+        let from = self.node_of(&peer).filter(|from| !self.lies(*from));
+        let Some(from) = from.filter(|_| !self.lies(node)) else {
             return;
         };
         let at = as_of.as_millis() - self.nodes[node].skew;
@@ -316,7 +317,7 @@ impl World {
         workspace: WorkspaceId,
         row: &RelayedRow,
     ) {
-        let holder = self.node_of(&peer).filter(|_| !self.liars);
+        let holder = self.node_of(&peer).filter(|holder| !self.lies(*holder));
         let Some(holder) = holder.filter(|holder| !self.rewritten(*holder)) else {
             return;
         };
@@ -370,7 +371,7 @@ impl World {
         else {
             self.fail("a pass over a link on which nobody greeted");
         };
-        if !wire.is_up() || self.liars {
+        if !wire.is_up() || self.lies(node) || self.lies(peer) {
             return; // What the other side held then is no longer known.
         }
         let both: Vec<_> = own
@@ -390,6 +391,9 @@ impl World {
 
     /// A node lost power: whatever others have from it must have survived there.
     pub(crate) fn check_what_left(&self, node: NodeId) {
+        if self.lies(node) {
+            return;
+        }
         let me = self.peer(node);
         for other in (0..self.nodes.len()).filter(|other| *other != node) {
             for (key, value) in all_rows(&self.disk(other).reader) {

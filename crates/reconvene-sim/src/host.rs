@@ -176,6 +176,11 @@ impl World {
         request
     }
 
+    /// Has a host let go of the documents it has open.
+    pub fn evict(&mut self, node: NodeId) {
+        self.nodes[node].host.open.clear();
+    }
+
     fn write_change(
         &mut self,
         node: NodeId,

@@ -7,6 +7,12 @@
 pub mod changes;
 pub mod world;
 
+pub mod action;
+pub mod classic;
+pub mod history;
+pub mod plan;
+pub mod shrink;
+
 mod check;
 mod disk;
 mod host;

@@ -22,6 +22,7 @@ use reconvene_core::mutants::Mutants;
 use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_core::time::{Tick, WallTime};
 use reconvene_core::wire::Role;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::changes::{KIND, OTHER_KIND, genesis};
@@ -38,7 +39,7 @@ pub use crate::wires::Traffic;
 pub type NodeId = usize;
 
 /// How long things take: each is drawn between its two bounds, in milliseconds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// One way over a wire.
     pub latency: (u64, u64),
@@ -61,6 +62,20 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Everything ten times as slow, and never at once.
+    #[must_use]
+    pub fn slower(self) -> Self {
+        let slower = |(least, most): (u64, u64)| (least, 10 * most.max(2));
+        Self {
+            latency: slower(self.latency),
+            read: slower(self.read),
+            write: slower(self.write),
+            completion: slower(self.completion),
+        }
+    }
+}
+
 /// One node.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -75,6 +90,8 @@ pub(crate) struct Node {
     /// `None` only while the store changes hands.
     pub(crate) disk: Option<Disk>,
     pub(crate) host: Host,
+    /// What would have happened to it since it sleeps; `None` if it is awake.
+    asleep: Option<Vec<Happening>>,
     completions_at: u64,
     wake_at: Option<u64>,
     wanted: BTreeSet<NodeId>,
@@ -131,6 +148,8 @@ pub struct World {
     pub(crate) wires: BTreeMap<WireId, Wire>,
     agenda: BTreeMap<(u64, u64), Happening>,
     apart: BTreeSet<(NodeId, NodeId)>,
+    /// Whom nobody hears: the first by the second.
+    pub(crate) muted: BTreeSet<(NodeId, NodeId)>,
     pub(crate) knowledge: Knowledge,
     trace: Sha256,
     steps: u64,
@@ -140,6 +159,10 @@ pub struct World {
     pub staleness_bound: Duration,
     /// What is wrong with engines that start from now on, on purpose.
     pub mutants: Mutants,
+    /// The state version of servers that start from now on.
+    pub state_version: u32,
+    /// A node of which others may be told anything, so that nobody is blamed for believing it.
+    pub liar: Option<NodeId>,
     /// Whether peers may lie, so that nobody can be blamed for believing them.
     pub liars: bool,
     /// Frames sent from now on, if they are to be kept.
@@ -177,12 +200,15 @@ impl World {
             wires: BTreeMap::new(),
             agenda: BTreeMap::new(),
             apart: BTreeSet::new(),
+            muted: BTreeSet::new(),
             knowledge: Knowledge::default(),
             trace: Sha256::new(),
             steps: 0,
             settings: Settings::default(),
             staleness_bound: STALENESS_BOUND,
             mutants: Mutants::NONE,
+            state_version: 1,
+            liar: None,
             liars: false,
             recorded: None,
             crossings: None,
@@ -203,6 +229,7 @@ impl World {
             life: 0,
             disk: Some(Disk::open(MemoryStore::new())),
             host: Host::default(),
+            asleep: None,
             completions_at: 0,
             wake_at: None,
             wanted: BTreeSet::new(),
@@ -212,6 +239,11 @@ impl World {
         });
         self.restart(node);
         node
+    }
+
+    /// How many nodes there are.
+    pub fn count(&self) -> usize {
+        self.nodes.len()
     }
 
     /// Sets how far a node's wall clock is from the world's.
@@ -282,6 +314,16 @@ impl World {
         self.nodes[node].engine.is_some()
     }
 
+    /// Whether a node runs and is not suspended.
+    pub fn is_awake(&self, node: NodeId) -> bool {
+        self.is_up(node) && self.nodes[node].asleep.is_none()
+    }
+
+    /// Whether what a node says of itself may be wrong.
+    pub(crate) fn lies(&self, node: NodeId) -> bool {
+        self.liars || self.liar == Some(node)
+    }
+
     /// What the last pass that a node completed with a peer took.
     pub fn last_pass(&self, node: NodeId, peer: NodeId) -> Option<LinkStats> {
         let peer = self.peer(peer);
@@ -298,6 +340,11 @@ impl World {
 
     pub(crate) fn draw(&mut self, (least, most): (u64, u64)) -> u64 {
         least + self.rng.next_u64() % (most - least + 1)
+    }
+
+    /// A number.
+    pub(crate) fn chance(&mut self) -> u64 {
+        self.rng.next_u64()
     }
 
     /// A number below `bound`.
@@ -380,6 +427,7 @@ impl World {
         self.nodes[node].engine = None;
         self.nodes[node].life += 1;
         self.nodes[node].wake_at = None;
+        self.nodes[node].asleep = None;
         self.nodes[node].host = Host::default();
         for wire in self.wires_of(node) {
             self.cut(wire, "the other side lost power");
@@ -389,11 +437,10 @@ impl World {
     }
 
     /// The same, and nobody notices: the other ends of its wires stay up.
-    #[cfg(test)]
-    pub(crate) fn crash_quietly(&mut self, node: NodeId) {
+    pub fn crash_quietly(&mut self, node: NodeId, kept: usize) {
         let wires = self.wires_of(node);
         let ends = std::mem::take(&mut self.wires);
-        self.crash(node, 0);
+        self.crash(node, kept);
         self.wires = ends;
         for wire in wires {
             self.close_end(wire, node);
@@ -419,7 +466,10 @@ impl World {
         let config = Config {
             me: self.peer(node),
             role: self.nodes[node].role,
-            state_version: 1,
+            state_version: match self.nodes[node].role {
+                Role::Server => self.state_version,
+                Role::Device => 1,
+            },
             staleness_bound: self.staleness_bound,
             roots: [KIND, OTHER_KIND]
                 .into_iter()
@@ -508,6 +558,57 @@ impl World {
     /// Lets two nodes reach each other again.
     pub fn heal(&mut self, one: NodeId, other: NodeId) {
         self.apart.remove(&(one.min(other), one.max(other)));
+        self.muted.remove(&(one, other));
+        self.muted.remove(&(other, one));
+    }
+
+    /// Has everything that one node sends another be lost from now on.
+    pub fn mute(&mut self, from: NodeId, to: NodeId) {
+        self.muted.insert((from, to));
+    }
+
+    /// Suspends a node: nothing happens to it until it wakes, and nobody notices.
+    pub fn sleep(&mut self, node: NodeId) {
+        assert!(self.is_awake(node), "only a running node can fall asleep");
+        self.note(&[b"sleep", &node.to_be_bytes()]);
+        self.nodes[node].asleep = Some(Vec::new());
+    }
+
+    /// Lets a node that sleeps go on where it was, and tells it that it slept.
+    pub fn wake(&mut self, node: NodeId) {
+        let Some(deferred) = self.nodes[node].asleep.take() else {
+            return;
+        };
+        self.note(&[b"wake", &node.to_be_bytes()]);
+        for happening in deferred {
+            self.schedule(self.now, happening);
+        }
+        self.give(node, Input::Resumed);
+    }
+
+    /// Gives a node something like a frame that was sent before, as if another had sent it; whether
+    /// there is a wire for that.
+    pub fn lie(&mut self, from: NodeId, to: NodeId, frame: u64, alter: u64) -> bool {
+        let recorded = self.recorded.as_deref().unwrap_or_default();
+        let below = |number: u64, bound: usize| {
+            usize::try_from(number % bound as u64).expect("it is below a usize")
+        };
+        let is_heard = self.is_awake(to) && !self.wires_between(from, to).is_empty();
+        if recorded.is_empty() || !is_heard {
+            return false;
+        }
+        let mut frame = recorded[below(frame, recorded.len())].to_vec();
+        let place = below(alter >> 16, frame.len().max(1));
+        let [.., byte] = (alter >> 8).to_be_bytes();
+        match alter % 5 {
+            0 => frame.truncate(place),
+            1 => frame.insert(place, byte),
+            2 if !frame.is_empty() => frame[place] ^= byte,
+            3 if !frame.is_empty() => drop(frame.remove(place)),
+            _ => {}
+        }
+        self.inject(from, to, frame.into());
+        true
     }
 
     /// Cuts the wires there are between two nodes; they may dial again at once.
@@ -518,8 +619,8 @@ impl World {
     }
 
     pub(crate) fn may_reach(&self, one: NodeId, other: NodeId) -> bool {
-        self.is_up(one)
-            && self.is_up(other)
+        self.is_awake(one)
+            && self.is_awake(other)
             && !self.apart.contains(&(one.min(other), one.max(other)))
     }
 
@@ -642,7 +743,27 @@ impl World {
         }
     }
 
+    /// Whom something happens to.
+    fn concerns(&self, happening: &Happening) -> NodeId {
+        match happening {
+            Happening::Wake(node, _)
+            | Happening::Read(node, ..)
+            | Happening::Journal(node, _)
+            | Happening::Apply(node, _)
+            | Happening::Barrier(node, _)
+            | Happening::Input(node, ..)
+            | Happening::Dialled(node, ..) => *node,
+            Happening::Transmit(wire, side, _) | Happening::Arrive(wire, side, _) => {
+                self.wires[wire].ends[*side].node
+            }
+        }
+    }
+
     fn happen(&mut self, happening: Happening) {
+        let node = self.concerns(&happening);
+        if let Some(deferred) = &mut self.nodes[node].asleep {
+            return deferred.push(happening);
+        }
         let alive = |node: &NodeId, life: &u64| {
             self.nodes[*node].life == *life && self.nodes[*node].engine.is_some()
         };

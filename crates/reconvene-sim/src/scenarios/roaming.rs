@@ -58,7 +58,7 @@ fn a_peer_whose_link_died_unnoticed_gets_in_at_once() {
     world.advance(seconds(60));
     // It forgets its link without a word, as a machine that lost its power does.
     world.swallowed = Some((devices[0], server, Swallow::Everything));
-    world.crash_quietly(devices[0]);
+    world.crash_quietly(devices[0], 0);
     world.swallowed = None;
     world.restart(devices[0]);
     world.advance(seconds(1));
