@@ -237,6 +237,8 @@ pub struct Engine {
     /// With whether their records are going to be removed.
     leaving: BTreeMap<WorkspaceId, bool>,
     stalls: BTreeMap<(PeerId, WorkspaceId), Stall>,
+    /// Links whose peers asked where our feeds end, which could not be said of all of them yet.
+    owing: BTreeSet<LinkId>,
     /// Workspaces that the host was told to be fresh.
     fresh: BTreeMap<WorkspaceId, fresh::Fresh>,
 }
@@ -270,6 +272,7 @@ impl Engine {
             roster: Roster::default(),
             leaving: BTreeMap::new(),
             stalls: BTreeMap::new(),
+            owing: BTreeSet::new(),
             fresh: BTreeMap::new(),
         }
     }
@@ -330,6 +333,7 @@ impl Engine {
             Input::Wake => self.on_wake(),
         }
         self.advance_jobs();
+        self.state_owed();
     }
 
     /// The next thing to do; `None` when everything was handed out.

@@ -76,7 +76,33 @@ fn whoever_asks_how_fresh_it_is_gets_to_know_now() {
         world.give(device, Input::Refresh(of));
         world.run_until_quiet();
         let as_of = verified_at(&world, device);
-        assert!(as_of >= asked, "{as_of} is before {asked}");
+        assert_eq!(as_of, asked, "neither before it was asked nor after");
+    }
+}
+
+#[test]
+fn freshness_is_as_of_when_was_asked_and_not_of_when_the_answer_came() {
+    let (mut world, server, devices, of) = linked_team(89, 1);
+    let device = devices[0];
+    world.advance(seconds(30));
+    world.settings.latency = (2_000, 2_000);
+    for _ in 0..10 {
+        world.advance(seconds(7));
+        let asked = world.now();
+        world.give(device, Input::Refresh(of));
+        // The server's answer is on its way when it takes this.
+        world.advance(seconds(3));
+        world.edit(server, of, document(1), 60);
+        world.run_until(|world| verified_at(world, device) >= asked);
+        assert!(world.now() >= asked + 4_000, "after one round trip");
+        assert!(
+            verified_at(&world, device) < asked + 3_000,
+            "what the server took since is not here yet"
+        );
+        // Nobody asks for what comes next: it is as of the last that the server had read of this one.
+        world.advance(seconds(40));
+        let age = world.now() - verified_at(&world, device);
+        assert!((4_000..30_000).contains(&age), "{age} ms");
     }
 }
 

@@ -372,6 +372,21 @@ impl Engine {
         queued || written || !self.owed.is_empty()
     }
 
+    /// Whether the feed of a workspace ends with all that is known to be durable here: an edit in the
+    /// journal may wait for what comes before it in the feed, or to be replayed.
+    pub(in crate::engine) fn is_settled(&self, workspace: &WorkspaceId) -> bool {
+        let mut waiting = self.jobs.iter().chain(&self.owed);
+        let is_of = |of: Option<WorkspaceId>| of.as_ref() == Some(workspace);
+        let is_queued =
+            waiting.any(|job| is_of(job.journaled_through().map(|(workspace, ..)| workspace)));
+        let mut written = self.pending.iter().filter(|batch| !batch.released);
+        !is_queued
+            && !written.any(|batch| {
+                let is_safe = batch.journaled || batch.replayed.is_some();
+                is_safe && is_of(batch.reaches.map(|(workspace, _)| workspace))
+            })
+    }
+
     /// A journal frame's changes are in the feed, at `through` at the latest.
     pub(super) fn on_replayed(&mut self, workspace: WorkspaceId, through: FeedSeq) {
         let replay = self.replays.entry(workspace).or_default();
