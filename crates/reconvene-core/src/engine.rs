@@ -41,7 +41,7 @@ use crate::ids::{
 };
 use crate::keys::{Key, KeyRange};
 use crate::records::{DamageRow, FeedHeadRow, PeerRow, Record as _, RecordError};
-use crate::storage::{Scan, StoreError};
+use crate::storage::{JournalRelease, Scan, StoreError};
 use crate::time::Tick;
 use crate::wire::Role;
 
@@ -148,7 +148,7 @@ struct Workspace {
     healed_at: BTreeMap<DocumentId, FeedSeq>,
     peers: BTreeMap<PeerId, Peer>,
     /// The part of our feed some other peer holds, as last reported to the journal.
-    journal_released: u64,
+    journal_released: Option<JournalRelease>,
 }
 
 /// What is known of a peer in one workspace, for as long as this engine lives.
@@ -657,7 +657,7 @@ impl Engine {
             unreadable: BTreeSet::new(),
             healed_at: BTreeMap::new(),
             peers: BTreeMap::new(),
-            journal_released: 0,
+            journal_released: None,
         };
         self.workspaces
             .insert(workspace, WorkspaceState::Ready(Box::new(state)));

@@ -207,7 +207,8 @@ pub const RECONCILE_ROUNDS_MAX: u32 = 64;
 pub const RECONCILE_MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX - FRAME_HEADROOM_BYTES;
 
 /// Documents refused per peer and workspace that are listed. Beyond it they are only counted, and
-/// the next greeting compares the whole workspace again.
+/// the next greeting compares the whole workspace again. Until then the journal keeps everything of which
+/// only that peer could say that it holds it.
 pub const REFUSALS_MAX: usize = 256;
 
 /// Documents whose head row is kept in memory after their last change.

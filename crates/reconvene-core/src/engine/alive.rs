@@ -215,6 +215,7 @@ impl Engine {
         });
         for workspace in retold.collect::<Vec<_>>() {
             self.relay_of(workspace, peer);
+            self.release_journal(workspace);
         }
         for (workspace, head) in &heartbeat.points {
             if let Some(flow) = self.flow(link, workspace) {

@@ -1050,7 +1050,7 @@ impl Engine {
             state.stored.epoch = epoch;
             state.persisted = false;
             state.is_refounded = true;
-            state.journal_released = 0;
+            state.journal_released = None;
             // The journal's frames so far are of the old epoch.
             let through = state.point.seq;
             self.replays.entry(workspace).or_default().through = through;

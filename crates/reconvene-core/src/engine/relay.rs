@@ -4,13 +4,14 @@
 //! server's feed up to there holds all of it, other than what it refused. The server tells each device
 //! how far the member's other ones are in that sense; a device keeps the last word.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::{Engine, Event, WorkspaceState};
 use crate::feed::FeedPoint;
-use crate::ids::{FeedSeq, LinkId, PeerId, WorkspaceId};
+use crate::ids::{DocumentId, FeedSeq, LinkId, PeerId, WorkspaceId};
 use crate::limits;
 use crate::records::{RelayedRow, Standing};
+use crate::refusal::RefusalCode;
 use crate::wire::{Frame, Held};
 
 /// Places in our feed by which a peer's was stored here up to some point, oldest first.
@@ -118,16 +119,11 @@ impl Engine {
         // What was refused here nobody has from here.
         let known = state.peers.get(&author)?;
         let (waypoints, kept_out) = (&known.waypoints, &known.row);
-        // What a device refused before it greeted counts until it has told again what it still does.
-        let links = self.links.values().filter(|link| link.peer == holder);
-        let flows = links.filter_map(|link| link.flows.get(&workspace));
-        let before = flows.filter(|flow| !flow.has_retold);
-        let mut refusals = row.refused_there.clone();
-        refusals.extend(before.flat_map(|flow| flow.refused_before.clone()));
+        let mut refusals = self.refused_by(workspace, holder);
         refusals.extend(kept_out.refused_here.clone());
         let count = refusals.len();
         let listed = refusals.into_iter().take(limits::RELAYED_REFUSALS_MAX);
-        let refused: std::collections::BTreeMap<_, _> = listed.collect();
+        let refused: BTreeMap<_, _> = listed.collect();
         let left_out = count - refused.len();
         Some(RelayedRow {
             held: acknowledged.and_then(|point| waypoints.held_with(point.seq)),
@@ -136,6 +132,26 @@ impl Engine {
                 + kept_out.refused_here_unlisted
                 + left_out as u64,
         })
+    }
+
+    /// What a peer refused of ours, as far as that is listed. What it refused before it greeted counts
+    /// until it has told again what it still does.
+    pub(super) fn refused_by(
+        &self,
+        workspace: WorkspaceId,
+        peer: PeerId,
+    ) -> BTreeMap<DocumentId, RefusalCode> {
+        let Some(WorkspaceState::Ready(state)) = self.workspaces.get(&workspace) else {
+            return BTreeMap::new();
+        };
+        let known = state.peers.get(&peer);
+        let mut refusals =
+            known.map_or_else(BTreeMap::new, |known| known.row.refused_there.clone());
+        let links = self.links.values().filter(|link| link.peer == peer);
+        let flows = links.filter_map(|link| link.flows.get(&workspace));
+        let before = flows.filter(|flow| !flow.has_retold);
+        refusals.extend(before.flat_map(|flow| flow.refused_before.clone()));
+        refusals
     }
 
     pub(super) fn on_held(&mut self, link: LinkId, told: Held) {
