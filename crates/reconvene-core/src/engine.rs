@@ -182,6 +182,7 @@ enum Reading {
     Examine(WorkspaceId, DocumentId),
     Shares(LinkId),
     Peers(LinkId, Vec<WorkspaceId>),
+    Siblings(WorkspaceId, Vec<PeerId>),
     Invite(LinkId),
     Roster,
     Slots(WorkspaceId, Vec<DocumentId>),
@@ -520,6 +521,10 @@ impl Engine {
             (Reading::Peers(link, workspaces), ReadResult::Values(values)) => {
                 self.on_peer_rows(*link, workspaces, &values)
             }
+            (Reading::Siblings(workspace, siblings), ReadResult::Values(values)) => {
+                self.on_sibling_rows(*workspace, siblings, &values);
+                Ok(())
+            }
             (Reading::Invite(link), ReadResult::Values(values)) => self.on_invite(*link, &values),
             (Reading::Roster, ReadResult::Rows(rows)) => self.on_roster(read, &rows),
             (Reading::FeedPage(link, workspace), ReadResult::Rows(rows)) => {
@@ -575,6 +580,8 @@ impl Engine {
                 let (workspace, document, hashes) = (*workspace, *document, hashes.clone());
                 self.on_holds(workspace, document, &hashes, &absent);
             }
+            // What others hold stays unknown until they greet.
+            Reading::Siblings(..) => {}
             // Only this link needed the answer.
             Reading::Shares(link)
             | Reading::Peers(link, _)

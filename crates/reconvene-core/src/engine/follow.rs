@@ -18,7 +18,7 @@ use crate::limits;
 use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
 use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan};
-use crate::wire::{self, Ack, Changes, DocumentChanges, Frame};
+use crate::wire::{self, Ack, Changes, DocumentChanges, Frame, Held};
 
 /// What a feed follower is doing.
 #[derive(Debug, Default, PartialEq)]
@@ -52,6 +52,8 @@ pub(super) struct Flow {
     page: VecDeque<(FeedSeq, FeedRow)>,
     /// The cursor at which the peer's history has to be confirmed by the first entry read.
     confirm: Option<FeedPoint>,
+    /// What a server said that others hold of our feed before that; taken when it is confirmed.
+    pub(super) early_held: Vec<Held>,
     /// Whether we take snapshots from the peer, as our greeting said.
     pub(super) we_take_snapshots: bool,
     /// Whether the peer takes snapshots from us, as its greeting said.
@@ -254,6 +256,7 @@ impl Engine {
         if let Some(point) = confirmed_at {
             self.set_acknowledged(workspace, peer, Some(point));
             self.release_journal(workspace);
+            self.take_early_held(link, workspace);
         }
         self.note_held(link, workspace);
         let Some(flow) = self.flow(link, &workspace) else {
@@ -402,6 +405,8 @@ impl Engine {
             return;
         };
         flow.stop_following();
+        // It is said again when both follow.
+        flow.early_held.clear();
         flow.reconciling = Some(Reconciliation::awaiting());
         if dialed {
             self.start_reconcile(link, workspace, 1);

@@ -909,6 +909,7 @@ impl Engine {
                 self.note_moved(link, workspace);
                 self.begin_flow(link, workspace, theirs);
                 self.restate_refusals(link, workspace);
+                self.know_siblings(workspace, peer);
                 self.relay_to(link, workspace);
                 self.relay_of(workspace, peer);
             }

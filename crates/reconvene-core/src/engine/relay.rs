@@ -6,11 +6,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Engine, Event, WorkspaceState};
+use bytes::Bytes;
+
+use super::{Engine, Event, ReadQuery, Reading, WorkspaceState};
 use crate::feed::FeedPoint;
 use crate::ids::{DocumentId, FeedSeq, LinkId, PeerId, WorkspaceId};
+use crate::keys::Key;
 use crate::limits;
-use crate::records::{RelayedRow, Standing};
+use crate::records::{PeerRow, Record as _, RelayedRow, Standing};
 use crate::refusal::RefusalCode;
 use crate::wire::{Frame, Held};
 
@@ -94,6 +97,52 @@ impl Engine {
         }
     }
 
+    /// A device may not have been able to take what it was told on this link: tells it again.
+    pub(super) fn relay_again(&mut self, link: LinkId, workspace: WorkspaceId) {
+        if let Some(state) = self.links.get_mut(&link) {
+            state.relayed.retain(|(of, _), _| *of != workspace);
+        }
+        self.relay_to(link, workspace);
+    }
+
+    /// Reads what is stored of a device's siblings that were not linked since this engine was made.
+    pub(super) fn know_siblings(&mut self, workspace: WorkspaceId, device: PeerId) {
+        let mut siblings = self.roster.siblings_of(workspace, device);
+        siblings.truncate(limits::SIBLINGS_MAX);
+        let Some(state) = self.ready(&workspace) else {
+            return;
+        };
+        siblings.retain(|sibling| !state.peers.contains_key(sibling));
+        if !siblings.is_empty() {
+            let keys = siblings.iter().map(|peer| Key::peer(&workspace, peer));
+            let query = ReadQuery::Values(keys.collect());
+            self.read(query, Reading::Siblings(workspace, siblings));
+        }
+    }
+
+    pub(super) fn on_sibling_rows(
+        &mut self,
+        workspace: WorkspaceId,
+        siblings: &[PeerId],
+        values: &[Option<Bytes>],
+    ) {
+        for (sibling, value) in siblings.iter().zip(values) {
+            // One that does not read is found when its device greets.
+            let row = value.as_ref().map(|value| PeerRow::decode(value));
+            let Some(Ok(row)) = row else {
+                continue;
+            };
+            if let Some(state) = self.ready(&workspace) {
+                state.peers.entry(*sibling).or_insert_with(|| super::Peer {
+                    held_stored: row.held,
+                    row,
+                    ..super::Peer::default()
+                });
+            }
+            self.relay_of(workspace, *sibling);
+        }
+    }
+
     /// A device holds more: tells the member's other devices.
     pub(super) fn relay_of(&mut self, workspace: WorkspaceId, device: PeerId) {
         for sibling in self.roster.siblings_of(workspace, device) {
@@ -164,13 +213,25 @@ impl Engine {
             peer,
             row,
         } = told;
-        // It may speak of a history that is about to turn out to be lost.
-        let flow = state.flows.get(&workspace);
-        let is_unconfirmed = flow.is_some_and(super::follow::Flow::is_unconfirmed);
         let is_server = self.roster.standing(&workspace, &server) == Some(Standing::Server);
         if !is_server || !state.shares(&workspace) {
             let what = "what devices hold of a workspace of which this peer is not the server";
             return self.fault(link, what.to_owned());
+        }
+        // It may speak of a history that is about to turn out to be lost.
+        if let Some(flow) = self.flow(link, &workspace)
+            && flow.is_unconfirmed()
+        {
+            flow.early_held.retain(|known| known.peer != peer);
+            if flow.early_held.len() < limits::SIBLINGS_MAX {
+                let told = Held {
+                    workspace,
+                    peer,
+                    row,
+                };
+                flow.early_held.push(told);
+            }
+            return;
         }
         let me = self.config.me;
         let Some(state) = self.ready(&workspace) else {
@@ -184,12 +245,7 @@ impl Engine {
         let is_possible = row
             .held
             .is_none_or(|held| held.epoch == released.epoch && held.seq <= released.seq);
-        if is_unconfirmed
-            || peer == me
-            || !has_room
-            || !is_possible
-            || relayed.get(&peer) == Some(&row)
-        {
+        if peer == me || !has_room || !is_possible || relayed.get(&peer) == Some(&row) {
             return;
         }
         relayed.insert(peer, row.clone());
@@ -199,5 +255,13 @@ impl Engine {
             workspace,
             row,
         });
+    }
+
+    /// Our history is the one that a server spoke of.
+    pub(super) fn take_early_held(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let flow = self.flow(link, &workspace);
+        for held in flow.map_or_else(Vec::new, |flow| std::mem::take(&mut flow.early_held)) {
+            self.on_held(link, held);
+        }
     }
 }

@@ -199,6 +199,45 @@ fn a_device_learns_through_the_server_what_its_member_s_other_devices_hold() {
 }
 
 #[test]
+fn what_is_said_before_a_history_is_confirmed_is_taken_when_it_is() {
+    let (mut world, server, devices, of) = linked_team(87, 2);
+    let [a, b] = [devices[0], devices[1]];
+    world.part(b, server);
+    fill(&mut world, a, of, 0..5);
+    world.part(a, server);
+    world.run_until_quiet();
+    world.heal(b, server);
+    world.run_until_quiet();
+    world.part(b, server);
+    let end = feed_end(&world, a, of);
+    // The server is behind, so that its cursor has to be confirmed, and has nothing more to say of b.
+    world.settings.read = (40, 40);
+    fill(&mut world, a, of, 5..8);
+    world.heal(a, server);
+    world.run_until_quiet();
+    assert_eq!(held(&world, a, b), Some(end));
+}
+
+#[test]
+fn a_server_that_restarted_tells_of_a_device_that_is_away() {
+    let (mut world, server, devices, of) = linked_team(88, 2);
+    let [a, b] = [devices[0], devices[1]];
+    world.part(b, server);
+    fill(&mut world, a, of, 0..5);
+    world.part(a, server);
+    world.run_until_quiet();
+    world.heal(b, server);
+    world.run_until_quiet();
+    world.part(b, server);
+    world.crash(server, 0);
+    world.restart(server);
+    world.run_until_quiet();
+    world.heal(a, server);
+    world.run_until_quiet();
+    assert_eq!(held(&world, a, b), Some(feed_end(&world, a, of)));
+}
+
+#[test]
 fn a_device_of_another_member_is_not_told_of() {
     use reconvene_core::ids::MemberId;
     use reconvene_core::keys::Key;
