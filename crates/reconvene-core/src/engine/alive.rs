@@ -148,6 +148,12 @@ impl Engine {
     /// Says where our feeds end; whether that could be said of all.
     pub(super) fn send_heartbeat(&mut self, link: LinkId) -> bool {
         let now = self.now;
+        let flows = self.links.get(&link).map(|state| state.flows.keys());
+        let workspaces: Vec<_> = flows.into_iter().flatten().copied().collect();
+        for workspace in workspaces {
+            // What was not told of while it was not settled.
+            self.walk(link, workspace);
+        }
         let Some(state) = self.links.get(&link) else {
             return true;
         };
