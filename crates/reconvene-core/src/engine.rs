@@ -42,7 +42,7 @@ use crate::ids::{
 use crate::keys::{Key, KeyRange};
 use crate::mutants::{Mutant, Mutants};
 use crate::records::{DamageRow, FeedHeadRow, PeerRow, Record as _, RecordError};
-use crate::storage::{Scan, StoreError};
+use crate::storage::{JournalRelease, Scan, StoreError};
 use crate::time::Tick;
 use crate::wire::Role;
 
@@ -151,7 +151,7 @@ struct Workspace {
     healed_at: BTreeMap<DocumentId, FeedSeq>,
     peers: BTreeMap<PeerId, Peer>,
     /// The part of our feed some other peer holds, as last reported to the journal.
-    journal_released: u64,
+    journal_released: Option<JournalRelease>,
 }
 
 /// What is known of a peer in one workspace, for as long as this engine lives.
@@ -185,6 +185,7 @@ enum Reading {
     Examine(WorkspaceId, DocumentId),
     Shares(LinkId),
     Peers(LinkId, Vec<WorkspaceId>),
+    Siblings(WorkspaceId, Vec<PeerId>),
     Invite(LinkId),
     Roster,
     Slots(WorkspaceId, Vec<DocumentId>),
@@ -240,6 +241,8 @@ pub struct Engine {
     /// With whether their records are going to be removed.
     leaving: BTreeMap<WorkspaceId, bool>,
     stalls: BTreeMap<(PeerId, WorkspaceId), Stall>,
+    /// Links whose peers asked where our feeds end, which could not be said of all of them yet.
+    owing: BTreeSet<LinkId>,
     /// Workspaces that the host was told to be fresh.
     fresh: BTreeMap<WorkspaceId, fresh::Fresh>,
 }
@@ -273,6 +276,7 @@ impl Engine {
             roster: Roster::default(),
             leaving: BTreeMap::new(),
             stalls: BTreeMap::new(),
+            owing: BTreeSet::new(),
             fresh: BTreeMap::new(),
         }
     }
@@ -333,6 +337,7 @@ impl Engine {
             Input::Wake => self.on_wake(),
         }
         self.advance_jobs();
+        self.state_owed();
     }
 
     /// The next thing to do; `None` when everything was handed out.
@@ -523,6 +528,10 @@ impl Engine {
             (Reading::Peers(link, workspaces), ReadResult::Values(values)) => {
                 self.on_peer_rows(*link, workspaces, &values)
             }
+            (Reading::Siblings(workspace, siblings), ReadResult::Values(values)) => {
+                self.on_sibling_rows(*workspace, siblings, &values);
+                Ok(())
+            }
             (Reading::Invite(link), ReadResult::Values(values)) => self.on_invite(*link, &values),
             (Reading::Roster, ReadResult::Rows(rows)) => self.on_roster(read, &rows),
             (Reading::FeedPage(link, workspace), ReadResult::Rows(rows)) => {
@@ -578,6 +587,8 @@ impl Engine {
                 let (workspace, document, hashes) = (*workspace, *document, hashes.clone());
                 self.on_holds(workspace, document, &hashes, &absent);
             }
+            // What others hold stays unknown until they greet.
+            Reading::Siblings(..) => {}
             // Only this link needed the answer.
             Reading::Shares(link)
             | Reading::Peers(link, _)
@@ -660,7 +671,7 @@ impl Engine {
             unreadable: BTreeSet::new(),
             healed_at: BTreeMap::new(),
             peers: BTreeMap::new(),
-            journal_released: 0,
+            journal_released: None,
         };
         self.workspaces
             .insert(workspace, WorkspaceState::Ready(Box::new(state)));

@@ -207,7 +207,8 @@ pub const RECONCILE_ROUNDS_MAX: u32 = 64;
 pub const RECONCILE_MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX - FRAME_HEADROOM_BYTES;
 
 /// Documents refused per peer and workspace that are listed. Beyond it they are only counted, and
-/// the next greeting compares the whole workspace again.
+/// the next greeting compares the whole workspace again. Until then the journal keeps everything of which
+/// only that peer could say that it holds it.
 pub const REFUSALS_MAX: usize = 256;
 
 /// Documents whose head row is kept in memory after their last change.
@@ -227,7 +228,13 @@ pub const CHANGES_PER_DOCUMENT_MAX: usize = 1_000_000;
 /// Time between heartbeats, however much else is sent: only they say where a busy feed ends.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 
+/// Heartbeats and questions on a link of which it is kept when they were said until the peer is known
+/// to have read them. Of more the oldest is forgotten: what the peer says then counts as older.
+pub const UNREAD_STATEMENTS_MAX: usize = 64;
+
 /// Bound on staleness while a link is up and idle, where the host names no other: three heartbeats.
+/// What a heartbeat says is as of our last one that the peer had read: one heartbeat and a round trip
+/// before it came, and it stands for another.
 pub const STALENESS_BOUND: Duration = Duration::from_secs(30);
 
 /// Smallest bound on staleness. Below three heartbeats peers are asked, three times within the bound.
@@ -303,5 +310,6 @@ const _: () = assert!(WINDOW_BYTES * 2 + TOMBSTONE_BYTES_MAX <= LINK_INGEST_BYTE
 const _: () = assert!(WINDOW_BYTES * 2 + CHANGE_BYTES_MAX <= LINK_INGEST_BYTES_MAX);
 const _: () = assert!(WINDOW_BYTES * 2 + SNAPSHOT_BYTES_MAX <= LINK_INGEST_BYTES_MAX);
 const _: () = assert!(SHARES_PER_FRAME * (NAME_BYTES_MAX + 64) < FRAME_BYTES_MAX);
+const _: () = assert!(HELLO_WORKSPACES_MAX <= 32);
 const _: () = assert!(STALL_AFTER.as_millis() > STALENESS_BOUND.as_millis());
 const _: () = assert!(HEARTBEAT_EVERY.as_millis() * 3 <= STALENESS_BOUND.as_millis());

@@ -309,8 +309,7 @@ impl StoreWrite for MemoryStore {
     fn release_journal(&mut self, releases: &JournalReleases) -> Result<(), StoreError> {
         self.writable()?;
         self.journal.retain(|Journalled { entry, covered }| {
-            let place = (entry.epoch, entry.through);
-            !(*covered && self.journal_epochs.frees(releases, &entry.workspace, place))
+            !(*covered && self.journal_epochs.frees_entry(releases, entry))
         });
         Ok(())
     }

@@ -4,12 +4,13 @@
 //! outputs; what became of them comes back as inputs. The traits here are what the driver of a
 //! store (a writer thread, the simulator) calls; they block and know nothing of the engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use crate::ids::{BatchId, FeedSeq, StoreEpoch, WorkspaceId};
+use crate::ids::{BatchId, DocumentId, FeedSeq, StoreEpoch, WorkspaceId};
 use crate::keys::{Key, KeyRange};
+use crate::records::{JournalFrame, Record as _};
 
 /// When a batch's author is told that it is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,37 @@ pub struct JournalEntry {
     pub frame: Bytes,
 }
 
+impl JournalEntry {
+    /// The documents that the frame has changes of; none if it does not decode.
+    pub fn documents(&self) -> BTreeSet<DocumentId> {
+        let frame = JournalFrame::decode(&self.frame).ok();
+        let documents = frame.into_iter().flat_map(|frame| frame.documents);
+        documents.map(|document| document.document).collect()
+    }
+}
+
+/// How much of a workspace another peer durably holds of our changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalRelease {
+    /// The history of our feed that `through` is a place in.
+    pub epoch: StoreEpoch,
+    /// The place in our feed up to which the changes are held,
+    pub through: FeedSeq,
+    /// but for those of these documents, which were refused: no frame with changes of them is freed,
+    /// of whatever epoch.
+    pub kept: BTreeSet<DocumentId>,
+}
+
+impl From<(StoreEpoch, FeedSeq)> for JournalRelease {
+    fn from((epoch, through): (StoreEpoch, FeedSeq)) -> Self {
+        Self {
+            epoch,
+            through,
+            kept: BTreeSet::new(),
+        }
+    }
+}
+
 /// Per workspace, the place in its feed up to which another peer durably holds our changes.
 ///
 /// Journal frames of that epoch at or below it are no longer needed. Neither are the frames of
@@ -76,19 +108,21 @@ pub struct JournalEntry {
 /// under new numbers). A release that is overtaken by a new epoch must not free that epoch's
 /// frames, so frames of other epochs go only while the workspace's last frame appended since the
 /// store was opened, if any, is of the epoch released.
-pub type JournalReleases = BTreeMap<WorkspaceId, (StoreEpoch, FeedSeq)>;
+pub type JournalReleases = BTreeMap<WorkspaceId, JournalRelease>;
 
-/// Adds a later release: within an epoch the greater place counts, of two epochs the later one.
+/// Adds a later release: within an epoch the greater place counts, of two epochs the later one, and of
+/// two of the same place what the later one keeps.
 pub fn merge_release(
     releases: &mut JournalReleases,
     workspace: WorkspaceId,
-    (epoch, through): (StoreEpoch, FeedSeq),
+    release: JournalRelease,
 ) {
-    let merged = releases.entry(workspace).or_insert((epoch, through));
-    *merged = match *merged {
-        (known, before) if known == epoch => (epoch, before.max(through)),
-        _ => (epoch, through),
-    };
+    let known = releases.get(&workspace);
+    let is_overtaken =
+        known.is_some_and(|known| known.epoch == release.epoch && known.through > release.through);
+    if !is_overtaken {
+        releases.insert(workspace, release);
+    }
 }
 
 /// The epochs of a journal, as far as releases depend on them.
@@ -104,21 +138,30 @@ impl JournalEpochs {
         self.appended.insert(entry.workspace, entry.epoch);
     }
 
-    /// Whether a release frees a frame of this workspace, epoch and last feed entry.
+    /// Whether a release frees a frame of this workspace, epoch and last feed entry, unless it has
+    /// changes of a document that the release keeps.
     pub fn frees(
         &self,
         releases: &JournalReleases,
         workspace: &WorkspaceId,
         (epoch, through): (StoreEpoch, FeedSeq),
     ) -> bool {
-        let Some((released, place)) = releases.get(workspace) else {
+        let Some(released) = releases.get(workspace) else {
             return false;
         };
-        if epoch == *released {
-            return through <= *place;
+        if epoch == released.epoch {
+            return through <= released.through;
         }
         let appended = self.appended.get(workspace);
-        appended.is_none_or(|appended| appended == released)
+        appended.is_none_or(|appended| *appended == released.epoch)
+    }
+
+    /// Whether a release frees a frame, whatever is in it.
+    pub fn frees_entry(&self, releases: &JournalReleases, entry: &JournalEntry) -> bool {
+        let place = (entry.epoch, entry.through);
+        let kept = releases.get(&entry.workspace).map(|release| &release.kept);
+        self.frees(releases, &entry.workspace, place)
+            && kept.is_none_or(|kept| kept.is_empty() || kept.is_disjoint(&entry.documents()))
     }
 }
 
@@ -302,6 +345,7 @@ pub trait StoreWrite: Send + 'static {
     /// refuses writes from then on.
     fn barrier(&mut self) -> Result<(), StoreError>;
 
-    /// Forgets journal entries that another peer holds and that a barrier has covered.
+    /// Forgets journal entries that another peer holds and that a barrier has covered. Those that a
+    /// release keeps may stand behind later ones from then on, and twice after a crash.
     fn release_journal(&mut self, releases: &JournalReleases) -> Result<(), StoreError>;
 }

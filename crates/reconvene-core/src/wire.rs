@@ -66,7 +66,7 @@ pub enum Frame {
     /// Everything up to a point was sent.
     Done(Done),
     /// The ends of quiet feeds.
-    Heartbeat(Vec<(WorkspaceId, FeedPoint)>),
+    Heartbeat(Heartbeat),
     /// A piece of an oversized frame.
     Part(Part),
     /// The devices a workspace is shared with.
@@ -111,6 +111,8 @@ pub struct WorkspaceHello {
     pub held: Option<FeedPoint>,
     /// Whether the sender takes snapshots from the receiver, and not only changes.
     pub takes_snapshots: bool,
+    /// Whether the sender knows of something durable that its feed does not end with yet.
+    pub is_unsettled: bool,
 }
 
 /// See `Join` in the schema.
@@ -355,6 +357,17 @@ pub struct SharedDevice {
     pub device_name: String,
 }
 
+/// See `Heartbeat` in the schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Where the sender's feeds end.
+    pub points: Vec<(WorkspaceId, FeedPoint)>,
+    /// Which of the sender's heartbeats and questions this is.
+    pub number: u64,
+    /// The last of the receiver's that the sender had read.
+    pub heard: u64,
+}
+
 /// See `Probe` in the schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
@@ -483,14 +496,17 @@ impl Frame {
                 run: done.run,
                 point: Some(point_to(&done.point)),
             }),
-            Self::Heartbeat(points) => Body::Heartbeat(proto::Heartbeat {
-                points: points
+            Self::Heartbeat(heartbeat) => Body::Heartbeat(proto::Heartbeat {
+                points: heartbeat
+                    .points
                     .iter()
                     .map(|(workspace, head)| proto::WorkspacePoint {
                         workspace: copy(workspace.as_bytes()),
                         head: Some(point_to(head)),
                     })
                     .collect(),
+                number: heartbeat.number,
+                heard: heartbeat.heard,
             }),
             Self::Part(part) => Body::Part(proto::Part {
                 index: part.index,
@@ -565,7 +581,11 @@ impl Frame {
                     let head = required_point(point.head.as_ref())?;
                     Ok((WorkspaceId::from_bytes(workspace), head))
                 });
-                Self::Heartbeat(points.collect::<Result<_, FrameError>>()?)
+                Self::Heartbeat(Heartbeat {
+                    points: points.collect::<Result<_, FrameError>>()?,
+                    number: heartbeat.number,
+                    heard: heartbeat.heard,
+                })
             }
             Body::Part(part) => Self::Part(Part {
                 index: part.index,
@@ -634,6 +654,11 @@ impl Hello {
             shares: self
                 .shares
                 .map_or_else(Bytes::new, |digest| copy(digest.as_bytes())),
+            unsettled: self
+                .workspaces
+                .iter()
+                .rev()
+                .fold(0, |bits, hello| bits << 1 | u32::from(hello.is_unsettled)),
         }
     }
 
@@ -654,12 +679,18 @@ impl Hello {
             workspaces: hello
                 .workspaces
                 .iter()
-                .map(|hello| {
+                .enumerate()
+                .map(|(place, greeting)| {
+                    let is_unsettled = hello.unsettled >> place & 1 == 1;
                     Ok(WorkspaceHello {
-                        workspace: WorkspaceId::from_bytes(fixed("a workspace", &hello.workspace)?),
-                        head: required_point(hello.head.as_ref())?,
-                        held: hello.held.as_ref().map(point_from).transpose()?,
-                        takes_snapshots: hello.takes_snapshots,
+                        workspace: WorkspaceId::from_bytes(fixed(
+                            "a workspace",
+                            &greeting.workspace,
+                        )?),
+                        head: required_point(greeting.head.as_ref())?,
+                        held: greeting.held.as_ref().map(point_from).transpose()?,
+                        takes_snapshots: greeting.takes_snapshots,
+                        is_unsettled,
                     })
                 })
                 .collect::<Result<_, FrameError>>()?,

@@ -15,7 +15,6 @@ use reconvene_core::records::{
 };
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{Batch, Scan, StoreRead as _};
-use reconvene_core::time::WallTime;
 use reconvene_core::wire::Frame;
 
 use crate::changes::{KIND, OTHER_KIND, genesis};
@@ -28,11 +27,11 @@ use crate::world::{NodeId, World};
 pub(crate) struct Knowledge {
     /// Changes of edits whose author was told that they are safe.
     pub(crate) acknowledged: BTreeSet<Fact>,
-    /// How much a sender held when it composed the earliest frame that arrived at a moment.
-    statements: BTreeMap<(NodeId, NodeId, u64), (u64, usize)>,
+    /// What each node's engine knew to be durable, from when on it had the store it then had.
+    told: BTreeMap<(NodeId, u64), Told>,
     /// Up to where a cursor was found to be true.
     held: BTreeMap<(NodeId, NodeId, WorkspaceId, StoreEpoch), u64>,
-    verified: BTreeMap<(NodeId, NodeId, WorkspaceId), (u64, u64, usize)>,
+    verified: BTreeMap<(NodeId, NodeId, WorkspaceId), (u64, usize)>,
     /// Documents that a node refused to take from another, at any time in its present life: while
     /// they are being healed no claim includes them.
     refused: BTreeSet<(NodeId, NodeId, WorkspaceId, DocumentId)>,
@@ -40,29 +39,42 @@ pub(crate) struct Knowledge {
     pub(crate) purged: BTreeSet<(WorkspaceId, DocumentId)>,
 }
 
+/// What one node's engine came to know to be durable.
+#[derive(Debug, Default)]
+struct Told {
+    facts: Vec<Fact>,
+    /// How many of them it knew at the end of a moment.
+    count: BTreeMap<u64, usize>,
+}
+
+impl Told {
+    /// How many it knew before a moment began.
+    fn before(&self, at: u64) -> usize {
+        let last = self.count.range(..at).next_back();
+        last.map_or(0, |(_, count)| *count)
+    }
+}
+
 impl Knowledge {
-    pub(crate) fn note_arrival(
-        &mut self,
-        at: NodeId,
-        from: NodeId,
-        now: u64,
-        composed: (u64, u64),
-    ) {
-        let (life, held) = composed;
-        let held = usize::try_from(held).expect("a log fits memory");
-        let entry = self
-            .statements
-            .entry((at, from, now))
-            .or_insert((life, held));
-        entry.1 = entry.1.min(held);
+    /// A node's store is another, or opened anew: this is what it holds.
+    pub(crate) fn note_store(&mut self, node: NodeId, now: u64, facts: Vec<Fact>) {
+        let count = BTreeMap::from([(now, facts.len())]);
+        self.told.insert((node, now), Told { facts, count });
+    }
+
+    pub(crate) fn note_told(&mut self, node: NodeId, now: u64, facts: Vec<Fact>) {
+        let mut stores = self.told.range_mut((node, 0)..=(node, now));
+        if let Some((_, told)) = stores.next_back().filter(|_| !facts.is_empty()) {
+            told.facts.extend(facts);
+            told.count.insert(now, told.facts.len());
+        }
     }
 
     /// A node starts anew: what it was found to hold is looked at again.
     pub(crate) fn forget(&mut self, node: NodeId) {
         self.held
             .retain(|(holder, other, ..), _| *holder != node && *other != node);
-        self.verified
-            .retain(|(holder, other, _), _| *holder != node && *other != node);
+        self.verified.retain(|(holder, ..), _| *holder != node);
         self.refused.retain(|(holder, ..)| *holder != node);
     }
 }
@@ -267,46 +279,40 @@ impl World {
         }
     }
 
-    /// `Verified` must mean that nothing the peer held when it said so is missing.
-    pub(crate) fn check_verified(
-        &mut self,
-        node: NodeId,
-        peer: PeerId,
-        workspace: WorkspaceId,
-        as_of: WallTime,
-    ) {
+    /// `Verified` must mean that nothing is missing that the peer knew to be durable as of then, by the
+    /// world's clock.
+    pub(crate) fn check_verified(&mut self, node: NodeId, peer: PeerId, workspace: WorkspaceId) {
         let from = self.node_of(&peer).filter(|from| !self.lies(*from));
         let Some(from) = from.filter(|_| !self.lies(node)) else {
             return;
         };
-        let at = as_of.as_millis() - self.nodes[node].skew;
-        let at = u64::try_from(at).expect("time in the world is not negative");
-        let Some((life, held)) = self.knowledge.statements.get(&(node, from, at)).copied() else {
-            self.fail(format_args!(
-                "node {node} is verified as of a moment at which node {from} said nothing"
-            ));
+        let verified = self.engine(node).and_then(|engine| {
+            let mut verified = engine.verified();
+            verified.find(|(of, with, _)| (*of, *with) == (workspace, peer))
+        });
+        let Some((_, _, verified)) = verified else {
+            return; // It was withdrawn in the same moment.
         };
-        let own = self.nodes[node].life;
-        if self.nodes[from].life != life {
+        let as_of = verified.as_of.tick.as_millis();
+        let mut stores = self.knowledge.told.range((from, 0)..(from, as_of));
+        let Some(((_, since), told)) = stores.next_back() else {
             return;
-        }
-        let key = (node, from, workspace);
-        let checked = match self.knowledge.verified.get(&key) {
-            Some((own_life, its_life, checked)) if *own_life == own && *its_life == life => {
-                *checked
-            }
-            _ => 0,
         };
+        let key = (node, from, workspace);
+        let checked = self.knowledge.verified.get(&key);
+        let checked = checked.filter(|(of, _)| of == since);
+        let checked = checked.map_or(0, |(_, checked)| *checked);
+        let (since, held) = (*since, told.before(as_of));
         if checked >= held {
             return;
         }
-        let lacking = self.lacking(node, from, checked..held, &[workspace]);
+        let lacking = self.lacking(node, from, &told.facts[checked..held], &[workspace]);
         if let Some(fact) = lacking {
             self.fail(format_args!(
-                "node {node} says it is verified with node {from} but lacks {fact:?}"
+                "node {node} says it is verified with node {from} as of {as_of} ms but lacks {fact:?}"
             ));
         }
-        self.knowledge.verified.insert(key, (own, life, held));
+        self.knowledge.verified.insert(key, (since, held));
     }
 
     /// What a server says that another device holds of a node's feed must be durable there.
@@ -340,16 +346,15 @@ impl World {
         }
     }
 
-    /// Something in a stretch of one node's log that another neither holds durably nor refused.
+    /// Something of what one node held that another neither holds durably nor refused.
     fn lacking(
         &self,
         node: NodeId,
         of: NodeId,
-        stretch: std::ops::Range<usize>,
+        told: &[Fact],
         workspaces: &[WorkspaceId],
     ) -> Option<Fact> {
         let held = &self.disk(node).durable;
-        let told = self.disk(of).told.get(stretch).unwrap_or_default();
         let lacking = told.iter().filter(|fact| {
             workspaces.contains(&fact.0)
                 && !self.disk(of).lost.contains(fact)
@@ -380,8 +385,11 @@ impl World {
             .filter(|workspace| theirs.workspaces.contains(workspace))
             .copied()
             .collect();
-        let here = self.lacking(node, peer, 0..theirs.held, &both);
-        let there = self.lacking(peer, node, 0..own.held, &both);
+        let held = |node: NodeId, held: usize| self.disk(node).told.get(..held);
+        let here = held(peer, theirs.held).unwrap_or_default();
+        let here = self.lacking(node, peer, here, &both);
+        let there = held(node, own.held).unwrap_or_default();
+        let there = self.lacking(peer, node, there, &both);
         if let Some(fact) = here.or(there) {
             self.fail(format_args!(
                 "the pass of node {node} with node {peer} is complete without {fact:?}"

@@ -31,7 +31,7 @@ pub(crate) struct Disk {
     pub(crate) reader: MemoryReader,
     /// What engine and host read.
     pub(crate) rotting: MemoryReader,
-    /// Changes that were removed because they had rotted. What was said to be held before that, or
+    /// Changes that were removed because they had rotted, in any of its node's lives. What was said to be held before that, or
     /// until they came back, does not hold of them.
     pub(crate) lost: BTreeSet<Fact>,
     queue: VecDeque<Batch>,
@@ -73,7 +73,7 @@ pub struct StoreCopy {
 }
 
 impl Disk {
-    pub(crate) fn open(store: MemoryStore) -> Self {
+    pub(crate) fn open(store: MemoryStore, lost: BTreeSet<Fact>) -> Self {
         let rotting = store.reader();
         let reader = rotting.seeing_through_rot();
         let mut durable: BTreeSet<Fact> = all_changes(&reader).into_iter().collect();
@@ -86,7 +86,7 @@ impl Disk {
             store,
             reader,
             rotting,
-            lost: BTreeSet::new(),
+            lost,
             queue: VecDeque::new(),
             group: Vec::new(),
             busy: false,
@@ -243,19 +243,22 @@ impl Disk {
         }
     }
 
-    /// Notes what the engine learns from a completion.
-    pub(crate) fn note_told(&mut self, input: &Input) {
+    /// Notes what the engine learns from a completion; yields what it now knows to be durable.
+    pub(crate) fn note_told(&mut self, input: &Input) -> Vec<Fact> {
         match input {
             Input::BatchFailed { batch, .. } | Input::BatchUnknown { batch, .. } => {
                 self.facts_of.remove(batch);
+                Vec::new()
             }
+            Input::Journaled(batch) => self.facts_of.get(batch).cloned().unwrap_or_default(),
             Input::Stored(batch) => {
                 let later = self.facts_of.split_off(&batch.next());
-                for (_, facts) in std::mem::replace(&mut self.facts_of, later) {
-                    self.told.extend(facts);
-                }
+                let stored = std::mem::replace(&mut self.facts_of, later);
+                let facts: Vec<_> = stored.into_values().flatten().collect();
+                self.told.extend(facts.iter().copied());
+                facts
             }
-            _ => {}
+            _ => Vec::new(),
         }
     }
 

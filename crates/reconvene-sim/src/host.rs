@@ -253,10 +253,8 @@ impl World {
                 self.on_compaction_over(node, *request);
             }
             Event::Verified {
-                peer,
-                workspace,
-                as_of,
-            } => self.check_verified(node, *peer, *workspace, *as_of),
+                peer, workspace, ..
+            } => self.check_verified(node, *peer, *workspace),
             Event::Relayed {
                 peer,
                 workspace,

@@ -179,7 +179,7 @@ impl World {
         };
         let delay = match sending {
             Sending::Stored(_) => self.draw(self.settings.read),
-            Sending::Frame(..) | Sending::Close(_) => 0,
+            Sending::Frame(_) | Sending::Close(_) => 0,
         };
         let Some(wire) = self.wires.get_mut(&id) else {
             return;
@@ -200,12 +200,11 @@ impl World {
             return;
         }
         match sending {
-            Sending::Frame(frame, composed) => self.transmit_frame(id, side, frame, composed),
+            Sending::Frame(frame) => self.transmit_frame(id, side, frame),
             Sending::Stored(stored) => match self.disk_mut(node).read_bodies(&stored) {
                 Ok(bodies) => {
                     for frame in stored_frames(&stored, bodies) {
-                        let composed = self.composing(node);
-                        self.transmit_frame(id, side, frame, composed);
+                        self.transmit_frame(id, side, frame);
                     }
                 }
                 Err(failed) => {
@@ -227,7 +226,7 @@ impl World {
         }
     }
 
-    fn transmit_frame(&mut self, id: WireId, side: Side, frame: Bytes, composed: (u64, u64)) {
+    fn transmit_frame(&mut self, id: WireId, side: Side, frame: Bytes) {
         assert!(
             frame.len() <= FRAME_BYTES_MAX,
             "seed {}: a frame of {} bytes was sent",
@@ -256,7 +255,7 @@ impl World {
         if self.is_swallowed(id, side, &frame) {
             return;
         }
-        self.arrive_later(id, 1 - side, Arrival::Frame(frame, composed));
+        self.arrive_later(id, 1 - side, Arrival::Frame(frame));
     }
 
     fn is_swallowed(&self, id: WireId, side: Side, frame: &Bytes) -> bool {
@@ -315,11 +314,8 @@ impl World {
                 let peer = self.peer(peer);
                 self.give(node, Input::LinkUp { link, peer, dialed });
             }
-            Arrival::Frame(..) if cut || !end.up => {}
-            Arrival::Frame(frame, composed) => {
-                self.knowledge.note_arrival(node, peer, self.now, composed);
-                self.give(node, Input::FrameArrived { link, frame });
-            }
+            Arrival::Frame(_) if cut || !end.up => {}
+            Arrival::Frame(frame) => self.give(node, Input::FrameArrived { link, frame }),
             Arrival::Down(why) => {
                 end.closed = true;
                 if end.up {

@@ -119,8 +119,7 @@ pub(crate) enum Happening {
 /// Something on its way out of a node.
 #[derive(Debug)]
 pub(crate) enum Sending {
-    /// A frame, and the sender's life and how much it held when it was composed.
-    Frame(Bytes, (u64, u64)),
+    Frame(Bytes),
     Stored(Box<SendStored>),
     Close(String),
 }
@@ -129,8 +128,7 @@ pub(crate) enum Sending {
 #[derive(Debug)]
 pub(crate) enum Arrival {
     Up,
-    /// A frame, and the sender's life and how much it held when it was composed.
-    Frame(Bytes, (u64, u64)),
+    Frame(Bytes),
     Down(String),
 }
 
@@ -227,7 +225,7 @@ impl World {
             skew: 0,
             engine: None,
             life: 0,
-            disk: Some(Disk::open(MemoryStore::new())),
+            disk: Some(Disk::open(MemoryStore::new(), BTreeSet::new())),
             host: Host::default(),
             asleep: None,
             completions_at: 0,
@@ -454,8 +452,11 @@ impl World {
             .disk
             .take()
             .expect("a disk is absent only while it changes hands");
-        self.nodes[node].disk = Some(Disk::open(change(disk.store)));
+        let disk = Disk::open(change(disk.store), disk.lost);
+        let durable = disk.durable.iter().copied().collect();
+        self.nodes[node].disk = Some(disk);
         self.knowledge.forget(node);
+        self.knowledge.note_store(node, self.now, durable);
     }
 
     /// Starts a node that is down, as its host would: journal first, then the links it wants.
@@ -827,7 +828,8 @@ impl World {
     pub(crate) fn give(&mut self, node: NodeId, input: Input) {
         let moment = self.moment(node);
         self.note_input(node, &input);
-        self.disk_mut(node).note_told(&input);
+        let told = self.disk_mut(node).note_told(&input);
+        self.knowledge.note_told(node, self.now, told);
         let was_wake = matches!(input, Input::Wake);
         let Some(engine) = self.nodes[node].engine.as_mut() else {
             return;
@@ -910,8 +912,7 @@ impl World {
             }
             Output::SendFrame { link, frame } => {
                 self.check_statement(node, link, &frame);
-                let composed = self.composing(node);
-                self.send(node, link, Sending::Frame(frame, composed));
+                self.send(node, link, Sending::Frame(frame));
             }
             Output::SendStored(stored) => {
                 self.send(node, stored.link, Sending::Stored(Box::new(stored)));
@@ -931,11 +932,6 @@ impl World {
                 self.nodes[node].events.push((self.now, event));
             }
         }
-    }
-
-    /// A node's life, and how much it was told it holds.
-    pub(crate) fn composing(&self, node: NodeId) -> (u64, u64) {
-        (self.nodes[node].life, self.disk(node).told.len() as u64)
     }
 
     fn on_dialled(&mut self, node: NodeId, peer: PeerId) {

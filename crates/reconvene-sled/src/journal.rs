@@ -2,7 +2,9 @@
 //!
 //! Append-only segment files `journal/<n>.log` of [frames](frame). One `append` is one write and
 //! one sync. A segment is deleted when a barrier of the store has covered it and every entry in it
-//! was released. What cannot be read is set aside, reported and counted, never dropped silently;
+//! was released. What was refused by whoever holds the rest stays: it is written on to the segment in
+//! use where at least half of its own can go, so that the journal takes at most twice what is needed
+//! of it and a segment. What cannot be read is set aside, reported and counted, never dropped silently;
 //! what the entries mean is not known here.
 
 use std::collections::BTreeMap;
@@ -11,7 +13,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use reconvene_core::ids::{FeedSeq, StoreEpoch, WorkspaceId};
+use reconvene_core::ids::{DocumentId, FeedSeq, StoreEpoch, WorkspaceId};
 use reconvene_core::storage::{JournalEntry, JournalEpochs, JournalReleases, merge_release};
 
 use crate::files::{move_synced, names_in, sync_dir, unused_name, with_suffix, write_synced};
@@ -105,6 +107,8 @@ struct Segment {
     bytes: u64,
     /// The last feed entry of each workspace and epoch in it.
     through: BTreeMap<(WorkspaceId, StoreEpoch), FeedSeq>,
+    /// The bytes of frames with changes of each document.
+    documents: BTreeMap<(WorkspaceId, DocumentId), u64>,
     /// Whether a barrier of the store came after its last entry.
     covered: bool,
 }
@@ -115,6 +119,7 @@ impl Segment {
             number,
             bytes: 0,
             through: BTreeMap::new(),
+            documents: BTreeMap::new(),
             covered: true,
         }
     }
@@ -123,6 +128,10 @@ impl Segment {
         let key = (entry.workspace, entry.epoch);
         let through = self.through.entry(key).or_default();
         *through = (*through).max(entry.through);
+        for document in entry.documents() {
+            let bytes = self.documents.entry((entry.workspace, document));
+            *bytes.or_default() += entry.frame.len() as u64;
+        }
         self.covered = false;
     }
 }
@@ -162,7 +171,6 @@ impl Journal {
         if entries.is_empty() {
             return Ok(());
         }
-        let mut frames = Vec::new();
         for entry in entries {
             if entry.frame.len() > FRAME_PAYLOAD_BYTES_MAX {
                 return Err(io::Error::new(
@@ -170,6 +178,17 @@ impl Journal {
                     format!("a journal frame of {} bytes is too long", entry.frame.len()),
                 ));
             }
+        }
+        self.write(entries)?;
+        for entry in entries {
+            self.epochs.note(entry);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, entries: &[&JournalEntry]) -> io::Result<()> {
+        let mut frames = Vec::new();
+        for entry in entries {
             encode_frame(entry, &mut frames);
         }
         self.make_room()?;
@@ -184,7 +203,6 @@ impl Journal {
         segment.bytes += frames.len() as u64;
         for entry in entries {
             segment.note(entry);
-            self.epochs.note(entry);
         }
         Ok(())
     }
@@ -199,21 +217,26 @@ impl Journal {
     /// Forgets entries another peer holds; deletes the segments that hold no other. A deleted
     /// segment may come back after a power cut, which does no harm.
     pub(crate) fn release(&mut self, releases: &JournalReleases) -> io::Result<()> {
-        for (workspace, place) in releases {
-            merge_release(&mut self.released, *workspace, *place);
+        for (workspace, release) in releases {
+            merge_release(&mut self.released, *workspace, release.clone());
         }
         let mut index = 0;
         while let Some(segment) = self.segments.get(index) {
             let is_active = self.active.is_some() && index + 1 == self.segments.len();
             let is_kept = is_active && segment.bytes <= SEGMENT_BYTES_KEPT;
-            if is_kept || !self.is_released(segment) {
+            let kept_bytes = self.kept_bytes(segment);
+            // Half of it at least is to go: so what is kept never takes more than twice its size.
+            let is_carried = !is_active && 0 < kept_bytes && kept_bytes <= segment.bytes / 2;
+            let goes = is_carried || (kept_bytes == 0 && !is_kept);
+            let number = segment.number;
+            if !goes || !self.is_released(segment) || (is_carried && !self.carry_on(number)?) {
                 index += 1;
                 continue;
             }
             if is_active {
                 self.active = None;
             }
-            match fs::remove_file(self.path(segment.number)) {
+            match fs::remove_file(self.path(number)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -223,12 +246,46 @@ impl Journal {
         Ok(())
     }
 
+    /// Whether nothing in a segment is needed but for documents that were refused.
     fn is_released(&self, segment: &Segment) -> bool {
         let frees = |((workspace, epoch), through): (&(_, _), &_)| {
             self.epochs
                 .frees(&self.released, workspace, (*epoch, *through))
         };
         segment.covered && segment.through.iter().all(frees)
+    }
+
+    /// The bytes of frames in a segment that are kept because they were refused where the others are
+    /// held; a frame of several such documents counts for each.
+    fn kept_bytes(&self, segment: &Segment) -> u64 {
+        let documents = segment.documents.iter();
+        let kept = documents.filter(|((workspace, document), _)| {
+            let release = self.released.get(workspace);
+            release.is_some_and(|release| release.kept.contains(document))
+        });
+        kept.map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Writes what is kept of a segment to the one in use, durably; false if the segment does not read
+    /// whole, which the next open sees to.
+    fn carry_on(&mut self, number: u64) -> io::Result<bool> {
+        let content = Bytes::from(fs::read(self.path(number))?);
+        let parsed = parse_segment(&content);
+        if parsed.gap_bytes > 0 || !matches!(parsed.tail, Tail::Clean) {
+            return Ok(false);
+        }
+        let entries = parsed.entries.iter();
+        let kept = entries.filter(|entry| !self.epochs.frees_entry(&self.released, entry));
+        let kept: Vec<_> = kept.collect();
+        let is_covered = match (&self.active, self.segments.last()) {
+            (Some(_), Some(last)) if last.bytes < SEGMENT_BYTES_MAX => last.covered,
+            _ => true,
+        };
+        self.write(&kept)?;
+        if let Some(last) = self.segments.last_mut() {
+            last.covered = is_covered; // What is carried on was covered before.
+        }
+        Ok(true)
     }
 
     /// Makes sure that the last segment is open and not full.

@@ -171,7 +171,7 @@ fn child_writes_until_it_is_killed() {
                 let through = stored.0.saturating_sub(RELEASED_BEHIND);
                 writer.release(JournalReleases::from([(
                     WORKSPACE,
-                    (EPOCH, FeedSeq(through)),
+                    (EPOCH, FeedSeq(through)).into(),
                 )]));
             }
         }

@@ -27,8 +27,9 @@ use crate::{Error, Replica};
 /// How fresh what was read is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Freshness {
-    /// Nothing that the server held at this moment is missing here, or where the workspace has none
-    /// the freshest peer; `None` if that never was.
+    /// Nothing that the server knew to be durable at this moment is missing here, or where the
+    /// workspace has none the freshest peer; `None` if that never was. It is the moment of asking, not
+    /// of the answer, and without a question that of the last heartbeat the server had read.
     pub as_of: Option<WallTime>,
     /// When that was made sure; `None` if not since this replica was opened.
     pub verified_at: Option<WallTime>,
@@ -75,7 +76,8 @@ pub enum StaleReason {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum AtLeast {
-    /// Nothing is missing that the server held this long ago; with zero, when this was asked.
+    /// Nothing is missing that the server held this long ago; with zero, when this was asked: it is
+    /// waited for the answer to a question that was asked no earlier.
     MaxStale(Duration),
     /// A document holds these changes, for instance those another device names as its heads.
     Heads(DocumentId, Vec<ChangeHash>),

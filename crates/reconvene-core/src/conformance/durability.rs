@@ -147,16 +147,19 @@ pub(super) fn journal_releases<F: StoreFactory>(trial: &mut Trial<F>) {
         }
         trial.barrier();
         match seq {
-            8 => releases.insert(workspace(1), (EPOCH, FeedSeq(5))),
-            12 => releases.insert(workspace(2), (EPOCH, FeedSeq(12))),
-            20 => releases.insert(workspace(1), (EPOCH, FeedSeq(19))),
+            8 => releases.insert(workspace(1), (EPOCH, FeedSeq(5)).into()),
+            12 => releases.insert(workspace(2), (EPOCH, FeedSeq(12)).into()),
+            20 => releases.insert(workspace(1), (EPOCH, FeedSeq(19)).into()),
             _ => continue,
         };
         trial.release(&releases);
     }
     trial.release(&BTreeMap::new());
     // Of a workspace that has no entries.
-    trial.release(&BTreeMap::from([(workspace(3), (EPOCH, FeedSeq(99)))]));
+    trial.release(&BTreeMap::from([(
+        workspace(3),
+        (EPOCH, FeedSeq(99)).into(),
+    )]));
     for how in [Reopen::Crash, Reopen::Clean] {
         let found = trial.reopen(how);
         expect_journal(trial, &found, &entries, |entry| !released(entry, &releases));
@@ -167,7 +170,8 @@ pub(super) fn journal_releases<F: StoreFactory>(trial: &mut Trial<F>) {
 /// Frames of an epoch are freed by releases of that epoch, or of one that began after them.
 pub(super) fn journal_epochs<F: StoreFactory>(trial: &mut Trial<F>) {
     let next = StoreEpoch::from_bytes([0xe1; 16]);
-    let release = |epoch, through| BTreeMap::from([(workspace(1), (epoch, FeedSeq(through)))]);
+    let release =
+        |epoch, through| BTreeMap::from([(workspace(1), (epoch, FeedSeq(through)).into())]);
     let mut entries = vec![entry(1, 4, 1), entry(1, 8, 1)];
     trial.journal(&[&entries[0], &entries[1]]);
     trial.barrier();
@@ -197,7 +201,7 @@ pub(super) fn journal_epochs<F: StoreFactory>(trial: &mut Trial<F>) {
 pub(super) fn released(entry: &JournalEntry, releases: &JournalReleases) -> bool {
     releases
         .get(&entry.workspace)
-        .is_some_and(|(epoch, through)| entry.epoch == *epoch && entry.through <= *through)
+        .is_some_and(|release| entry.epoch == release.epoch && entry.through <= release.through)
 }
 
 /// Checks a found journal: a selection of what was journalled, in order, each at most once, with

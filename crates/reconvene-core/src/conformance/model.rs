@@ -132,7 +132,11 @@ impl Model {
     fn release<F: StoreFactory>(&mut self, trial: &mut Trial<F>) {
         for (number, covered) in self.covered_through.clone() {
             let through = FeedSeq(self.below(covered + 1));
-            merge_release(&mut self.releases, workspace(number), (EPOCH, through));
+            merge_release(
+                &mut self.releases,
+                workspace(number),
+                (EPOCH, through).into(),
+            );
         }
         trial.release(&self.releases);
     }

@@ -172,7 +172,7 @@ impl StoreWrite for Flawed {
     }
 
     fn release_journal(&mut self, releases: &JournalReleases) -> Result<(), StoreError> {
-        let greatest = releases.values().map(|(_, through)| *through).max();
+        let greatest = releases.values().map(|release| release.through).max();
         let greatest = greatest.unwrap_or_default();
         let (one_more, any, mixes) = (
             self.has(Flaw::ReleasesOneTooMany),
@@ -182,9 +182,9 @@ impl StoreWrite for Flawed {
         self.journal.retain(|entry| {
             let through = match releases.get(&entry.workspace) {
                 _ if any => greatest,
-                Some((_, through)) if one_more => through.next(),
-                Some((epoch, _)) if *epoch != entry.epoch && !mixes => FeedSeq(0),
-                Some((_, through)) => *through,
+                Some(release) if one_more => release.through.next(),
+                Some(release) if release.epoch != entry.epoch && !mixes => FeedSeq(0),
+                Some(release) => release.through,
                 None => FeedSeq(0),
             };
             entry.through > through

@@ -1,11 +1,14 @@
 //! Whether links are worth keeping: they are probed after the network changed or the machine slept,
-//! and greeted anew when one side lacks something of the other's and nothing moves.
+//! and greeted anew when one side lacks something of the other's and nothing moves. What a peer says is
+//! as of the last of our words that it had read by then: no clock but ours is asked.
 
-use super::{CloseReason, Engine, Event, WakeReason, WorkspaceState};
+use std::collections::VecDeque;
+
+use super::{CloseReason, Engine, Event, Moment, WakeReason, WorkspaceState};
 use crate::ids::{LinkId, PeerId, WorkspaceId};
 use crate::limits;
 use crate::time::{Tick, WallTime};
-use crate::wire::{Frame, Probe};
+use crate::wire::{Frame, Heartbeat, Probe};
 
 /// A stall that was not followed by anything moving yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +25,64 @@ pub(super) struct Proof {
     number: u64,
     /// Until when the answer has to be here; `None` if nothing was asked.
     due: Option<Tick>,
+    /// Whether it was to be asked when the link was not up yet.
+    pub(super) is_put_off: bool,
+}
+
+/// What we said on a link, and how much of it the peer is known to have read: whatever it says after
+/// that it says later than we said that.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// When we greeted.
+    pub(super) greeting: Option<Moment>,
+    /// The number of our last heartbeat or question.
+    number: u64,
+    /// Those that are not known to be read, oldest first.
+    unread: VecDeque<(u64, Moment)>,
+    /// When the last of all that is known to be read was said.
+    last_read: Option<Moment>,
+}
+
+impl Said {
+    fn say(&mut self, now: Moment) -> u64 {
+        self.number += 1;
+        // Without the oldest what is read is taken for older than it is, no more.
+        if self.unread.len() >= limits::UNREAD_STATEMENTS_MAX {
+            self.unread.pop_front();
+        }
+        self.unread.push_back((self.number, now));
+        self.number
+    }
+
+    /// Something that was said at a moment is read.
+    pub(super) fn is_read(&mut self, said: Moment) {
+        if self.last_read.is_none_or(|last| last.tick < said.tick) {
+            self.last_read = Some(said);
+        }
+    }
+
+    /// Only who has read our greeting says anything but its own.
+    pub(super) fn greeting_is_read(&mut self) {
+        if self.last_read.is_none() {
+            self.last_read = self.greeting;
+        }
+    }
+
+    /// Everything up to a number is read; false if that was never said.
+    fn is_read_to(&mut self, number: u64) -> bool {
+        while let Some((said, at)) = self.unread.front().copied()
+            && said <= number
+        {
+            self.unread.pop_front();
+            self.is_read(at);
+        }
+        number <= self.number
+    }
+
+    /// As of when the peer says what it says now; `None` if that cannot be known.
+    pub(super) fn as_of(&self) -> Option<Moment> {
+        self.last_read
+    }
 }
 
 impl Proof {
@@ -45,24 +106,32 @@ impl Engine {
     }
 
     pub(super) fn probe(&mut self, link: LinkId) {
-        let due = self.now.tick + limits::PROOF_DEADLINE;
+        let now = self.now;
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
-        state.proof.number += 1;
-        state.proof.due = Some(due);
-        let number = state.proof.number;
-        // A link that is not up yet proves itself by coming up.
-        if state.is_up() {
-            let answer = false;
-            self.send(link, &Frame::Probe(Probe { number, answer }));
+        state.proof.due = Some(now.tick + limits::PROOF_DEADLINE);
+        // A link that is not up yet proves itself by coming up. What it greeted with may be older than
+        // the question.
+        if !state.is_up() {
+            state.proof.is_put_off = true;
+            return;
         }
+        let number = state.said.say(now);
+        state.proof.number = number;
+        let answer = false;
+        self.send(link, &Frame::Probe(Probe { number, answer }));
     }
 
     pub(super) fn on_probe(&mut self, link: LinkId, probe: Probe) {
         if !probe.answer {
+            if let Some(state) = self.links.get_mut(&link) {
+                state.heard = state.heard.max(probe.number);
+            }
             // Who asks may want to know how fresh it is.
-            self.send_heartbeat(link);
+            if !self.send_heartbeat(link) {
+                self.owing.insert(link);
+            }
             let answer = Probe {
                 answer: true,
                 ..probe
@@ -73,6 +142,92 @@ impl Engine {
             && state.proof.number == probe.number
         {
             state.proof.is_given();
+        }
+    }
+
+    /// Says where our feeds end; whether that could be said of all.
+    pub(super) fn send_heartbeat(&mut self, link: LinkId) -> bool {
+        let now = self.now;
+        let flows = self.links.get(&link).map(|state| state.flows.keys());
+        let workspaces: Vec<_> = flows.into_iter().flatten().copied().collect();
+        for workspace in workspaces {
+            // What was not told of while it was not settled.
+            self.walk(link, workspace);
+        }
+        let Some(state) = self.links.get(&link) else {
+            return true;
+        };
+        let points = state.flows.iter().filter_map(|(workspace, flow)| {
+            let Some(WorkspaceState::Ready(known)) = self.workspaces.get(workspace) else {
+                return None;
+            };
+            let may_say = flow.is_caught_up(known.released) && self.is_settled(workspace);
+            may_say.then_some((*workspace, known.released))
+        });
+        let points: Vec<_> = points.collect();
+        let is_whole = points.len() == state.flows.len();
+        let Some(state) = self.links.get_mut(&link) else {
+            return true;
+        };
+        state.last_stated = now.tick;
+        let number = state.said.say(now);
+        let heard = state.heard;
+        let heartbeat = Heartbeat {
+            points,
+            number,
+            heard,
+        };
+        self.send(link, &Frame::Heartbeat(heartbeat));
+        is_whole
+    }
+
+    /// Answers who asked where our feeds end when that could not be said yet.
+    pub(super) fn state_owed(&mut self) {
+        for link in std::mem::take(&mut self.owing) {
+            let Some(state) = self.links.get(&link).filter(|link| link.is_up()) else {
+                continue;
+            };
+            let may_say = state.flows.iter().all(|(workspace, flow)| {
+                let known = self.workspaces.get(workspace);
+                let is_caught_up = match known {
+                    Some(WorkspaceState::Ready(known)) => flow.is_caught_up(known.released),
+                    Some(WorkspaceState::Loading) | None => false,
+                };
+                is_caught_up && self.is_settled(workspace)
+            });
+            if may_say {
+                self.send_heartbeat(link);
+            } else {
+                self.owing.insert(link);
+            }
+        }
+    }
+
+    pub(super) fn on_heartbeat(&mut self, link: LinkId, heartbeat: &Heartbeat) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        state.heard = state.heard.max(heartbeat.number);
+        if !state.said.is_read_to(heartbeat.heard) {
+            return self.fault(link, "an answer to what was never asked".to_owned());
+        }
+        let as_of = state.said.as_of();
+        // Whatever the peer still refuses it told again right behind its greeting.
+        let peer = state.peer;
+        let flows = state.flows.iter_mut().filter(|(_, flow)| !flow.has_retold);
+        let retold = flows.filter_map(|(workspace, flow)| {
+            flow.has_retold = true;
+            (!flow.refused_before.is_empty()).then_some(*workspace)
+        });
+        for workspace in retold.collect::<Vec<_>>() {
+            self.relay_of(workspace, peer);
+            self.release_journal(workspace);
+        }
+        for (workspace, head) in &heartbeat.points {
+            if let Some(flow) = self.flow(link, workspace) {
+                flow.learn_head(*head, as_of);
+                self.note_held(link, *workspace);
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use crate::mutants::Mutant;
 use crate::records::{FeedRow, PeerRow, Record as _, RecordError};
 use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan};
-use crate::wire::{self, Ack, Changes, DocumentChanges, Frame};
+use crate::wire::{self, Ack, Changes, DocumentChanges, Frame, Held};
 
 /// What a feed follower is doing.
 #[derive(Debug, Default, PartialEq)]
@@ -40,8 +40,8 @@ pub(super) struct Flow {
     pub(super) greeted: Option<(FeedPoint, Option<FeedPoint>)>,
     /// What a pass has to reach: the end of their feed and of ours when both greeted.
     pass: Option<(FeedPoint, FeedPoint)>,
-    /// The end of their feed as last heard, and when.
-    their_head: Option<(FeedPoint, Moment)>,
+    /// The end of their feed as last heard, and as of when, as far as that is known.
+    their_head: Option<(FeedPoint, Option<Moment>)>,
     following: bool,
     pub(super) reconciling: Option<Reconciliation>,
     pub(super) exchange: Exchange,
@@ -53,6 +53,8 @@ pub(super) struct Flow {
     page: VecDeque<(FeedSeq, FeedRow)>,
     /// The cursor at which the peer's history has to be confirmed by the first entry read.
     confirm: Option<FeedPoint>,
+    /// What a server said that others hold of our feed before that; taken when it is confirmed.
+    pub(super) early_held: Vec<Held>,
     /// Whether we take snapshots from the peer, as our greeting said.
     pub(super) we_take_snapshots: bool,
     /// Whether the peer takes snapshots from us, as its greeting said.
@@ -71,12 +73,12 @@ impl Flow {
         &mut self,
         their_head: FeedPoint,
         our_head: FeedPoint,
-        now: Moment,
+        as_of: Option<Moment>,
         following_from: Option<FeedPoint>,
     ) {
         self.pass = Some((their_head, our_head));
         self.echo_through = our_head.seq;
-        self.their_head = Some((their_head, now));
+        self.their_head = Some((their_head, as_of));
         if let Some(point) = following_from {
             self.follow_from(point);
             self.confirm = (point.seq.0 > 0 && point.seq < our_head.seq).then_some(point);
@@ -118,14 +120,14 @@ impl Flow {
         self.following && self.told == released.seq
     }
 
-    /// Takes note of where their feed ended at a moment. Only what says so counts: a frame of
+    /// Takes note of where their feed ended at some time after a moment. Only what says so counts: a frame of
     /// changes or the end of a run may be well behind the end of the feed when it leaves.
-    pub(super) fn learn_head(&mut self, head: FeedPoint, now: Moment) {
+    pub(super) fn learn_head(&mut self, head: FeedPoint, as_of: Option<Moment>) {
         let newer = self
             .their_head
             .is_none_or(|(known, _)| known.epoch != head.epoch || head.seq >= known.seq);
         if newer {
-            self.their_head = Some((head, now));
+            self.their_head = Some((head, as_of));
         }
     }
 
@@ -263,6 +265,7 @@ impl Engine {
         if let Some(point) = confirmed_at {
             self.set_acknowledged(workspace, peer, Some(point));
             self.release_journal(workspace);
+            self.take_early_held(link, workspace);
         }
         self.note_held(link, workspace);
         let Some(flow) = self.flow(link, &workspace) else {
@@ -298,6 +301,7 @@ impl Engine {
         workspace: WorkspaceId,
         released: FeedPoint,
     ) -> bool {
+        let now = self.now;
         let compacted = self.ready(&workspace).map(|state| state.compacted);
         let compacted = compacted.unwrap_or_default();
         let Some(state) = self.links.get_mut(&link) else {
@@ -387,7 +391,7 @@ impl Engine {
         // A frame may end within an entry: then it covers the entries before, if any.
         let feed = (!split || sent.seq > from).then_some((from, sent));
         flow.told = sent.seq;
-        let number = state.number_frame(bytes);
+        let number = state.number_frame(bytes, now);
         for sent in &documents {
             state.sent_documents.insert(sent.document);
             state.stats.changes_sent += sent.changes.len() as u64;
@@ -415,6 +419,8 @@ impl Engine {
             return;
         };
         flow.stop_following();
+        // It is said again when both follow.
+        flow.early_held.clear();
         flow.reconciling = Some(Reconciliation::awaiting());
         if dialed {
             self.start_reconcile(link, workspace, 1);
@@ -425,6 +431,7 @@ impl Engine {
 
     /// When the rest of our feed came from the peer itself, it only has to be told so.
     fn tell_skipped(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let now = self.now;
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
@@ -436,7 +443,7 @@ impl Engine {
         };
         let feed = Some((flow.told, sent));
         flow.told = sent.seq;
-        let number = state.number_frame(0);
+        let number = state.number_frame(0, now);
         let documents = Vec::new();
         let frame = Changes {
             workspace,
@@ -598,10 +605,11 @@ impl Engine {
         if documents.is_empty() {
             return;
         }
+        let now = self.now;
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
-        let number = state.number_frame(bytes);
+        let number = state.number_frame(bytes, now);
         for document in &documents {
             state.sent_documents.insert(document.document);
             state.stats.changes_sent += document.changes.len() as u64;
@@ -625,9 +633,10 @@ impl Engine {
     }
 
     pub(super) fn number_frame(&mut self, link: LinkId, bytes: usize) -> u64 {
+        let now = self.now;
         self.links
             .get_mut(&link)
-            .map_or(0, |state| state.number_frame(bytes))
+            .map_or(0, |state| state.number_frame(bytes, now))
     }
 
     pub(super) fn on_changes(&mut self, link: LinkId, changes: Changes) {
@@ -716,6 +725,7 @@ impl Engine {
             known.held_stored = held;
         }
         self.note_waypoint(workspace, peer);
+        let is_settled = self.is_settled(&workspace);
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
@@ -729,7 +739,8 @@ impl Engine {
         };
         // Most of what a device sends comes back as nothing but a moved cursor.
         let mut head = None;
-        let caught_up = flow.following && flow.walk == Walk::Idle && flow.page.is_empty();
+        let caught_up =
+            is_settled && flow.following && flow.walk == Walk::Idle && flow.page.is_empty();
         let skipped = flow
             .sent
             .filter(|sent| sent.seq > flow.told && sent.seq == released.seq);
@@ -769,7 +780,7 @@ impl Engine {
         let (their_head, is_sound) = (flow.their_head, flow.is_sound());
         let now = self.now;
         let is_unseen = self.is(Mutant::VerifiesUnseen);
-        if let Some((head, as_of)) = their_head
+        if let Some((head, Some(as_of))) = their_head
             && is_sound
             && let Some(known) = self.ready(&workspace)
             && let Some(record) = known.peers.get_mut(&peer)
@@ -778,7 +789,7 @@ impl Engine {
                 .is_some_and(|held| held.epoch == head.epoch && (is_unseen || held.seq >= head.seq))
             && record
                 .verified
-                .is_none_or(|verified| verified.as_of != as_of)
+                .is_none_or(|verified| verified.as_of.tick < as_of.tick)
         {
             record.verified = Some(Verified { as_of, at: now });
             record.row.verified_at = Some(as_of.wall);
@@ -804,10 +815,11 @@ impl Engine {
         while state
             .in_flight
             .front()
-            .is_some_and(|(number, _)| *number <= ack.number)
+            .is_some_and(|(number, ..)| *number <= ack.number)
         {
-            if let Some((_, bytes)) = state.in_flight.pop_front() {
+            if let Some((_, bytes, composed)) = state.in_flight.pop_front() {
                 state.in_flight_bytes -= bytes;
+                state.said.is_read(composed);
             }
         }
         if !state.flows.contains_key(&ack.workspace) {
@@ -868,9 +880,9 @@ impl Engine {
         }
         self.emit(Event::Progress { link, peer, stats });
         if let Some((from, head)) = ack.head {
-            let heard_at = self.heard_at(link);
+            let as_of = self.links.get(&link).and_then(|state| state.said.as_of());
             if let Some(flow) = self.flow(link, &workspace) {
-                flow.learn_head(head, heard_at);
+                flow.learn_head(head, as_of);
             }
             self.enqueue_cursor(link, peer, workspace, CursorMove::Follow(from, head));
         }
@@ -917,10 +929,10 @@ impl Engine {
 
 impl super::links::Link {
     /// Numbers a change frame and counts it against the window.
-    fn number_frame(&mut self, bytes: usize) -> u64 {
+    fn number_frame(&mut self, bytes: usize, now: Moment) -> u64 {
         let bytes = bytes + limits::CHANGE_FRAME_COST_BYTES;
         self.last_number += 1;
-        self.in_flight.push_back((self.last_number, bytes));
+        self.in_flight.push_back((self.last_number, bytes, now));
         self.in_flight_bytes += bytes;
         self.last_number
     }

@@ -15,8 +15,8 @@ use crate::time::Tick;
 /// What was verified of a peer in a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// Nothing that the peer held durably then is missing here, other than what is refused: when its
-    /// word of where its feed ends came.
+    /// Nothing that the peer knew then to be durable is missing here, other than what is refused: when
+    /// we said the last of what it had read when it said where its feed ends. It said so later.
     pub as_of: Moment,
     /// When all of that was durable here.
     pub at: Moment,
@@ -143,6 +143,9 @@ impl Engine {
 
     /// Asks the peers of a workspace where their feeds end, and dials those that wait to be.
     pub(super) fn on_refresh(&mut self, workspace: WorkspaceId) {
+        for link in self.links.values_mut().filter(|link| !link.is_up()) {
+            link.proof.is_put_off = true;
+        }
         for link in self.links_sharing(&workspace) {
             self.probe(link);
         }

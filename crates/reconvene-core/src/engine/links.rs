@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rand_chacha::rand_core::RngCore as _;
 use sha2::{Digest as _, Sha256};
 
-use super::alive::Proof;
+use super::alive::{Proof, Said};
 use super::follow::Flow;
 use super::reconcile::Reconciliation;
 use super::{
@@ -55,17 +55,20 @@ pub(super) struct Link {
     pub(super) dialed: bool,
     phase: Phase,
     pub(super) flows: BTreeMap<WorkspaceId, Flow>,
-    /// Frames that came before we were ready for them, and when: the peer's greeting.
-    early_frames: VecDeque<(Bytes, Moment)>,
-    /// When the frame being handled came.
-    pub(super) heard_at: Moment,
+    /// Frames that came before we were ready for them: the peer's greeting.
+    early_frames: VecDeque<Bytes>,
+    pub(super) said: Said,
+    /// The number of the last heartbeat or question of the peer that was read.
+    pub(super) heard: u64,
     assembler: Assembler,
     /// Workspaces of their hellos so far.
     greeted: BTreeMap<WorkspaceId, WorkspaceHello>,
     /// When we last said where our feeds end.
-    last_stated: Tick,
+    pub(super) last_stated: Tick,
     pub(super) last_number: u64,
-    pub(super) in_flight: VecDeque<(u64, usize)>,
+    /// Change frames that are not acknowledged: number, what it counts against the window, and when it
+    /// was composed.
+    pub(super) in_flight: VecDeque<(u64, usize, Moment)>,
     pub(super) in_flight_bytes: usize,
     pub(super) ingest_bytes: usize,
     /// Set while snapshots of a frame are being loaded; what came after it waits.
@@ -96,7 +99,8 @@ impl Link {
             phase: Phase::Arriving,
             flows: BTreeMap::new(),
             early_frames: VecDeque::new(),
-            heard_at: now,
+            said: Said::default(),
+            heard: 0,
             assembler: Assembler::default(),
             greeted: BTreeMap::new(),
             last_stated: now.tick,
@@ -524,7 +528,7 @@ impl Engine {
         if self.is_healing() {
             return;
         }
-        let Some(state) = self.links.get_mut(&link) else {
+        let Some(state) = self.links.get(&link) else {
             return;
         };
         let peer = state.peer;
@@ -536,9 +540,17 @@ impl Engine {
                     Some(WorkspaceState::Ready(_))
                 )
         });
-        if !loaded || !self.roster.is_known() {
+        // The dialling side greets first, so that it knows the answer to be later.
+        let has_been_greeted = state.dialed || !state.early_frames.is_empty();
+        if !loaded || !self.roster.is_known() || !has_been_greeted {
             return;
         }
+        let workspaces = state.flows.keys().copied();
+        let unsettled = workspaces.filter(|workspace| !self.is_settled(workspace));
+        let unsettled: BTreeSet<_> = unsettled.collect();
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
         let shares = self.roster.digest_learned_from(peer);
         for (workspace, flow) in &mut state.flows {
             let Some(WorkspaceState::Ready(known)) = self.workspaces.get_mut(workspace) else {
@@ -571,9 +583,11 @@ impl Engine {
                 head: known.released,
                 held: record.held_stored,
                 takes_snapshots,
+                is_unsettled: unsettled.contains(workspace),
             });
         }
         state.phase = Phase::Greeting;
+        state.said.greeting = Some(self.now);
         let role = self.config.role;
         let state_version = self.config.state_version;
         let chunks: Vec<_> = hellos
@@ -598,33 +612,33 @@ impl Engine {
         self.take_early_frames(link);
     }
 
-    /// Handles what came while the link was not ready, as of when it came.
+    /// Handles what came while the link was not ready.
     fn take_early_frames(&mut self, link: LinkId) {
         while let Some(state) = self.links.get_mut(&link)
-            && let Some((frame, heard_at)) = state.early_frames.pop_front()
+            && let Some(frame) = state.early_frames.pop_front()
         {
-            state.heard_at = heard_at;
             self.on_ready_frame(link, &frame);
         }
     }
 
     pub(super) fn on_frame(&mut self, link: LinkId, frame: &Bytes) {
-        let now = self.now;
         let Some(state) = self.links.get_mut(&link) else {
             return; // Closed here; what was on its way no longer counts.
         };
         if !matches!(state.phase, Phase::Arriving | Phase::Loading) {
-            state.heard_at = now;
             return self.on_ready_frame(link, frame);
         }
         // A refusal is followed by the end of the link, not by our greeting.
         if let Ok(Frame::Refused(refused)) = Frame::decode(frame) {
             return self.on_refused(link, refused);
         }
-        state.early_frames.push_back((frame.clone(), now));
+        state.early_frames.push_back(frame.clone());
         if state.early_frames.len() > limits::EARLY_FRAMES_MAX {
             let what = "more frames than a greeting takes before it was answered";
-            self.fault(link, what.to_owned());
+            return self.fault(link, what.to_owned());
+        }
+        if state.phase == Phase::Loading {
+            self.greet_if_loaded(link);
         }
     }
 
@@ -654,9 +668,12 @@ impl Engine {
         let Some(frame) = self.hold_back(link, frame) else {
             return;
         };
-        let Some(state) = self.links.get(&link) else {
+        let Some(state) = self.links.get_mut(&link) else {
             return;
         };
+        if state.is_up() && frame != Frame::Unknown {
+            state.said.greeting_is_read();
+        }
         let moving = match &frame {
             Frame::Changes(changes) => Some(changes.workspace),
             Frame::Ack(ack) => Some(ack.workspace),
@@ -689,7 +706,7 @@ impl Engine {
             (Phase::Up, Frame::Reconcile(message)) => self.on_reconcile(link, &message),
             (Phase::Up, Frame::Want(want)) => self.on_want(link, want),
             (Phase::Up, Frame::Done(done)) => self.on_done(link, &done),
-            (Phase::Up, Frame::Heartbeat(points)) => self.on_heartbeat(link, &points),
+            (Phase::Up, Frame::Heartbeat(heartbeat)) => self.on_heartbeat(link, &heartbeat),
             (Phase::Up, Frame::Shares(shares)) => self.on_shares_told(link, shares),
             (Phase::Up, Frame::Probe(probe)) => self.on_probe(link, probe),
             (Phase::Up, Frame::Held(held)) => self.on_held(link, held),
@@ -853,6 +870,10 @@ impl Engine {
         }
         state.phase = Phase::Up;
         state.proof.is_given();
+        let asks_again = std::mem::take(&mut state.proof.is_put_off);
+        if state.dialed {
+            state.said.greeting_is_read();
+        }
         let peer = state.peer;
         let state_version = hello.state_version;
         let greeted = std::mem::take(&mut state.greeted);
@@ -889,12 +910,20 @@ impl Engine {
                 self.note_moved(link, workspace);
                 self.begin_flow(link, workspace, theirs);
                 self.restate_refusals(link, workspace);
+                self.know_siblings(workspace, peer);
                 self.relay_to(link, workspace);
                 self.relay_of(workspace, peer);
             }
         }
         self.tell_shares(link);
         self.report_pass(link);
+        if self.links.get(&link).is_some_and(|state| state.dialed) {
+            // Whoever was dialled greeted last, and cannot know how old what it was greeted with is.
+            self.send_heartbeat(link);
+        }
+        if asks_again {
+            self.probe(link);
+        }
     }
 
     /// Says once more what of the peer's is still refused here, so that its list is no longer than ours.
@@ -929,7 +958,8 @@ impl Engine {
         let Some(state) = self.links.get(&link) else {
             return;
         };
-        let (peer, dialed, heard_at) = (state.peer, state.dialed, state.heard_at);
+        let (peer, dialed) = (state.peer, state.dialed);
+        let as_of = state.said.as_of().filter(|_| !theirs.is_unsettled);
         // Both sides have to judge the same two greetings, whatever was stored since.
         let greeted = state.flows.get(&workspace).and_then(|flow| flow.greeted);
         let Some((greeted_head, mine)) = greeted else {
@@ -984,7 +1014,7 @@ impl Engine {
         }
         if let Some(flow) = self.flow(link, &workspace) {
             flow.they_take_snapshots = theirs.takes_snapshots;
-            flow.begin(theirs.head, greeted_head, heard_at, following);
+            flow.begin(theirs.head, greeted_head, as_of, following);
             if mutants.has(Mutant::ConfirmsNothing) {
                 flow.confirm_nothing();
             }
@@ -1037,7 +1067,7 @@ impl Engine {
             state.stored.epoch = epoch;
             state.persisted = false;
             state.is_refounded = true;
-            state.journal_released = 0;
+            state.journal_released = None;
             // The journal's frames so far are of the old epoch.
             let through = state.point.seq;
             self.replays.entry(workspace).or_default().through = through;
@@ -1133,53 +1163,6 @@ impl Engine {
         }
         self.ask_peers();
         self.tell_stale();
-    }
-
-    pub(super) fn send_heartbeat(&mut self, link: LinkId) {
-        let Some(state) = self.links.get(&link) else {
-            return;
-        };
-        let points = state.flows.iter().filter_map(|(workspace, flow)| {
-            let Some(WorkspaceState::Ready(known)) = self.workspaces.get(workspace) else {
-                return None;
-            };
-            flow.is_caught_up(known.released)
-                .then_some((*workspace, known.released))
-        });
-        let points = points.collect();
-        self.send(link, &Frame::Heartbeat(points));
-        let now = self.now.tick;
-        if let Some(state) = self.links.get_mut(&link) {
-            state.last_stated = now;
-        }
-    }
-
-    /// When the frame being handled came, which may be before it could be handled.
-    pub(super) fn heard_at(&self, link: LinkId) -> Moment {
-        let state = self.links.get(&link);
-        state.map_or(self.now, |state| state.heard_at)
-    }
-
-    fn on_heartbeat(&mut self, link: LinkId, points: &[(WorkspaceId, FeedPoint)]) {
-        let heard_at = self.heard_at(link);
-        // Whatever the peer still refuses it told again right behind its greeting.
-        if let Some(state) = self.links.get_mut(&link) {
-            let peer = state.peer;
-            let flows = state.flows.iter_mut().filter(|(_, flow)| !flow.has_retold);
-            let retold = flows.filter_map(|(workspace, flow)| {
-                flow.has_retold = true;
-                (!flow.refused_before.is_empty()).then_some(*workspace)
-            });
-            for workspace in retold.collect::<Vec<_>>() {
-                self.relay_of(workspace, peer);
-            }
-        }
-        for (workspace, head) in points {
-            if let Some(flow) = self.flow(link, workspace) {
-                flow.learn_head(*head, heard_at);
-                self.note_held(link, *workspace);
-            }
-        }
     }
 }
 

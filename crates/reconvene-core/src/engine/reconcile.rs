@@ -1114,6 +1114,7 @@ impl Engine {
         if let Some(WorkspaceState::Ready(_)) = self.workspaces.get(&workspace) {
             self.note_held(link, workspace);
             self.want_refused(link, workspace);
+            self.relay_again(link, workspace);
             self.walk(link, workspace);
         }
     }

@@ -4,14 +4,18 @@
 //! server's feed up to there holds all of it, other than what it refused. The server tells each device
 //! how far the member's other ones are in that sense; a device keeps the last word.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use super::{Engine, Event, WorkspaceState};
+use bytes::Bytes;
+
+use super::{Engine, Event, ReadQuery, Reading, WorkspaceState};
 use crate::feed::FeedPoint;
-use crate::ids::{FeedSeq, LinkId, PeerId, WorkspaceId};
+use crate::ids::{DocumentId, FeedSeq, LinkId, PeerId, WorkspaceId};
+use crate::keys::Key;
 use crate::limits;
 use crate::mutants::Mutant;
-use crate::records::{RelayedRow, Standing};
+use crate::records::{PeerRow, Record as _, RelayedRow, Standing};
+use crate::refusal::RefusalCode;
 use crate::wire::{Frame, Held};
 
 /// Places in our feed by which a peer's was stored here up to some point, oldest first.
@@ -94,6 +98,52 @@ impl Engine {
         }
     }
 
+    /// A device may not have been able to take what it was told on this link: tells it again.
+    pub(super) fn relay_again(&mut self, link: LinkId, workspace: WorkspaceId) {
+        if let Some(state) = self.links.get_mut(&link) {
+            state.relayed.retain(|(of, _), _| *of != workspace);
+        }
+        self.relay_to(link, workspace);
+    }
+
+    /// Reads what is stored of a device's siblings that were not linked since this engine was made.
+    pub(super) fn know_siblings(&mut self, workspace: WorkspaceId, device: PeerId) {
+        let mut siblings = self.roster.siblings_of(workspace, device);
+        siblings.truncate(limits::SIBLINGS_MAX);
+        let Some(state) = self.ready(&workspace) else {
+            return;
+        };
+        siblings.retain(|sibling| !state.peers.contains_key(sibling));
+        if !siblings.is_empty() {
+            let keys = siblings.iter().map(|peer| Key::peer(&workspace, peer));
+            let query = ReadQuery::Values(keys.collect());
+            self.read(query, Reading::Siblings(workspace, siblings));
+        }
+    }
+
+    pub(super) fn on_sibling_rows(
+        &mut self,
+        workspace: WorkspaceId,
+        siblings: &[PeerId],
+        values: &[Option<Bytes>],
+    ) {
+        for (sibling, value) in siblings.iter().zip(values) {
+            // One that does not read is found when its device greets.
+            let row = value.as_ref().map(|value| PeerRow::decode(value));
+            let Some(Ok(row)) = row else {
+                continue;
+            };
+            if let Some(state) = self.ready(&workspace) {
+                state.peers.entry(*sibling).or_insert_with(|| super::Peer {
+                    held_stored: row.held,
+                    row,
+                    ..super::Peer::default()
+                });
+            }
+            self.relay_of(workspace, *sibling);
+        }
+    }
+
     /// A device holds more: tells the member's other devices.
     pub(super) fn relay_of(&mut self, workspace: WorkspaceId, device: PeerId) {
         for sibling in self.roster.siblings_of(workspace, device) {
@@ -119,16 +169,11 @@ impl Engine {
         // What was refused here nobody has from here.
         let known = state.peers.get(&author)?;
         let (waypoints, kept_out) = (&known.waypoints, &known.row);
-        // What a device refused before it greeted counts until it has told again what it still does.
-        let links = self.links.values().filter(|link| link.peer == holder);
-        let flows = links.filter_map(|link| link.flows.get(&workspace));
-        let before = flows.filter(|flow| !flow.has_retold);
-        let mut refusals = row.refused_there.clone();
-        refusals.extend(before.flat_map(|flow| flow.refused_before.clone()));
+        let mut refusals = self.refused_by(workspace, holder);
         refusals.extend(kept_out.refused_here.clone());
         let count = refusals.len();
         let listed = refusals.into_iter().take(limits::RELAYED_REFUSALS_MAX);
-        let refused: std::collections::BTreeMap<_, _> = listed.collect();
+        let refused: BTreeMap<_, _> = listed.collect();
         let left_out = count - refused.len();
         Some(RelayedRow {
             held: match self.is(Mutant::RelaysTooMuch) {
@@ -142,6 +187,26 @@ impl Engine {
         })
     }
 
+    /// What a peer refused of ours, as far as that is listed. What it refused before it greeted counts
+    /// until it has told again what it still does.
+    pub(super) fn refused_by(
+        &self,
+        workspace: WorkspaceId,
+        peer: PeerId,
+    ) -> BTreeMap<DocumentId, RefusalCode> {
+        let Some(WorkspaceState::Ready(state)) = self.workspaces.get(&workspace) else {
+            return BTreeMap::new();
+        };
+        let known = state.peers.get(&peer);
+        let mut refusals =
+            known.map_or_else(BTreeMap::new, |known| known.row.refused_there.clone());
+        let links = self.links.values().filter(|link| link.peer == peer);
+        let flows = links.filter_map(|link| link.flows.get(&workspace));
+        let before = flows.filter(|flow| !flow.has_retold);
+        refusals.extend(before.flat_map(|flow| flow.refused_before.clone()));
+        refusals
+    }
+
     pub(super) fn on_held(&mut self, link: LinkId, told: Held) {
         let Some(state) = self.links.get(&link) else {
             return;
@@ -152,13 +217,25 @@ impl Engine {
             peer,
             row,
         } = told;
-        // It may speak of a history that is about to turn out to be lost.
-        let flow = state.flows.get(&workspace);
-        let is_unconfirmed = flow.is_some_and(super::follow::Flow::is_unconfirmed);
         let is_server = self.roster.standing(&workspace, &server) == Some(Standing::Server);
         if !is_server || !state.shares(&workspace) {
             let what = "what devices hold of a workspace of which this peer is not the server";
             return self.fault(link, what.to_owned());
+        }
+        // It may speak of a history that is about to turn out to be lost.
+        if let Some(flow) = self.flow(link, &workspace)
+            && flow.is_unconfirmed()
+        {
+            flow.early_held.retain(|known| known.peer != peer);
+            if flow.early_held.len() < limits::SIBLINGS_MAX {
+                let told = Held {
+                    workspace,
+                    peer,
+                    row,
+                };
+                flow.early_held.push(told);
+            }
+            return;
         }
         let me = self.config.me;
         let Some(state) = self.ready(&workspace) else {
@@ -172,12 +249,7 @@ impl Engine {
         let is_possible = row
             .held
             .is_none_or(|held| held.epoch == released.epoch && held.seq <= released.seq);
-        if is_unconfirmed
-            || peer == me
-            || !has_room
-            || !is_possible
-            || relayed.get(&peer) == Some(&row)
-        {
+        if peer == me || !has_room || !is_possible || relayed.get(&peer) == Some(&row) {
             return;
         }
         relayed.insert(peer, row.clone());
@@ -187,5 +259,13 @@ impl Engine {
             workspace,
             row,
         });
+    }
+
+    /// Our history is the one that a server spoke of.
+    pub(super) fn take_early_held(&mut self, link: LinkId, workspace: WorkspaceId) {
+        let flow = self.flow(link, &workspace);
+        for held in flow.map_or_else(Vec::new, |flow| std::mem::take(&mut flow.early_held)) {
+            self.on_held(link, held);
+        }
     }
 }

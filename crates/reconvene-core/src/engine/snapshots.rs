@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use sha2::{Digest as _, Sha256};
 
 use super::ingest::CheckedSnapshot;
-use super::{Engine, Moment, ReadQuery, Reading};
+use super::{Engine, ReadQuery, Reading};
 use crate::guard::ChangeHeader;
 use crate::ids::{LinkId, ReadId, SnapshotHash};
 use crate::limits;
@@ -21,8 +21,7 @@ use crate::wire::{Changes, Frame};
 pub(super) struct Inspection {
     read: ReadId,
     changes: Changes,
-    /// Each with when it came: that is as of when its words count.
-    held: VecDeque<(Frame, Moment)>,
+    held: VecDeque<Frame>,
 }
 
 impl Engine {
@@ -66,7 +65,7 @@ impl Engine {
         if let Frame::Changes(changes) = &frame {
             state.held_bytes += changes.window_bytes();
         }
-        inspection.held.push_back((frame, state.heard_at));
+        inspection.held.push_back(frame);
         let too_many = inspection.held.len() > limits::HELD_FRAMES_MAX
             || state.held_bytes > limits::LINK_INGEST_BYTES_MAX;
         if too_many {
@@ -111,11 +110,7 @@ impl Engine {
         });
         let snapshots = snapshots.collect();
         self.enqueue_received(link, peer, changes, snapshots);
-        for (frame, heard_at) in inspection.held {
-            let Some(state) = self.links.get_mut(&link) else {
-                return;
-            };
-            state.heard_at = heard_at;
+        for frame in inspection.held {
             // One of them may have snapshots of its own; then the rest waits for that.
             self.on_whole_frame(link, frame);
         }

@@ -109,7 +109,7 @@ fn losing_everything_but_the_journal_keeps_the_journal() {
 #[test]
 fn a_released_entry_stays_until_a_barrier_covers_it() {
     let mut store = MemoryStore::new();
-    let releases = BTreeMap::from([(entry(1).workspace, (EPOCH, FeedSeq(9)))]);
+    let releases = BTreeMap::from([(entry(1).workspace, (EPOCH, FeedSeq(9)).into())]);
     store.journal(&[&entry(1)]).unwrap();
     store.release_journal(&releases).unwrap();
     assert_eq!(store.journal_entries(), [entry(1)]);
@@ -125,7 +125,7 @@ fn a_release_of_a_new_epoch_frees_what_was_journalled_before_it() {
         ..entry(through)
     };
     let release =
-        |epoch, through| BTreeMap::from([(entry(1).workspace, (epoch, FeedSeq(through)))]);
+        |epoch, through| BTreeMap::from([(entry(1).workspace, (epoch, FeedSeq(through)).into())]);
     let mut store = MemoryStore::new();
     store.journal(&[&entry(7), &entry(9)]).unwrap();
     store.barrier().unwrap();

@@ -52,6 +52,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
         head: point(300),
         held,
         takes_snapshots: false,
+        is_unsettled: false,
     };
     let two = vec![
         DocumentChanges {
@@ -147,6 +148,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 Role::Device,
                 vec![WorkspaceHello {
                     takes_snapshots: true,
+                    is_unsettled: false,
                     ..greeting(None)
                 }],
             ),
@@ -216,7 +218,22 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 point: point(300),
             }),
         ),
-        ("heartbeat", Frame::Heartbeat(vec![(WORKSPACE, point(300))])),
+        (
+            "heartbeat",
+            Frame::Heartbeat(Heartbeat {
+                points: vec![(WORKSPACE, point(300))],
+                number: 0,
+                heard: 0,
+            }),
+        ),
+        (
+            "heartbeat that is numbered",
+            Frame::Heartbeat(Heartbeat {
+                points: vec![(WORKSPACE, point(300))],
+                number: 300,
+                heard: 7,
+            }),
+        ),
         (
             "part",
             Frame::Part(Part {
@@ -426,6 +443,7 @@ fn first_frames_fit_at_their_largest() {
         head: point(u64::MAX),
         held: Some(point(u64::MAX)),
         takes_snapshots: true,
+        is_unsettled: true,
     };
     let name = "n".repeat(limits::NAME_BYTES_MAX);
     let frames = [
@@ -568,6 +586,7 @@ fn lists_longer_than_their_limits_are_refused() {
         head: point(1),
         held: None,
         takes_snapshots: false,
+        is_unsettled: false,
     };
     let empty = |byte: usize| DocumentChanges {
         document: document(byte as u8),
@@ -587,7 +606,11 @@ fn lists_longer_than_their_limits_are_refused() {
     for more in [0, 1] {
         let frames = [
             hello(Role::Device, vec![greeting; hellos + more]),
-            Frame::Heartbeat(vec![(WORKSPACE, point(1)); beats + more]),
+            Frame::Heartbeat(Heartbeat {
+                points: vec![(WORKSPACE, point(1)); beats + more],
+                number: 1,
+                heard: 0,
+            }),
             changes((0..documents + more).map(empty).collect(), None),
             Frame::Ack(Ack {
                 workspace: WORKSPACE,

@@ -1,6 +1,7 @@
 //! Histories that cannot be followed: devices that never met, stores that lost their past.
 
 use reconvene_core::engine::Event;
+use reconvene_core::storage::JournalEntry;
 
 use super::{fill, linked_team, seconds, team, told, while_apart};
 use crate::world::{NodeId, World, document};
@@ -87,6 +88,45 @@ fn the_journal_lets_go_of_what_the_server_holds() {
     world.run_until_quiet();
     let kept = world.disk(devices[0]).store.journal_entries().len();
     assert!(kept <= 2, "{kept} entries are kept");
+}
+
+#[test]
+fn the_journal_keeps_what_was_refused_by_whoever_holds_the_rest() {
+    let (mut world, server, devices, of) = linked_team(35, 2);
+    let device = devices[0];
+    fill(&mut world, device, of, 0..4);
+    // A change of a document that is purged meanwhile is refused, and nobody else has it.
+    while_apart(&mut world, device, server, |world| {
+        world.edit(device, of, document(1), 60);
+        world.run_until_quiet();
+        world.purge(server, of, &[document(1)]);
+        world.run_until_quiet();
+    });
+    let late = world.heads(device, of, document(1));
+    fill(&mut world, device, of, 10..40);
+    // It is still so after a restart, before and after it is told again.
+    for wait in 0..20 {
+        world.crash(device, 0);
+        world.restart(device);
+        world.run_until(|world| world.is_greeted(device, server));
+        for _ in 0..wait {
+            world.step();
+        }
+        world.edit(device, of, document(50), 60);
+    }
+    world.run_until_quiet();
+    let entries = world.disk(device).store.journal_entries();
+    let is_refused = |entry: &&JournalEntry| entry.documents().contains(&document(1));
+    assert_eq!(entries.iter().filter(is_refused).count(), 1);
+    assert!(entries.len() <= 3, "{} entries are kept", entries.len());
+    world.crash(device, 0);
+    world.wipe(device);
+    world.restart(device);
+    world.run_until_quiet();
+    let facts: Vec<_> = late.iter().map(|hash| (of, document(1), *hash)).collect();
+    for fact in facts {
+        assert!(world.disk(device).durable.contains(&fact), "{fact:?}");
+    }
 }
 
 #[test]

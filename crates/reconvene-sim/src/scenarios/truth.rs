@@ -76,7 +76,33 @@ fn whoever_asks_how_fresh_it_is_gets_to_know_now() {
         world.give(device, Input::Refresh(of));
         world.run_until_quiet();
         let as_of = verified_at(&world, device);
-        assert!(as_of >= asked, "{as_of} is before {asked}");
+        assert_eq!(as_of, asked, "neither before it was asked nor after");
+    }
+}
+
+#[test]
+fn freshness_is_as_of_when_was_asked_and_not_of_when_the_answer_came() {
+    let (mut world, server, devices, of) = linked_team(89, 1);
+    let device = devices[0];
+    world.advance(seconds(30));
+    world.settings.latency = (2_000, 2_000);
+    for _ in 0..10 {
+        world.advance(seconds(7));
+        let asked = world.now();
+        world.give(device, Input::Refresh(of));
+        // The server's answer is on its way when it takes this.
+        world.advance(seconds(3));
+        world.edit(server, of, document(1), 60);
+        world.run_until(|world| verified_at(world, device) >= asked);
+        assert!(world.now() >= asked + 4_000, "after one round trip");
+        assert!(
+            verified_at(&world, device) < asked + 3_000,
+            "what the server took since is not here yet"
+        );
+        // Nobody asks for what comes next: it is as of the last that the server had read of this one.
+        world.advance(seconds(40));
+        let age = world.now() - verified_at(&world, device);
+        assert!((4_000..30_000).contains(&age), "{age} ms");
     }
 }
 
@@ -170,6 +196,45 @@ fn a_device_learns_through_the_server_what_its_member_s_other_devices_hold() {
     let row = PeerRow::decode(&row.expect("it is there")).expect("it decodes");
     let told = row.relayed[&world.peer(b)].held.expect("it is known");
     assert_eq!(told.seq.0, end);
+}
+
+#[test]
+fn what_is_said_before_a_history_is_confirmed_is_taken_when_it_is() {
+    let (mut world, server, devices, of) = linked_team(87, 2);
+    let [a, b] = [devices[0], devices[1]];
+    world.part(b, server);
+    fill(&mut world, a, of, 0..5);
+    world.part(a, server);
+    world.run_until_quiet();
+    world.heal(b, server);
+    world.run_until_quiet();
+    world.part(b, server);
+    let end = feed_end(&world, a, of);
+    // The server is behind, so that its cursor has to be confirmed, and has nothing more to say of b.
+    world.settings.read = (40, 40);
+    fill(&mut world, a, of, 5..8);
+    world.heal(a, server);
+    world.run_until_quiet();
+    assert_eq!(held(&world, a, b), Some(end));
+}
+
+#[test]
+fn a_server_that_restarted_tells_of_a_device_that_is_away() {
+    let (mut world, server, devices, of) = linked_team(88, 2);
+    let [a, b] = [devices[0], devices[1]];
+    world.part(b, server);
+    fill(&mut world, a, of, 0..5);
+    world.part(a, server);
+    world.run_until_quiet();
+    world.heal(b, server);
+    world.run_until_quiet();
+    world.part(b, server);
+    world.crash(server, 0);
+    world.restart(server);
+    world.run_until_quiet();
+    world.heal(a, server);
+    world.run_until_quiet();
+    assert_eq!(held(&world, a, b), Some(feed_end(&world, a, of)));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Tests of the journal: what survives cuts, flips and interrupted repairs, and what is released.
 
-use reconvene_core::ids::WorkspaceId;
+use reconvene_core::ids::{DocumentKind, WorkspaceId};
+use reconvene_core::records::{JournalDocument, JournalFrame, Record as _};
+use reconvene_core::storage::JournalRelease;
 
 use super::*;
 use crate::golden::{self, Vector};
@@ -41,7 +43,7 @@ fn append(journal: &mut Journal, entries: &[JournalEntry]) {
 }
 
 fn release(through: u64) -> JournalReleases {
-    JournalReleases::from([(WORKSPACE, (EPOCH, FeedSeq(through)))])
+    JournalReleases::from([(WORKSPACE, (EPOCH, FeedSeq(through)).into())])
 }
 
 #[test]
@@ -222,7 +224,7 @@ fn only_released_and_covered_segments_are_deleted() {
     assert_eq!(dirs.segments(), ["2.log"], "another workspace's is left");
 
     append(&mut journal, &[entry(4, 10)]);
-    let elsewhere = JournalReleases::from([(other.workspace, (EPOCH, FeedSeq(9)))]);
+    let elsewhere = JournalReleases::from([(other.workspace, (EPOCH, FeedSeq(9)).into())]);
     journal.release(&elsewhere).unwrap();
     assert_eq!(dirs.segments(), ["4.log"]);
     assert_eq!(dirs.open().1.entries, [entry(4, 10)]);
@@ -257,6 +259,72 @@ fn the_segment_in_use_goes_once_it_is_worth_it() {
     append(&mut journal, &[entry(3, 1)]);
     assert_eq!(dirs.segments(), ["2.log"]);
     assert_eq!(dirs.open().1.entries, [entry(3, 1)]);
+}
+
+/// An entry with a change of one document, of about so many bytes.
+fn entry_of(through: u64, document: u8, bytes: usize) -> JournalEntry {
+    let frame = JournalFrame {
+        workspace: WORKSPACE,
+        epoch: EPOCH,
+        seq: FeedSeq(through),
+        documents: vec![JournalDocument {
+            document: DocumentId::from_bytes([document; 16]),
+            kind: DocumentKind(1),
+            changes: vec![vec![7; bytes].into()],
+        }],
+    };
+    JournalEntry {
+        frame: frame.encode(),
+        ..entry(through, 0)
+    }
+}
+
+#[test]
+fn what_was_refused_is_kept_and_costs_no_more_than_twice_its_size() {
+    let dirs = Dirs::new();
+    let (mut journal, _) = dirs.open();
+    let refused = DocumentId::from_bytes([1; 16]);
+    let big = SEGMENT_BYTES_MAX as usize / 8;
+    let release = |through, kept: &[DocumentId]| {
+        let release = JournalRelease {
+            kept: kept.iter().copied().collect(),
+            ..(EPOCH, FeedSeq(through)).into()
+        };
+        JournalReleases::from([(WORKSPACE, release)])
+    };
+    let mut kept = Vec::new();
+    for round in 0..40 {
+        kept.push(entry_of(round * 10, 1, big / 10));
+        append(&mut journal, &kept[kept.len() - 1..]);
+        for place in 1..10 {
+            append(&mut journal, &[entry_of(round * 10 + place, 2, big)]);
+        }
+        journal.barrier_passed();
+        journal
+            .release(&release(round * 10 + 9, &[refused]))
+            .unwrap();
+    }
+    let kept_bytes: usize = kept.iter().map(|entry| entry.frame.len()).sum();
+    let sizes = dirs.segments();
+    let sizes = sizes
+        .iter()
+        .map(|name| fs::metadata(dirs.journal.join(name)).unwrap().len());
+    let bytes: u64 = sizes.sum();
+    let bound = 2 * kept_bytes as u64 + 2 * SEGMENT_BYTES_MAX;
+    assert!(bytes <= bound, "{bytes} bytes for {kept_bytes}");
+    drop(journal);
+    let (mut journal, recovered) = dirs.open();
+    for entry in &kept {
+        assert!(recovered.entries.contains(entry), "{:?}", entry.through);
+    }
+    // Once it is held nothing is left.
+    append(
+        &mut journal,
+        &[entry_of(400, 2, SEGMENT_BYTES_KEPT as usize)],
+    );
+    journal.barrier_passed();
+    journal.release(&release(400, &[])).unwrap();
+    assert!(dirs.segments().is_empty());
 }
 
 #[test]

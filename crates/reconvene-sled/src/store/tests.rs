@@ -196,7 +196,7 @@ fn the_journal_is_shortened_only_behind_a_barrier() {
     let mut store = open(temporary.path()).store;
     store.journal(&[&entry(1, 5 * KIB * KIB)]).unwrap();
     store.apply(&batch(1, Vec::new())).unwrap();
-    let releases = JournalReleases::from([(WORKSPACE, (EPOCH, FeedSeq(1)))]);
+    let releases = JournalReleases::from([(WORKSPACE, (EPOCH, FeedSeq(1)).into())]);
     store.release_journal(&releases).unwrap();
     assert!(disk_bytes(store.data_dir()).unwrap().journal > 0);
     store.barrier().unwrap();

@@ -451,12 +451,15 @@ fn releases_are_merged_and_never_wait_for_room() {
     for through in [3, 9, 4] {
         writer.release(JournalReleases::from([(
             WORKSPACE,
-            (EPOCH, FeedSeq(through)),
+            (EPOCH, FeedSeq(through)).into(),
         )]));
     }
     keeper.opened.send(()).unwrap();
     writer.shutdown().unwrap();
-    let expected = Call::Release(JournalReleases::from([(WORKSPACE, (EPOCH, FeedSeq(9)))]));
+    let expected = Call::Release(JournalReleases::from([(
+        WORKSPACE,
+        (EPOCH, FeedSeq(9)).into(),
+    )]));
     let calls = calls.lock().unwrap();
     let releases: Vec<_> = calls
         .iter()

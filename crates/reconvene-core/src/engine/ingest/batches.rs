@@ -7,14 +7,16 @@ use bytes::Bytes;
 
 use super::{Author, Entry, Job, PendingBatch, Redeemed, Work};
 use crate::engine::shares::Roster;
-use crate::engine::{CompactHold, EditError, Engine, Event, Output, PurgeError};
+use crate::engine::{CompactHold, EditError, Engine, Event, Output, PurgeError, WorkspaceState};
 use crate::feed::FeedPoint;
 use crate::ids::{BatchId, DocumentId, FeedSeq, LinkId, PeerId, RequestId, WorkspaceId};
 use crate::keys::{Key, KeyKind};
 use crate::limits;
 use crate::mutants::Mutant;
 use crate::refusal::RefusalCode;
-use crate::storage::{Batch, Durability, JournalEntry, JournalReleases, StoreError};
+use crate::storage::{
+    Batch, Durability, JournalEntry, JournalRelease, JournalReleases, StoreError,
+};
 
 impl Engine {
     pub(in crate::engine) fn submit(
@@ -110,7 +112,7 @@ impl Engine {
     pub(super) fn forget_workspace(&mut self, workspace: WorkspaceId) {
         if let Some(state) = self.ready(&workspace) {
             let end = (state.point.epoch, FeedSeq(u64::MAX));
-            let releases = JournalReleases::from([(workspace, end)]);
+            let releases = JournalReleases::from([(workspace, end.into())]);
             self.outputs.push_back(Output::ReleaseJournal(releases));
         }
         self.workspaces.remove(&workspace);
@@ -380,6 +382,21 @@ impl Engine {
         queued || written || !self.owed.is_empty()
     }
 
+    /// Whether the feed of a workspace ends with all that is known to be durable here: an edit in the
+    /// journal may wait for what comes before it in the feed, or to be replayed.
+    pub(in crate::engine) fn is_settled(&self, workspace: &WorkspaceId) -> bool {
+        let mut waiting = self.jobs.iter().chain(&self.owed);
+        let is_of = |of: Option<WorkspaceId>| of.as_ref() == Some(workspace);
+        let is_queued =
+            waiting.any(|job| is_of(job.journaled_through().map(|(workspace, ..)| workspace)));
+        let mut written = self.pending.iter().filter(|batch| !batch.released);
+        !is_queued
+            && !written.any(|batch| {
+                let is_safe = batch.journaled || batch.replayed.is_some();
+                is_safe && is_of(batch.reaches.map(|(workspace, _)| workspace))
+            })
+    }
+
     /// A journal frame's changes are in the feed, at `through` at the latest.
     pub(super) fn on_replayed(&mut self, workspace: WorkspaceId, through: FeedSeq) {
         let replay = self.replays.entry(workspace).or_default();
@@ -400,26 +417,50 @@ impl Engine {
             Some(replay) => replay.through.0,
             None => 0,
         };
-        let on_send = self.is(Mutant::ReleasesOnSend);
+        let Some(release) = self.held_by_any(workspace) else {
+            return;
+        };
         let Some(state) = self.ready(&workspace) else {
             return;
         };
-        let epoch = state.point.epoch;
-        let sent = Some(state.released).filter(|_| on_send);
-        let held = state
-            .peers
-            .values()
-            .filter_map(|peer| peer.row.acknowledged)
-            .chain(sent)
-            .filter(|point| point.epoch == epoch)
-            .map(|point| point.seq.0)
-            .max()
-            .unwrap_or(0);
-        if held > state.journal_released && held >= earlier {
-            state.journal_released = held;
-            let releases = JournalReleases::from([(workspace, (epoch, FeedSeq(held)))]);
+        let known = &state.journal_released;
+        let known = known.as_ref().filter(|known| known.epoch == release.epoch);
+        let is_new = known.is_none_or(|known| {
+            known.through < release.through
+                || (known.through == release.through && known.kept != release.kept)
+        });
+        if is_new && release.through.0 >= earlier {
+            state.journal_released = Some(release.clone());
+            let releases = JournalReleases::from([(workspace, release)]);
             self.outputs.push_back(Output::ReleaseJournal(releases));
         }
+    }
+
+    /// How much of our feed the peer that is furthest durably holds; `None` if nobody holds any. What
+    /// it refused stays, unless another that is as far did not.
+    fn held_by_any(&self, workspace: WorkspaceId) -> Option<JournalRelease> {
+        let Some(WorkspaceState::Ready(state)) = self.workspaces.get(&workspace) else {
+            return None;
+        };
+        let epoch = state.point.epoch;
+        // Of whom it is not known what it refused nothing is taken to be held.
+        let held = state.peers.iter().filter_map(|(peer, known)| {
+            let row = &known.row;
+            let point = row.acknowledged.filter(|point| point.epoch == epoch)?;
+            (row.refused_there_unlisted == 0).then_some((*peer, point.seq))
+        });
+        let held: Vec<_> = held.collect();
+        let sent = Some(state.released.seq).filter(|_| self.is(Mutant::ReleasesOnSend));
+        let through = held.iter().map(|(_, seq)| *seq).chain(sent).max()?;
+        let furthest = held.iter().filter(|(_, seq)| *seq == through);
+        let refused = furthest.map(|(peer, _)| self.refused_by(workspace, *peer));
+        let refused = refused.map(|refused| refused.into_keys().collect::<BTreeSet<_>>());
+        let kept = refused.reduce(|one, other| &one & &other);
+        (through.0 > 0).then(|| JournalRelease {
+            epoch,
+            through,
+            kept: kept.unwrap_or_default(),
+        })
     }
 
     /// The oldest batch whose barrier has not passed.
