@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use crate::engine::{Remains, snapshot_hash};
 use crate::guard::{ChangeHeader, parse_change};
-use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, PeerId, WorkspaceId};
+use crate::ids::{
+    ChangeHash, DocumentId, DocumentKind, FeedSeq, PeerId, SnapshotHash, WorkspaceId,
+};
 use crate::keys::{Key, KeyKind, KeyRange};
 use crate::limits;
 use crate::records::{
@@ -313,6 +315,12 @@ pub fn examine(
         &whole_snapshots,
         (&mut examined, &mut held),
     )?;
+    // Nothing else names what a snapshot held that is lost.
+    let read = &examined.remains.snapshots;
+    let is_there = |hash: &SnapshotHash| read.iter().any(|(named, _)| named.hash == *hash);
+    if !whole_snapshots.iter().all(is_there) {
+        wanted.extend(recovered.keys());
+    }
     wanted.retain(|hash| !held.contains(hash));
     for hash in wanted {
         match recovered.get(&hash) {

@@ -273,6 +273,35 @@ impl Action {
         }
     }
 
+    /// The node it is done to, or the first of them.
+    fn node(&self) -> NodeId {
+        match self {
+            Self::Edit { node, .. }
+            | Self::EditMany { node, .. }
+            | Self::Import { node, .. }
+            | Self::Evict { node }
+            | Self::Refresh { node }
+            | Self::Compact { node, .. }
+            | Self::Connect { node, .. }
+            | Self::Disconnect { node, .. }
+            | Self::Roam { node }
+            | Self::Resume { node }
+            | Self::Crash { node, .. }
+            | Self::Restart { node }
+            | Self::Sleep { node }
+            | Self::Wake { node }
+            | Self::Skew { node, .. }
+            | Self::Wipe { node }
+            | Self::RollBack { node }
+            | Self::Rot { node, .. }
+            | Self::Fail { node, .. } => *node,
+            Self::Cut { one, .. } | Self::Part { one, .. } | Self::Heal { one, .. } => *one,
+            Self::Mute { from, .. } => *from,
+            Self::Purge { .. } | Self::Slow { .. } | Self::BumpStateVersion => SERVER,
+            Self::Lie { .. } => LIAR,
+        }
+    }
+
     /// Every name of what a host or a person does.
     pub const DEEDS: [&'static str; 12] = [
         "edit",
@@ -343,6 +372,8 @@ impl Stage {
 
     /// Does something; whether there was something to do.
     pub fn act(&mut self, action: Action) -> bool {
+        self.world
+            .observe(action.node(), &format_args!("--- {action:?}"));
         let is_done = self.carry_out(action);
         if is_done {
             let name = action.name();

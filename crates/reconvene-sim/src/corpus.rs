@@ -6,7 +6,10 @@ use crate::plan::Plan;
 const CLASSIC: &str = include_str!("../corpus/classic.txt");
 
 /// Plans by name.
-const PLANS: &[(&str, &str)] = &[];
+const PLANS: &[(&str, &str)] = &[(
+    "rotten-snapshot-of-what-only-the-journal-has",
+    include_str!("../corpus/rotten-snapshot-of-what-only-the-journal-has.plan"),
+)];
 
 /// The seeds of [`crate::classic`] that once failed.
 pub fn classic_seeds() -> Vec<u64> {

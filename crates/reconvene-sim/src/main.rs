@@ -2,6 +2,7 @@
 //! shorter, and shows that what is wrong on purpose is noticed.
 
 use std::collections::BTreeSet;
+use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -15,6 +16,7 @@ use reconvene_sim::action::Action;
 use reconvene_sim::history::Outcome;
 use reconvene_sim::plan::{Mode, Plan};
 use reconvene_sim::shrink::{shrink, try_play};
+use reconvene_sim::world::Observer;
 
 /// Plays histories of simulated replicas, faults included, and checks what must hold.
 #[derive(Debug, Parser)]
@@ -48,6 +50,9 @@ enum Command {
     Replay {
         #[command(flatten)]
         which: Which,
+        /// Print what happens, as it happens.
+        #[arg(long)]
+        events: bool,
     },
     /// Makes a history that fails shorter, and prints it.
     Shrink {
@@ -141,7 +146,9 @@ fn main() -> ExitCode {
             let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
             Ok(run(from.unwrap_or_else(random), seeds, mode, twice, until))
         }
-        Command::Replay { which } => which.read().map(|(plan, mutants)| replay(&plan, mutants)),
+        Command::Replay { which, events } => which
+            .read()
+            .map(|(plan, mutants)| replay(&plan, mutants, events)),
         Command::Shrink { which, keep } => which
             .read()
             .and_then(|(plan, mutants)| shorten(&plan, mutants, keep)),
@@ -289,7 +296,12 @@ fn first_line(why: &str) -> &str {
     &line[..end]
 }
 
-fn replay(plan: &Plan, mutants: Mutants) -> bool {
+fn replay(plan: &Plan, mutants: Mutants, events: bool) -> bool {
+    if events {
+        let observer = Observer(|at, node, what| println!("{at:8} ms, node {node}: {what}"));
+        // What it came to is told below.
+        drop(catch_unwind(|| plan.play(mutants, Some(observer))));
+    }
     match try_play(plan, mutants) {
         Ok(outcome) => {
             let trace: String = outcome

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::action::{Action, DEVICES, Failure, SERVER, Stage};
 use crate::history::{DOCUMENTS, Ending, Outcome, end, enter};
-use crate::world::{NodeId, Settings, World, workspace};
+use crate::world::{NodeId, Observer, Settings, World, workspace};
 
 /// What a history is to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,12 +71,14 @@ impl Plan {
         Draw::new(seed, mode).plan()
     }
 
-    /// Plays it with engines that carry these mutants; the same plan gives the same outcome.
+    /// Plays it with engines that carry these mutants; the same plan gives the same outcome. Whatever
+    /// happens is told to the observer.
     ///
     /// # Panics
     /// If anything that must hold does not; the message says what, and when.
-    pub fn play(&self, mutants: Mutants) -> Outcome {
+    pub fn play(&self, mutants: Mutants, observer: Option<Observer>) -> Outcome {
         let mut world = World::new(self.seed);
+        world.observer = observer;
         world.settings = self.settings;
         world.mutants = mutants;
         let mut skews = self.skews.into_iter();
@@ -166,7 +168,11 @@ impl Held {
         for node in [SERVER, WELL] {
             let holds = world.held(node, workspace(1));
             for (other, facts) in &self.facts {
-                let lacking = facts.difference(&holds).next();
+                let lacking = facts.difference(&holds);
+                // What was to be purged since is not counted as held.
+                let purged: Vec<_> = world.purged().collect();
+                let mut lacking = lacking.filter(|fact| !purged.contains(&&(fact.0, fact.1)));
+                let lacking = lacking.next();
                 assert_eq!(
                     lacking, None,
                     "seed {}: node {node} lacks what node {other} held {} ms ago",

@@ -14,7 +14,7 @@ use crate::plan::Plan;
 /// The message of what did not hold.
 pub fn try_play(plan: &Plan, mutants: Mutants) -> Result<Outcome, String> {
     // A world that panicked is dropped as a whole.
-    let played = catch_unwind(AssertUnwindSafe(|| plan.play(mutants)));
+    let played = catch_unwind(AssertUnwindSafe(|| plan.play(mutants, None)));
     played.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));

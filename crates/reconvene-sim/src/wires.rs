@@ -9,6 +9,9 @@ use reconvene_core::wire::{Assembler, Frame};
 
 use crate::world::{Arrival, Happening, NodeId, Sending, Swallow, World};
 
+/// After how many milliseconds of silence a link ends.
+const IDLE_AFTER: u64 = 30_000;
+
 /// Of how many frames a liar makes up something like them.
 const LIES_OF: usize = 128;
 
@@ -29,6 +32,8 @@ pub(crate) struct End {
     pub(crate) node: NodeId,
     pub(crate) link: LinkId,
     up: bool,
+    /// When it was last heard from the other end.
+    heard_at: u64,
     /// Nothing is given to this end any more, and nothing sent from it.
     closed: bool,
     admitted: bool,
@@ -75,6 +80,7 @@ impl End {
             node,
             link,
             up: false,
+            heard_at: 0,
             closed: false,
             admitted: false,
             sent_any: false,
@@ -261,9 +267,6 @@ impl World {
     fn is_swallowed(&self, id: WireId, side: Side, frame: &Bytes) -> bool {
         let ends = &self.wires[&id].ends;
         let (from, to) = (ends[side].node, ends[1 - side].node);
-        if self.muted.contains(&(from, to)) {
-            return true;
-        }
         match self.swallowed {
             Some((one, other, Swallow::Everything)) => {
                 (one, other) == (from, to) || (one, other) == (to, from)
@@ -276,7 +279,11 @@ impl World {
         }
     }
 
-    fn arrive_later(&mut self, id: WireId, side: Side, arrival: Arrival) {
+    pub(crate) fn arrive_later(&mut self, id: WireId, side: Side, arrival: Arrival) {
+        let ends = &self.wires[&id].ends;
+        if self.muted.contains(&(ends[1 - side].node, ends[side].node)) {
+            return self.withheld.push((id, side, arrival));
+        }
         let delay = self.draw(self.settings.latency);
         let now = self.now;
         let Some(wire) = self.wires.get_mut(&id) else {
@@ -310,12 +317,17 @@ impl World {
             }
             Arrival::Up => {
                 end.up = true;
+                end.heard_at = self.now;
+                self.schedule(self.now + IDLE_AFTER, Happening::Idle(id, side));
                 let dialed = side == 0;
                 let peer = self.peer(peer);
                 self.give(node, Input::LinkUp { link, peer, dialed });
             }
             Arrival::Frame(_) if cut || !end.up => {}
-            Arrival::Frame(frame) => self.give(node, Input::FrameArrived { link, frame }),
+            Arrival::Frame(frame) => {
+                end.heard_at = self.now;
+                self.give(node, Input::FrameArrived { link, frame });
+            }
             Arrival::Down(why) => {
                 end.closed = true;
                 if end.up {
@@ -323,6 +335,22 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Whoever carries links ends one on which nothing is heard for too long.
+    pub(crate) fn look_whether_idle(&mut self, id: WireId, side: Side) {
+        let Some(wire) = self.wires.get(&id) else {
+            return;
+        };
+        let end = &wire.ends[side];
+        if end.closed || self.engine(end.node).is_none() {
+            return;
+        }
+        let due = end.heard_at + IDLE_AFTER;
+        if due > self.now {
+            return self.schedule(due, Happening::Idle(id, side));
+        }
+        self.arrive(id, side, Arrival::Down("nothing was heard".to_owned()));
     }
 
     /// Gives a node bytes as if a peer had sent them over the wire between the two.

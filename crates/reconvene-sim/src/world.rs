@@ -114,6 +114,8 @@ pub(crate) enum Happening {
     Dialled(NodeId, u64, PeerId),
     Transmit(WireId, Side, Sending),
     Arrive(WireId, Side, Arrival),
+    /// It is looked at whether anything was heard at an end of a wire.
+    Idle(WireId, Side),
 }
 
 /// Something on its way out of a node.
@@ -148,6 +150,8 @@ pub struct World {
     apart: BTreeSet<(NodeId, NodeId)>,
     /// Whom nobody hears: the first by the second.
     pub(crate) muted: BTreeSet<(NodeId, NodeId)>,
+    /// What they said meanwhile, which still arrives if they are heard again in time.
+    pub(crate) withheld: Vec<(WireId, Side, Arrival)>,
     pub(crate) knowledge: Knowledge,
     trace: Sha256,
     steps: u64,
@@ -167,8 +171,20 @@ pub struct World {
     pub recorded: Option<Vec<Bytes>>,
     /// Every change that crosses a wire from now on, if that is to be counted: early copies aside.
     pub(crate) crossings: Option<Crossings>,
+    /// Who is told what happens.
+    pub observer: Option<Observer>,
     /// What is lost on the way from one node to another although the wire is whole.
     pub swallowed: Option<(NodeId, NodeId, Swallow)>,
+}
+
+/// Who is told what happens, as it happens: the moment, the node, and the event or what was done to it.
+#[derive(Clone, Copy)]
+pub struct Observer(pub fn(u64, NodeId, &str));
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
 }
 
 /// How often a change crossed a wire, by wire and by the side that sent it.
@@ -199,6 +215,7 @@ impl World {
             agenda: BTreeMap::new(),
             apart: BTreeSet::new(),
             muted: BTreeSet::new(),
+            withheld: Vec::new(),
             knowledge: Knowledge::default(),
             trace: Sha256::new(),
             steps: 0,
@@ -210,6 +227,7 @@ impl World {
             liars: false,
             recorded: None,
             crossings: None,
+            observer: None,
             swallowed: None,
         }
     }
@@ -561,9 +579,13 @@ impl World {
         self.apart.remove(&(one.min(other), one.max(other)));
         self.muted.remove(&(one, other));
         self.muted.remove(&(other, one));
+        for (wire, side, arrival) in std::mem::take(&mut self.withheld) {
+            self.arrive_later(wire, side, arrival);
+        }
     }
 
-    /// Has everything that one node sends another be lost from now on.
+    /// Has nothing that one node sends another arrive from now on. Nothing can be dialled then; what
+    /// was sent over a wire that is still there when the two are healed arrives after all.
     pub fn mute(&mut self, from: NodeId, to: NodeId) {
         self.muted.insert((from, to));
     }
@@ -623,6 +645,8 @@ impl World {
         self.is_awake(one)
             && self.is_awake(other)
             && !self.apart.contains(&(one.min(other), one.max(other)))
+            && !self.muted.contains(&(one, other))
+            && !self.muted.contains(&(other, one))
     }
 
     // Time.
@@ -691,7 +715,7 @@ impl World {
         let idle = self
             .agenda
             .values()
-            .all(|happening| matches!(happening, Happening::Wake(..)));
+            .all(|happening| matches!(happening, Happening::Wake(..) | Happening::Idle(..)));
         idle && self.nodes.iter().enumerate().all(|(place, node)| {
             let mut wanted = node.wanted.iter();
             node.engine.is_none()
@@ -754,9 +778,9 @@ impl World {
             | Happening::Barrier(node, _)
             | Happening::Input(node, ..)
             | Happening::Dialled(node, ..) => *node,
-            Happening::Transmit(wire, side, _) | Happening::Arrive(wire, side, _) => {
-                self.wires[wire].ends[*side].node
-            }
+            Happening::Transmit(wire, side, _)
+            | Happening::Arrive(wire, side, _)
+            | Happening::Idle(wire, side) => self.wires[wire].ends[*side].node,
         }
     }
 
@@ -804,6 +828,7 @@ impl World {
             }
             Happening::Transmit(wire, side, sending) => self.transmit(wire, side, sending),
             Happening::Arrive(wire, side, arrival) => self.arrive(wire, side, arrival),
+            Happening::Idle(wire, side) => self.look_whether_idle(wire, side),
             Happening::Read(..)
             | Happening::Journal(..)
             | Happening::Apply(..)
@@ -919,6 +944,7 @@ impl World {
             }
             Output::AdmitLink { link } => self.admit(node, link),
             Output::CloseLink { link, why } => {
+                self.observe(node, &format_args!("closes link {}: {why:?}", link.0));
                 self.note(&[b"close", format!("{why:?}").as_bytes()]);
                 self.send(node, link, Sending::Close(format!("{why:?}")));
             }
@@ -927,10 +953,17 @@ impl World {
                 self.schedule(self.now + delay, Happening::Dialled(node, life, peer));
             }
             Output::Event(event) => {
+                self.observe(node, &format_args!("{event:?}"));
                 self.note(&[b"event", format!("{event:?}").as_bytes()]);
                 self.on_event(node, &event);
                 self.nodes[node].events.push((self.now, event));
             }
+        }
+    }
+
+    pub(crate) fn observe(&self, node: NodeId, what: &dyn std::fmt::Display) {
+        if let Some(Observer(observe)) = self.observer {
+            observe(self.now, node, &what.to_string());
         }
     }
 
