@@ -226,7 +226,8 @@ impl Disk {
 
     /// Takes note of what is nowhere any more after a batch that set something damaged aside.
     fn note_lost(&mut self, group: &[Batch]) {
-        let is_aside = |key: &Key| key.kind() == Some(KeyKind::Quarantine);
+        let is_aside =
+            |key: &Key| matches!(key.kind(), Some(KeyKind::Quarantine | KeyKind::Damage));
         for batch in group {
             if !batch.puts.iter().any(|(key, _)| is_aside(key)) {
                 continue;
