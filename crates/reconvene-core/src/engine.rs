@@ -234,6 +234,9 @@ pub struct Engine {
     /// Workspaces in which the journal numbers entries that the feed does not have.
     forked: BTreeSet<WorkspaceId>,
     roster: Roster,
+    /// Workspaces of which a server said who takes part, and that is stored: nobody else does, as far
+    /// as it knows.
+    shares_told: BTreeSet<WorkspaceId>,
     /// Workspaces that the host leaves: nothing of them is taken until that is done.
     /// With whether their records are going to be removed.
     leaving: BTreeMap<WorkspaceId, bool>,
@@ -271,6 +274,7 @@ impl Engine {
             replay_at: None,
             forked: BTreeSet::new(),
             roster: Roster::default(),
+            shares_told: BTreeSet::new(),
             leaving: BTreeMap::new(),
             stalls: BTreeMap::new(),
             owing: BTreeSet::new(),
@@ -597,7 +601,7 @@ impl Engine {
                 self.close_link(*link, CloseReason::StoreFailed);
                 self.emit(Event::StoreFailed { error });
             }
-            Reading::Search(_, Search::Any) => self.emit(Event::StoreFailed { error }),
+            Reading::Search(_, Search::Any(_)) => self.emit(Event::StoreFailed { error }),
             Reading::Damages(_)
             | Reading::Examine(..)
             | Reading::Search(..)

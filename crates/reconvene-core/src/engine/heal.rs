@@ -51,8 +51,8 @@ pub(super) enum Search {
     Slots(Vec<DocumentId>, StoreError),
     /// The job whose turn it is wants the rows of all peers.
     Holders(StoreError),
-    /// Nobody.
-    Any,
+    /// Nobody. With what is searched: it is not searched again meanwhile.
+    Any(ReadQuery),
 }
 
 impl Engine {
@@ -60,11 +60,10 @@ impl Engine {
         match document {
             Some(document) => self.suspect(workspace, document),
             None if self.failed.is_some() || self.recovering => {}
-            None if self.is_searching(&workspace) => {}
             None => {
                 let ranges = [KeyRange::heads, KeyRange::feed, KeyRange::index_rows];
                 let ranges = ranges.map(|range| range(&workspace)).to_vec();
-                self.search(workspace, ranges, Search::Any);
+                self.search_any(workspace, ReadQuery::Search { workspace, ranges });
             }
         }
     }
@@ -107,16 +106,21 @@ impl Engine {
         self.jobs.insert(place, Job::new(work));
     }
 
-    /// Whether a search that nothing waits for is under way: what it does not find is met again.
-    fn is_searching(&self, workspace: &WorkspaceId) -> bool {
-        let mut reads = self.reads.values();
-        reads.any(|read| matches!(read, Reading::Search(of, Search::Any) if of == workspace))
-    }
-
     /// Looks for damaged records among some.
     fn search(&mut self, workspace: WorkspaceId, ranges: Vec<KeyRange>, search: Search) {
         let query = ReadQuery::Search { workspace, ranges };
         self.read(query, Reading::Search(workspace, search));
+    }
+
+    /// The same where nothing waits for it, unless it is under way: what it does not find is met again.
+    fn search_any(&mut self, workspace: WorkspaceId, query: ReadQuery) {
+        let mut reads = self.reads.values();
+        let is_searching = reads
+            .any(|read| matches!(read, Reading::Search(_, Search::Any(known)) if *known == query));
+        if !is_searching {
+            let search = Search::Any(query.clone());
+            self.read(query, Reading::Search(workspace, search));
+        }
     }
 
     pub(super) fn on_found(&mut self, workspace: WorkspaceId, search: &Search, found: Vec<Found>) {
@@ -138,7 +142,7 @@ impl Engine {
                     job.looking_up = 0; // It asks again.
                 }
             }
-            Search::Any => {}
+            Search::Any(_) => {}
         }
         for Found { record, document } in found {
             match (document, record.key.kind()) {
@@ -179,11 +183,15 @@ impl Engine {
                 self.suspect(*workspace, *document);
             }
             Reading::FeedPage(link, workspace) => {
-                self.search(*workspace, vec![KeyRange::feed(workspace)], Search::Any);
+                let ranges = vec![KeyRange::feed(workspace)];
+                let workspace = *workspace;
+                self.search_any(workspace, ReadQuery::Search { workspace, ranges });
                 self.close_link(*link, CloseReason::Healing);
             }
             Reading::Catalogue(link, workspace) => {
-                self.search(*workspace, vec![KeyRange::heads(workspace)], Search::Any);
+                let ranges = vec![KeyRange::heads(workspace)];
+                let workspace = *workspace;
+                self.search_any(workspace, ReadQuery::Search { workspace, ranges });
                 self.close_link(*link, CloseReason::Healing);
             }
             Reading::WantRows(link, workspace) => {
@@ -191,7 +199,9 @@ impl Engine {
                 let wanted = wanted.map_or_else(Vec::new, |flow| flow.exchange.asking());
                 let heads = wanted.iter();
                 let heads = heads.map(|document| KeyRange::one(&Key::head(workspace, document)));
-                self.search(*workspace, heads.collect(), Search::Any);
+                let ranges = heads.collect();
+                let workspace = *workspace;
+                self.search_any(workspace, ReadQuery::Search { workspace, ranges });
                 self.close_link(*link, CloseReason::Healing);
             }
             Reading::Exchange(link, workspace)
@@ -208,8 +218,9 @@ impl Engine {
             Reading::Peers(link, workspaces) => {
                 let peer = self.links.get(link).map(|state| state.peer);
                 for (workspace, peer) in workspaces.iter().zip(peer.iter().cycle()) {
-                    let row = KeyRange::one(&Key::peer(workspace, peer));
-                    self.search(*workspace, vec![row], Search::Any);
+                    let ranges = vec![KeyRange::one(&Key::peer(workspace, peer))];
+                    let workspace = *workspace;
+                    self.search_any(workspace, ReadQuery::Search { workspace, ranges });
                 }
                 self.close_link(*link, CloseReason::Healing);
             }
@@ -239,8 +250,7 @@ impl Engine {
 
     /// An entry that the feed must have is missing.
     pub(super) fn on_entry_missing(&mut self, link: LinkId, workspace: WorkspaceId, seq: FeedSeq) {
-        let query = ReadQuery::Owner { workspace, seq };
-        self.read(query, Reading::Search(workspace, Search::Any));
+        self.search_any(workspace, ReadQuery::Owner { workspace, seq });
         self.close_link(link, CloseReason::Healing);
     }
 

@@ -281,6 +281,31 @@ fn what_is_missing_of_a_purged_document_holds_up_no_newcomer() {
 }
 
 #[test]
+fn what_many_meet_at_once_is_searched_for_once() {
+    for (seed, how) in [(820, How::Rots), (821, How::GetsLost)] {
+        let (mut world, mut all, of) = grown(seed, Rot::FirstEntry, 0);
+        let server = all[0];
+        for _ in 0..6 {
+            let late = world.add(Role::Device);
+            world.share(server, late, &[of]);
+            all.push(late);
+        }
+        world.run_until_quiet();
+        spoil(&mut world, server, of, document(5), (Rot::FirstEntry, how));
+        world.settings.read = (30, 30);
+        let before = world.disk_counts(server).searches;
+        for late in &all[3..] {
+            world.connect(*late, server);
+        }
+        world.run_until_quiet();
+        world.advance(seconds(70));
+        world.run_until_quiet();
+        world.check_converged(&all, of);
+        assert_eq!(world.disk_counts(server).searches - before, 1, "{how:?}");
+    }
+}
+
+#[test]
 fn whatever_rots_on_a_device_is_healed_by_its_server() {
     for (seed, which) in (720..).zip(ROTS) {
         check_spoilt(seed, 1, which, How::Rots);
