@@ -61,7 +61,7 @@ pub use rebuild::{Remains, rebuilt_row};
 pub use reconcile::progress_of;
 pub use snapshots::snapshot_hash;
 
-use heal::Search;
+use heal::{LostHead, Search};
 use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
 use relay::Waypoints;
@@ -178,6 +178,7 @@ enum WorkspaceState {
 enum Reading {
     Damages(WorkspaceId),
     Workspace(WorkspaceId, BTreeMap<DocumentId, DamageRow>),
+    LostHead(Box<LostHead>),
     Search(WorkspaceId, Search),
     Examine(WorkspaceId, DocumentId),
     Shares(LinkId),
@@ -503,6 +504,7 @@ impl Engine {
             (Reading::Workspace(workspace, damaged), ReadResult::Values(values)) => {
                 self.on_workspace_row(*workspace, damaged, &values)
             }
+            (Reading::LostHead(lost), ReadResult::Rows(rows)) => self.on_lost_head(lost, &rows),
             (Reading::Search(workspace, search), ReadResult::Found(found)) => {
                 self.on_found(*workspace, search, found);
                 Ok(())
@@ -604,6 +606,7 @@ impl Engine {
             Reading::Search(_, Search::Any(_)) => self.emit(Event::StoreFailed { error }),
             Reading::Damages(_)
             | Reading::Examine(..)
+            | Reading::LostHead(_)
             | Reading::Search(..)
             | Reading::Workspace(..)
             | Reading::Roster

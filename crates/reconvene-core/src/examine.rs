@@ -11,7 +11,8 @@ use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, PeerId, Workspac
 use crate::keys::{Key, KeyKind, KeyRange};
 use crate::limits;
 use crate::records::{
-    ChangeRow, FeedRow, HeadRow, JournalFrame, PeerRow, Record, SnapshotRef, SnapshotRow,
+    ChangeRow, FeedHeadRow, FeedRow, HeadRow, JournalFrame, PeerRow, Record, ShareRow, SnapshotRef,
+    SnapshotRow,
 };
 use crate::storage::{JournalEntry, StoreError, StoreRead};
 use crate::stored::decode;
@@ -133,6 +134,8 @@ pub fn search(
                 Some(KeyKind::Head) => read_as::<HeadRow>(reader, &key, value)?.map(drop),
                 Some(KeyKind::Feed) => read_as::<FeedRow>(reader, &key, value)?.map(drop),
                 Some(KeyKind::Peer) => read_as::<PeerRow>(reader, &key, value)?.map(drop),
+                Some(KeyKind::Share) => read_as::<ShareRow>(reader, &key, value)?.map(drop),
+                Some(KeyKind::FeedHead) => read_as::<FeedHeadRow>(reader, &key, value)?.map(drop),
                 _ => match value {
                     Ok(_) => Ok(()),
                     Err(StoreError::Damaged { what, .. }) => Err(damaged(reader, &key, what)?),

@@ -41,6 +41,11 @@ impl Roster {
         self.state == State::Known
     }
 
+    /// What was read does not count: it is asked for again.
+    pub(super) fn read_again(&mut self) {
+        self.state = State::Unread;
+    }
+
     /// What a peer is here in a workspace.
     pub(super) fn standing(&self, workspace: &WorkspaceId, peer: &PeerId) -> Option<Standing> {
         let row = self.shares.get(&(*workspace, *peer))?;

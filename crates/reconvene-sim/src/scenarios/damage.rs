@@ -306,6 +306,56 @@ fn what_many_meet_at_once_is_searched_for_once() {
 }
 
 #[test]
+fn where_a_feed_ends_is_found_again_and_everything_goes_on() {
+    for (seed, victim) in [(830, 0), (831, 1)] {
+        let (mut world, all, of) = grown(seed, Rot::Head, victim);
+        let node = all[victim];
+        world.part(all[1], all[0]);
+        world.edit(all[1], of, document(3), 60);
+        world.edit(all[2], of, document(4), 60);
+        world.run_until_quiet();
+        world.crash(node, 0);
+        world.rot(node, &Key::feed_head(&of));
+        world.restart(node);
+        world.edit(node, of, document(2), 60);
+        world.heal(all[1], all[0]);
+        world.connect(all[3], all[0]);
+        world.run_until_quiet();
+        world.advance(seconds(70));
+        world.run_until_quiet();
+        world.check_converged(&all, of);
+        assert_eq!(quarantined(&world, node), 1);
+        let failed = told(&world, node).any(|event| matches!(event, Event::StoreFailed { .. }));
+        assert!(!failed, "nothing stops");
+    }
+}
+
+#[test]
+fn a_share_that_has_rotted_stops_nobody_else() {
+    let (mut world, all, of) = grown(832, Rot::Head, 0);
+    let (server, hit) = (all[0], all[1]);
+    world.part(hit, server);
+    world.crash(server, 0);
+    world.rot(server, &Key::share(&world.peer(hit), &of));
+    world.restart(server);
+    world.connect(all[3], server);
+    world.edit(all[2], of, document(3), 60);
+    world.run_until_quiet();
+    world.advance(seconds(10));
+    world.check_converged(&[server, all[2], all[3]], of);
+    assert_eq!(quarantined(&world, server), 1);
+    // Its host knows whom it enrolled.
+    world.enter_shares(server);
+    world.heal(hit, server);
+    world.run_until_quiet();
+    world.advance(seconds(70));
+    world.run_until_quiet();
+    world.check_converged(&all, of);
+    let failed = told(&world, server).any(|event| matches!(event, Event::StoreFailed { .. }));
+    assert!(!failed, "nothing stops");
+}
+
+#[test]
 fn whatever_rots_on_a_device_is_healed_by_its_server() {
     for (seed, which) in (720..).zip(ROTS) {
         check_spoilt(seed, 1, which, How::Rots);

@@ -97,6 +97,9 @@ impl Engine {
                 self.forget_workspace(workspace);
             }
             if batch.heals {
+                if !self.links.is_empty() {
+                    self.ensure_roster();
+                }
                 self.greet_waiting_links();
             }
         }
