@@ -62,7 +62,7 @@ pub use rebuild::{Remains, rebuilt_row};
 pub use reconcile::progress_of;
 pub use snapshots::snapshot_hash;
 
-use heal::Search;
+use heal::{LostHead, Search};
 use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
 use relay::Waypoints;
@@ -181,6 +181,7 @@ enum WorkspaceState {
 enum Reading {
     Damages(WorkspaceId),
     Workspace(WorkspaceId, BTreeMap<DocumentId, DamageRow>),
+    LostHead(Box<LostHead>),
     Search(WorkspaceId, Search),
     Examine(WorkspaceId, DocumentId),
     Shares(LinkId),
@@ -237,6 +238,9 @@ pub struct Engine {
     /// Workspaces in which the journal numbers entries that the feed does not have.
     forked: BTreeSet<WorkspaceId>,
     roster: Roster,
+    /// Workspaces of which a server said who takes part, and that is stored: nobody else does, as far
+    /// as it knows.
+    shares_told: BTreeSet<WorkspaceId>,
     /// Workspaces that the host leaves: nothing of them is taken until that is done.
     /// With whether their records are going to be removed.
     leaving: BTreeMap<WorkspaceId, bool>,
@@ -274,6 +278,7 @@ impl Engine {
             replay_at: None,
             forked: BTreeSet::new(),
             roster: Roster::default(),
+            shares_told: BTreeSet::new(),
             leaving: BTreeMap::new(),
             stalls: BTreeMap::new(),
             owing: BTreeSet::new(),
@@ -506,6 +511,7 @@ impl Engine {
             (Reading::Workspace(workspace, damaged), ReadResult::Values(values)) => {
                 self.on_workspace_row(*workspace, damaged, &values)
             }
+            (Reading::LostHead(lost), ReadResult::Rows(rows)) => self.on_lost_head(lost, &rows),
             (Reading::Search(workspace, search), ReadResult::Found(found)) => {
                 self.on_found(*workspace, search, found);
                 Ok(())
@@ -604,9 +610,10 @@ impl Engine {
                 self.close_link(*link, CloseReason::StoreFailed);
                 self.emit(Event::StoreFailed { error });
             }
-            Reading::Search(_, Search::Any) => self.emit(Event::StoreFailed { error }),
+            Reading::Search(_, Search::Any(_)) => self.emit(Event::StoreFailed { error }),
             Reading::Damages(_)
             | Reading::Examine(..)
+            | Reading::LostHead(_)
             | Reading::Search(..)
             | Reading::Workspace(..)
             | Reading::Roster

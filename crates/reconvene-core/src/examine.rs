@@ -13,7 +13,8 @@ use crate::ids::{
 use crate::keys::{Key, KeyKind, KeyRange};
 use crate::limits;
 use crate::records::{
-    ChangeRow, FeedRow, HeadRow, JournalFrame, PeerRow, Record, SnapshotRef, SnapshotRow,
+    ChangeRow, FeedHeadRow, FeedRow, HeadRow, JournalFrame, PeerRow, Record, ShareRow, SnapshotRef,
+    SnapshotRow,
 };
 use crate::storage::{JournalEntry, StoreError, StoreRead};
 use crate::stored::decode;
@@ -109,6 +110,15 @@ fn damaged(reader: &impl StoreRead, key: &Key, what: String) -> Result<DamagedRe
     })
 }
 
+/// A record that another names and that is not there.
+fn missing(key: Key) -> DamagedRecord {
+    DamagedRecord {
+        key,
+        raw: None,
+        what: "it is missing".to_owned(),
+    }
+}
+
 /// The damaged records among some, at most `limits::DAMAGES_FOUND_MAX`, with the documents they belong
 /// to.
 ///
@@ -126,6 +136,8 @@ pub fn search(
                 Some(KeyKind::Head) => read_as::<HeadRow>(reader, &key, value)?.map(drop),
                 Some(KeyKind::Feed) => read_as::<FeedRow>(reader, &key, value)?.map(drop),
                 Some(KeyKind::Peer) => read_as::<PeerRow>(reader, &key, value)?.map(drop),
+                Some(KeyKind::Share) => read_as::<ShareRow>(reader, &key, value)?.map(drop),
+                Some(KeyKind::FeedHead) => read_as::<FeedHeadRow>(reader, &key, value)?.map(drop),
                 _ => match value {
                     Ok(_) => Ok(()),
                     Err(StoreError::Damaged { what, .. }) => Err(damaged(reader, &key, what)?),
@@ -159,11 +171,7 @@ pub fn missing_entry(
     workspace: &WorkspaceId,
     seq: FeedSeq,
 ) -> Result<Found, StoreError> {
-    let record = DamagedRecord {
-        key: Key::feed(workspace, seq),
-        raw: None,
-        what: "it is missing".to_owned(),
-    };
+    let record = missing(Key::feed(workspace, seq));
     let document = owner_of(reader, workspace, seq)?;
     Ok(Found { record, document })
 }
@@ -335,8 +343,8 @@ pub fn examine(
 
 type Entries = BTreeMap<FeedSeq, FeedRow>;
 
-/// Finds what is damaged of a purged document, whose tombstone and its entry read. Of the rest nothing
-/// has to be there.
+/// Finds what is damaged of a purged document, whose tombstone and its entry read. Of the rest has to be
+/// there what its entries name, as long as those are: whoever follows the feed is sent it.
 fn read_purged(
     reader: &impl StoreRead,
     (workspace, document): (&WorkspaceId, &DocumentId),
@@ -386,19 +394,33 @@ fn read_purged(
         .as_ref()
         .map_or(FeedSeq(0), |row| row.feed_seq);
     let mut is_whole = true;
+    let mut named = BTreeSet::new();
     while next.0 > 0 {
         let key = Key::feed(workspace, next);
         let Some(value) = reader.read(&key).transpose() else {
+            is_whole = false;
+            examined.damaged.push(missing(key));
             break;
         };
         next = match read_as::<FeedRow>(reader, &key, value)? {
-            Ok(row) if row.document == *document && row.previous < next => row.previous,
+            Ok(row) if row.document == *document && row.previous < next => {
+                let changes = row.changes.iter();
+                named.extend(changes.map(|(hash, _)| Key::change(workspace, document, hash)));
+                let snapshot = row.snapshot.as_ref();
+                named.extend(snapshot.map(|of| Key::snapshot(workspace, document, &of.hash)));
+                row.previous
+            }
             Ok(_) => break,
             Err(_) => {
                 is_whole = false;
                 break;
             }
         };
+    }
+    for key in named {
+        if !reader.contains(&key)? {
+            examined.damaged.push(missing(key));
+        }
     }
     if !is_whole || !examined.damaged.is_empty() {
         read_all_entries(
@@ -426,11 +448,7 @@ fn read_chain(
     while next.0 > 0 {
         let key = Key::feed(workspace, next);
         let Some(value) = reader.read(&key).transpose() else {
-            examined.damaged.push(DamagedRecord {
-                key,
-                raw: None,
-                what: "it is missing".to_owned(),
-            });
+            examined.damaged.push(missing(key));
             return Ok(false);
         };
         match read_as::<FeedRow>(reader, &key, value)? {
@@ -573,11 +591,9 @@ fn read_snapshots(
         Ok(())
     })?;
     for hash in named.difference(&present).filter(|_| !examined.is_purged) {
-        examined.damaged.push(DamagedRecord {
-            key: Key::snapshot(workspace, document, hash),
-            raw: None,
-            what: "it is missing".to_owned(),
-        });
+        examined
+            .damaged
+            .push(missing(Key::snapshot(workspace, document, hash)));
     }
     // Those that are named first, then the largest: what nobody names may be left of a compaction.
     read.sort_by_key(|(snapshot, _)| {

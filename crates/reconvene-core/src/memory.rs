@@ -4,7 +4,7 @@
 //! It is for tests and the simulator. Nothing here writes anywhere; faults happen exactly where
 //! [`Faults`] says, never at random.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -24,8 +24,8 @@ pub struct MemoryStore {
     visible: MemoryReader,
     /// What the last barrier covered.
     durable: BTreeMap<Key, Bytes>,
-    /// Records whose bytes on the disk are not what was written, until they are written again.
-    rotten: BTreeSet<Key>,
+    /// Records that are not on the disk as they were written, until they are written again.
+    rotten: BTreeMap<Key, Spoilt>,
     /// Applied since the last barrier, oldest first.
     unbarriered: VecDeque<Writes>,
     journal: Vec<Journalled>,
@@ -75,10 +75,19 @@ struct Calls {
     barrier: u64,
 }
 
+/// What became of a record on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spoilt {
+    /// It reads as damaged.
+    Rotten,
+    /// It reads as if it had never been written.
+    Lost,
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     rows: BTreeMap<Key, Bytes>,
-    rotten: BTreeSet<Key>,
+    rotten: BTreeMap<Key, Spoilt>,
     closed: bool,
 }
 
@@ -96,7 +105,7 @@ struct Writes {
 }
 
 impl Writes {
-    fn apply_to(&self, rows: &mut BTreeMap<Key, Bytes>, rotten: &mut BTreeSet<Key>) {
+    fn apply_to(&self, rows: &mut BTreeMap<Key, Bytes>, rotten: &mut BTreeMap<Key, Spoilt>) {
         for (key, value) in &self.puts {
             rows.insert(key.clone(), value.clone());
             rotten.remove(key);
@@ -117,13 +126,13 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// An empty store.
     pub fn new() -> Self {
-        Self::found(BTreeMap::new(), BTreeSet::new(), Vec::new())
+        Self::found(BTreeMap::new(), BTreeMap::new(), Vec::new())
     }
 
     /// A store as it is found when it is opened.
     fn found(
         durable: BTreeMap<Key, Bytes>,
-        rotten: BTreeSet<Key>,
+        rotten: BTreeMap<Key, Spoilt>,
         journal: Vec<Journalled>,
     ) -> Self {
         Self {
@@ -180,18 +189,28 @@ impl MemoryStore {
     #[must_use]
     pub fn wipe(self) -> Self {
         self.close_readers();
-        Self::found(BTreeMap::new(), BTreeSet::new(), self.journal)
+        Self::found(BTreeMap::new(), BTreeMap::new(), self.journal)
     }
 
     /// Lets a record rot on the disk: it reads as damaged until it is written again. Nothing happens
     /// if there is none.
     pub fn rot(&mut self, key: &Key) {
+        self.spoil(key, Spoilt::Rotten);
+    }
+
+    /// Lets a record get lost on the disk: it reads as absent until it is written again. Nothing happens
+    /// if there is none.
+    pub fn lose(&mut self, key: &Key) {
+        self.spoil(key, Spoilt::Lost);
+    }
+
+    fn spoil(&mut self, key: &Key, how: Spoilt) {
         if self.durable.contains_key(key) {
-            self.rotten.insert(key.clone());
+            self.rotten.insert(key.clone(), how);
         }
         let mut shared = self.visible.write();
         if shared.rows.contains_key(key) {
-            shared.rotten.insert(key.clone());
+            shared.rotten.insert(key.clone(), how);
         }
     }
 
@@ -343,8 +362,12 @@ impl MemoryReader {
             .expect("nothing panics holding this lock")
     }
 
+    fn is_lost(&self, shared: &Shared, key: &Key) -> bool {
+        !self.sees_through && shared.rotten.get(key) == Some(&Spoilt::Lost)
+    }
+
     fn assert_sound(&self, shared: &Shared, key: &Key) -> Result<(), StoreError> {
-        if self.sees_through || !shared.rotten.contains(key) {
+        if self.sees_through || shared.rotten.get(key) != Some(&Spoilt::Rotten) {
             return Ok(());
         }
         Err(StoreError::Damaged {
@@ -352,36 +375,44 @@ impl MemoryReader {
             what: "it has rotted".to_owned(),
         })
     }
-}
 
-impl StoreRead for MemoryReader {
-    fn read(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
-        let shared = self.read_lock()?;
-        self.assert_sound(&shared, key)?;
-        Ok(shared.rows.get(key).cloned())
-    }
-
-    fn contains(&self, key: &Key) -> Result<bool, StoreError> {
-        Ok(self.read_lock()?.rows.contains_key(key))
-    }
-
-    fn scan(&self, scan: &Scan) -> Result<Rows, StoreError> {
-        let shared = self.read_lock()?;
+    /// The records of a scan, whether they have rotted or not.
+    fn found(&self, shared: &Shared, scan: &Scan) -> Rows {
         let start = scan.range.start();
         let end = scan.range.end();
         // A map refuses to be asked for a range that ends before it begins.
         if end.is_some_and(|end| end <= start) {
-            return Ok(Rows::default());
+            return Rows::default();
         }
         let from = Key::from_bytes(start.to_vec());
         let rows = match end {
             Some(end) => shared.rows.range(from..Key::from_bytes(end.to_vec())),
             None => shared.rows.range(from..),
         };
-        let found = match scan.direction {
+        let rows = rows.filter(|(key, _)| !self.is_lost(shared, key));
+        match scan.direction {
             Direction::Ascending => collect(rows, scan),
             Direction::Descending => collect(rows.rev(), scan),
-        };
+        }
+    }
+}
+
+impl StoreRead for MemoryReader {
+    fn read(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
+        let shared = self.read_lock()?;
+        self.assert_sound(&shared, key)?;
+        let value = shared.rows.get(key).cloned();
+        Ok(value.filter(|_| !self.is_lost(&shared, key)))
+    }
+
+    fn contains(&self, key: &Key) -> Result<bool, StoreError> {
+        let shared = self.read_lock()?;
+        Ok(shared.rows.contains_key(key) && !self.is_lost(&shared, key))
+    }
+
+    fn scan(&self, scan: &Scan) -> Result<Rows, StoreError> {
+        let shared = self.read_lock()?;
+        let found = self.found(&shared, scan);
         for (key, _) in &found.rows {
             self.assert_sound(&shared, key)?;
         }
@@ -390,9 +421,8 @@ impl StoreRead for MemoryReader {
 
     fn survey(&self, range: &KeyRange) -> Result<Survey, StoreError> {
         const ROWS: usize = 64;
-        let through = self.seeing_through_rot();
-        let found = through.scan(&Scan::ascending(range.clone(), ROWS))?;
         let shared = self.read_lock()?;
+        let found = self.found(&shared, &Scan::ascending(range.clone(), ROWS));
         let rows = found.rows.into_iter().map(|(key, value)| {
             let value = self.assert_sound(&shared, &key).map(|()| value);
             (key, value)
@@ -404,7 +434,9 @@ impl StoreRead for MemoryReader {
     }
 
     fn raw(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.read_lock()?.rows.get(key).cloned())
+        let shared = self.read_lock()?;
+        let raw = shared.rows.get(key).cloned();
+        Ok(raw.filter(|_| !self.is_lost(&shared, key)))
     }
 }
 

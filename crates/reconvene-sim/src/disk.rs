@@ -64,6 +64,8 @@ pub struct DiskCounts {
     pub bodies: u64,
     /// Documents and snapshots loaded for the engine.
     pub loads: u64,
+    /// Searches for damaged records.
+    pub searches: u64,
 }
 
 /// Everything a store holds, to be put back later.
@@ -226,7 +228,8 @@ impl Disk {
 
     /// Takes note of what is nowhere any more after a batch that set something damaged aside.
     fn note_lost(&mut self, group: &[Batch]) {
-        let is_aside = |key: &Key| key.kind() == Some(KeyKind::Quarantine);
+        let is_aside =
+            |key: &Key| matches!(key.kind(), Some(KeyKind::Quarantine | KeyKind::Damage));
         for batch in group {
             if !batch.puts.iter().any(|(key, _)| is_aside(key)) {
                 continue;
@@ -304,9 +307,11 @@ impl Disk {
                 ReadResult::Changes(snapshots::beyond(reader, (workspace, document), known)?)
             }
             ReadQuery::Search { workspace, ranges } => {
+                self.counts.searches += 1;
                 ReadResult::Found(examine::search(reader, workspace, ranges)?)
             }
             ReadQuery::Owner { workspace, seq } => {
+                self.counts.searches += 1;
                 ReadResult::Found(vec![examine::missing_entry(reader, workspace, *seq)?])
             }
             ReadQuery::Examine {

@@ -556,6 +556,13 @@ impl World {
         self.nodes[node].rewritten = true;
     }
 
+    /// Lets a record of a node's store get lost: from now on it reads as absent.
+    pub fn lose(&mut self, node: NodeId, key: &Key) {
+        self.note(&[b"lose", &node.to_be_bytes(), key.as_bytes()]);
+        self.disk_mut(node).store.lose(key);
+        self.nodes[node].rewritten = true;
+    }
+
     /// Sets which of the coming calls of a node's store fail.
     pub fn set_faults(&mut self, node: NodeId, faults: Faults) {
         self.disk_mut(node).store.set_faults(faults);

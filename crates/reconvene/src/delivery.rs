@@ -24,7 +24,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::documents::{decode, head_row, not_found};
-use crate::driver::{Live, Notice};
+use crate::driver::{Command, Live, Notice};
 use crate::limits::{PENDING_ENTRIES_MAX, PENDING_PACE};
 use crate::mutants::{self, Mutant};
 use crate::replica::Shared;
@@ -49,7 +49,8 @@ pub struct Holder {
 pub enum HeldBy {
     /// The workspace's server.
     Server,
-    /// Every other device of this device's member that takes part in the workspace.
+    /// Every other device of this device's member that takes part in the workspace. Where no other is
+    /// known, not before the server has said that there is none: until then it is not known to be held.
     AllMyDevices,
 }
 
@@ -148,11 +149,19 @@ impl Write {
     /// the store fails.
     pub async fn wait(&self, delivery: Delivery, patience: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + patience;
-        let mut notices = self.replica.shared.driver.notices();
+        let driver = &self.replica.shared.driver;
+        let mut notices = driver.notices();
+        let mut has_asked = false;
         loop {
             let lacking = self.lacking(delivery).await?;
             if lacking.is_empty() {
                 return Ok(());
+            }
+            if delivery == Delivery::HeldBy(HeldBy::AllMyDevices)
+                && !std::mem::replace(&mut has_asked, true)
+            {
+                // Whoever has not said which devices there are says so then.
+                driver.send(Command::Refresh(self.workspace)).await?;
             }
             let moved = timeout_at(deadline, delivery_moves(&mut notices)).await;
             match moved {
@@ -198,7 +207,10 @@ impl Write {
                 (Delivery::HeldBy(HeldBy::Server), Some(server)) => vec![server],
                 // Without a server nobody says which devices there are.
                 (Delivery::HeldBy(_), None) => return Err(Error::NoServer),
-                (Delivery::HeldBy(HeldBy::AllMyDevices), Some(_)) => {
+                (Delivery::HeldBy(HeldBy::AllMyDevices), Some(server)) => {
+                    if known.siblings.is_empty() && !live.shares_told.contains(&write.workspace) {
+                        return Ok(vec![server]); // It has yet to say whether there are any.
+                    }
                     known.siblings.iter().copied().collect()
                 }
             };
@@ -355,6 +367,7 @@ async fn delivery_moves(notices: &mut broadcast::Receiver<Notice>) -> Result<(),
                 | Event::DocumentsRefused { .. }
                 | Event::FeedAdvanced { .. }
                 | Event::SharesLearned { .. }
+                | Event::SharesKnown { .. }
                 | Event::LinkReady { .. }
                 | Event::Unreachable { .. } => return Ok(()),
                 _ => {}

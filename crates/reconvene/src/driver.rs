@@ -520,6 +520,7 @@ impl Driver {
                 .map(|(workspace, peer, verified)| ((workspace, peer), verified))
                 .collect(),
             released: self.engine.released().collect(),
+            shares_told: self.engine.shares_told().collect(),
             now,
             stalls: self
                 .engine

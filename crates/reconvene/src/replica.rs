@@ -171,7 +171,7 @@ impl Replica {
         driver.send(Command::Replay(journal)).await?;
         let releases = forgotten
             .into_iter()
-            .map(|entry| (entry.workspace, (entry.epoch, entry.through)));
+            .map(|entry| (entry.workspace, (entry.epoch, entry.through).into()));
         driver.send(Command::Release(releases.collect())).await?;
         let enrolled = (role == Role::Server).then(|| EnrolledFile::in_dir(data_dir.path()));
         // Before anything is written: what the store lost is entered whole or not at all.

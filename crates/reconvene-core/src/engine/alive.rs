@@ -212,6 +212,10 @@ impl Engine {
             return self.fault(link, "an answer to what was never asked".to_owned());
         }
         let as_of = state.said.as_of();
+        self.note_shares_told(link);
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
         // Whatever the peer still refuses it told again right behind its greeting.
         let peer = state.peer;
         let flows = state.flows.iter_mut().filter(|(_, flow)| !flow.has_retold);

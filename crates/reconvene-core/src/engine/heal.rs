@@ -17,14 +17,17 @@ use super::purge::tombstone_of;
 use super::relay::Waypoints;
 use super::{CloseReason, Engine, Event, ReadQuery, Reading, Remains, Workspace, rebuilt_row};
 use crate::examine::{DamagedRecord, Examined, Found};
-use crate::feed::FeedPoint;
+use crate::feed::{Digest, FeedPoint};
 use crate::guard::ChangeHeader;
 use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, WorkspaceId};
 use crate::keys::{Key, KeyKind, KeyRange};
 use crate::limits;
 use crate::mutants::Mutant;
-use crate::records::{ChangeRow, DamageRow, FeedRow, HeadRow, PeerRow, QuarantineRow, Record as _};
-use crate::storage::{Rows, StoreError};
+use crate::records::{
+    ChangeRow, DamageRow, FeedHeadRow, FeedRow, HeadRow, PeerRow, QuarantineRow, Record as _,
+    RecordError,
+};
+use crate::storage::{Direction, Rows, Scan, StoreError};
 use crate::time::WallTime;
 
 /// Most changes that one feed entry of a document that was entered anew names.
@@ -45,6 +48,16 @@ pub(super) struct Examination {
     result: Option<Result<Box<Examined>, StoreError>>,
 }
 
+/// A workspace of which the record of where its feed ends does not read.
+#[derive(Clone, Debug)]
+pub(super) struct LostHead {
+    workspace: WorkspaceId,
+    damaged: BTreeMap<DocumentId, DamageRow>,
+    record: DamagedRecord,
+    /// The end of its feed, once that is found; then its documents are counted.
+    end: Option<(FeedSeq, Digest)>,
+}
+
 /// What waits for a search for damaged records.
 #[derive(Clone, Debug)]
 pub(super) enum Search {
@@ -52,8 +65,11 @@ pub(super) enum Search {
     Slots(Vec<DocumentId>, StoreError),
     /// The job whose turn it is wants the rows of all peers.
     Holders(StoreError),
-    /// Nobody.
-    Any,
+    /// A workspace that is to be loaded wants to know where its feed ends, its damaged documents being
+    /// known.
+    FeedHead(BTreeMap<DocumentId, DamageRow>, StoreError),
+    /// Nobody. With what is searched: it is not searched again meanwhile.
+    Any(ReadQuery),
 }
 
 impl Engine {
@@ -61,11 +77,10 @@ impl Engine {
         match document {
             Some(document) => self.suspect(workspace, document),
             None if self.failed.is_some() || self.recovering => {}
-            None if self.is_searching(&workspace) => {}
             None => {
                 let ranges = [KeyRange::heads, KeyRange::feed, KeyRange::index_rows];
                 let ranges = ranges.map(|range| range(&workspace)).to_vec();
-                self.search(workspace, ranges, Search::Any);
+                self.search_any(workspace, ReadQuery::Search { workspace, ranges });
             }
         }
     }
@@ -108,21 +123,28 @@ impl Engine {
         self.jobs.insert(place, Job::new(work));
     }
 
-    /// Whether a search that nothing waits for is under way: what it does not find is met again.
-    fn is_searching(&self, workspace: &WorkspaceId) -> bool {
-        let mut reads = self.reads.values();
-        reads.any(|read| matches!(read, Reading::Search(of, Search::Any) if of == workspace))
-    }
-
     /// Looks for damaged records among some.
     fn search(&mut self, workspace: WorkspaceId, ranges: Vec<KeyRange>, search: Search) {
         let query = ReadQuery::Search { workspace, ranges };
         self.read(query, Reading::Search(workspace, search));
     }
 
+    /// The same where nothing waits for it, unless it is under way: what it does not find is met again.
+    fn search_any(&mut self, workspace: WorkspaceId, query: ReadQuery) {
+        let mut reads = self.reads.values();
+        let is_searching = reads
+            .any(|read| matches!(read, Reading::Search(_, Search::Any(known)) if *known == query));
+        if !is_searching {
+            let search = Search::Any(query.clone());
+            self.read(query, Reading::Search(workspace, search));
+        }
+    }
+
     pub(super) fn on_found(&mut self, workspace: WorkspaceId, search: &Search, found: Vec<Found>) {
         match search {
-            Search::Slots(_, error) | Search::Holders(error) if found.is_empty() => {
+            Search::Slots(_, error) | Search::Holders(error) | Search::FeedHead(_, error)
+                if found.is_empty() =>
+            {
                 return self.fail_store(error);
             }
             Search::Slots(documents, _) => {
@@ -139,14 +161,22 @@ impl Engine {
                     job.looking_up = 0; // It asks again.
                 }
             }
-            Search::Any => {}
+            Search::FeedHead(damaged, _) => {
+                if let Some(Found { record, .. }) = found.into_iter().next() {
+                    self.rebuild_feed_head(workspace, damaged.clone(), record);
+                }
+                return;
+            }
+            Search::Any(_) => {}
         }
         for Found { record, document } in found {
             match (document, record.key.kind()) {
                 (Some(document), kind) if kind != Some(KeyKind::Index) => {
                     self.suspect(workspace, document);
                 }
-                (_, Some(KeyKind::Feed | KeyKind::Peer | KeyKind::Index)) => {
+                (_, Some(KeyKind::Feed | KeyKind::Peer | KeyKind::Index | KeyKind::Share)) => {
+                    let of_share = record.key.share_parts().map(|(_, workspace)| workspace);
+                    let workspace = of_share.unwrap_or(workspace);
                     let mut jobs = self.jobs.iter();
                     let is_queued = jobs.any(
                         |job| matches!(&job.work, Work::SetAside(_, known) if known.key == record.key),
@@ -187,11 +217,15 @@ impl Engine {
                 self.suspect(*workspace, *document);
             }
             Reading::FeedPage(link, workspace) => {
-                self.search(*workspace, vec![KeyRange::feed(workspace)], Search::Any);
+                let ranges = vec![KeyRange::feed(workspace)];
+                let workspace = *workspace;
+                self.search_any(workspace, ReadQuery::Search { workspace, ranges });
                 self.close_link(*link, CloseReason::Healing);
             }
             Reading::Catalogue(link, workspace) => {
-                self.search(*workspace, vec![KeyRange::heads(workspace)], Search::Any);
+                let ranges = vec![KeyRange::heads(workspace)];
+                let workspace = *workspace;
+                self.search_any(workspace, ReadQuery::Search { workspace, ranges });
                 self.close_link(*link, CloseReason::Healing);
             }
             Reading::WantRows(link, workspace) => {
@@ -199,7 +233,9 @@ impl Engine {
                 let wanted = wanted.map_or_else(Vec::new, |flow| flow.exchange.asking());
                 let heads = wanted.iter();
                 let heads = heads.map(|document| KeyRange::one(&Key::head(workspace, document)));
-                self.search(*workspace, heads.collect(), Search::Any);
+                let ranges = heads.collect();
+                let workspace = *workspace;
+                self.search_any(workspace, ReadQuery::Search { workspace, ranges });
                 self.close_link(*link, CloseReason::Healing);
             }
             Reading::Exchange(link, workspace)
@@ -216,15 +252,89 @@ impl Engine {
             Reading::Peers(link, workspaces) => {
                 let peer = self.links.get(link).map(|state| state.peer);
                 for (workspace, peer) in workspaces.iter().zip(peer.iter().cycle()) {
-                    let row = KeyRange::one(&Key::peer(workspace, peer));
-                    self.search(*workspace, vec![row], Search::Any);
+                    let ranges = vec![KeyRange::one(&Key::peer(workspace, peer))];
+                    let workspace = *workspace;
+                    self.search_any(workspace, ReadQuery::Search { workspace, ranges });
                 }
+                self.close_link(*link, CloseReason::Healing);
+            }
+            Reading::Workspace(workspace, damaged) => {
+                let head = vec![KeyRange::one(&Key::feed_head(workspace))];
+                self.search(*workspace, head, Search::FeedHead(damaged.clone(), error));
+            }
+            Reading::Roster => {
+                self.roster.read_again();
+                self.search_shares();
+            }
+            Reading::Shares(link) => {
+                self.search_shares();
                 self.close_link(*link, CloseReason::Healing);
             }
             // What was lost of which document is then not known until it is met again.
             Reading::Damages(workspace) => self.read_workspace(*workspace, BTreeMap::new()),
             _ => self.on_read_failed(reading, error),
         }
+    }
+
+    /// Shares that do not read are set aside: who had them is told again, or entered by the host.
+    fn search_shares(&mut self) {
+        let workspace = WorkspaceId::from_bytes([0; 16]);
+        let ranges = vec![KeyRange::shares()];
+        self.search_any(workspace, ReadQuery::Search { workspace, ranges });
+    }
+
+    /// Where a feed ends does not read: its last entry says it, of a history that nobody can tell from
+    /// another any more.
+    fn rebuild_feed_head(
+        &mut self,
+        workspace: WorkspaceId,
+        damaged: BTreeMap<DocumentId, DamageRow>,
+        record: DamagedRecord,
+    ) {
+        let scan = Scan {
+            range: KeyRange::feed(&workspace),
+            direction: Direction::Descending,
+            rows_max: 1,
+            bytes_max: usize::MAX,
+        };
+        let lost = LostHead {
+            workspace,
+            damaged,
+            record,
+            end: None,
+        };
+        self.read(ReadQuery::Scan(scan), Reading::LostHead(Box::new(lost)));
+    }
+
+    pub(super) fn on_lost_head(&mut self, lost: &LostHead, rows: &Rows) -> Result<(), RecordError> {
+        let workspace = lost.workspace;
+        let Some((seq, digest)) = lost.end else {
+            let mut lost = lost.clone();
+            lost.end = Some((FeedSeq(0), FeedPoint::start_of(self.fresh_epoch()).digest));
+            if let Some((key, value)) = rows.rows.first() {
+                let seq = key.feed_seq().unwrap_or_default();
+                lost.end = Some((seq, FeedRow::decode(value)?.digest));
+            }
+            let heads = Scan::ascending(KeyRange::heads(&workspace), usize::MAX);
+            self.read(ReadQuery::Scan(heads), Reading::LostHead(Box::new(lost)));
+            return Ok(());
+        };
+        let heads = rows.rows.iter().map(|(_, value)| HeadRow::decode(value));
+        let heads: Vec<_> = heads.collect::<Result<_, _>>()?;
+        let documents = heads.iter().filter(|row| row.purged_at.is_none()).count();
+        let epoch = self.fresh_epoch();
+        let row = FeedHeadRow {
+            point: FeedPoint { epoch, seq, digest },
+            documents: documents as u64,
+            compacted: seq,
+        };
+        // Another history begins, and what the journal has of earlier ones stays until others hold it.
+        self.forked.insert(workspace);
+        self.replays.entry(workspace).or_default().through = seq;
+        self.on_workspace_row(workspace, &lost.damaged, &[Some(row.encode())])?;
+        let record = Box::new(lost.record.clone());
+        self.enqueue_ahead(workspace, Work::SetAside(workspace, record));
+        Ok(())
     }
 
     /// Bodies of a document could not be sent, and nothing after them on the link was.
@@ -247,8 +357,7 @@ impl Engine {
 
     /// An entry that the feed must have is missing.
     pub(super) fn on_entry_missing(&mut self, link: LinkId, workspace: WorkspaceId, seq: FeedSeq) {
-        let query = ReadQuery::Owner { workspace, seq };
-        self.read(query, Reading::Search(workspace, Search::Any));
+        self.search_any(workspace, ReadQuery::Owner { workspace, seq });
         self.close_link(link, CloseReason::Healing);
     }
 
@@ -561,6 +670,10 @@ impl Engine {
             entries.push(Entry::of_rebuilt(place, entry.kind, point, me));
             puts.push((Key::feed(&workspace, point.seq), entry.encode()));
             puts.push((Key::feed_head(&workspace), Self::feed_head(state)));
+        } else if record.key.kind() == Some(KeyKind::FeedHead) {
+            puts.push((record.key.clone(), Self::feed_head(state)));
+        } else if record.key.kind() == Some(KeyKind::Share) {
+            deletes.push(record.key.clone());
         } else if let Some((_, _, document)) = record.key.index_place() {
             told.push(Event::IndexRowLost {
                 workspace,

@@ -803,6 +803,12 @@ pub enum Event {
     },
     /// The server told which devices share a workspace, and they are others than before.
     SharesLearned {
+        /// Where.
+        workspace: WorkspaceId,
+    },
+    /// It is known by now who takes part in a workspace, which may be nobody else: its server said what
+    /// it only says after that, for the first time in this engine's life.
+    SharesKnown {
         /// The workspace.
         workspace: WorkspaceId,
     },

@@ -41,6 +41,11 @@ impl Roster {
         self.state == State::Known
     }
 
+    /// What was read does not count: it is asked for again.
+    pub(super) fn read_again(&mut self) {
+        self.state = State::Unread;
+    }
+
     /// What a peer is here in a workspace.
     pub(super) fn standing(&self, workspace: &WorkspaceId, peer: &PeerId) -> Option<Standing> {
         let row = self.shares.get(&(*workspace, *peer))?;
@@ -294,6 +299,31 @@ impl Engine {
             server: peer,
             devices,
         });
+    }
+
+    /// Workspaces of which it is known who takes part, by the word of their servers in this engine's
+    /// life: of the others nobody said that there are no more devices than are known.
+    pub fn shares_told(&self) -> impl Iterator<Item = WorkspaceId> + '_ {
+        self.shares_told.iter().copied()
+    }
+
+    /// A server said something that it only says after it has told who takes part, if that was others
+    /// than are known here.
+    pub(super) fn note_shares_told(&mut self, link: LinkId) {
+        let Some(state) = self.links.get(&link) else {
+            return;
+        };
+        let peer = state.peer;
+        let workspaces = state.flows.keys().filter(|workspace| {
+            self.roster.standing(workspace, &peer) == Some(Standing::Server)
+                && !state.learning.contains_key(*workspace)
+                && !self.shares_told.contains(*workspace)
+                && !self.is_learning(workspace)
+        });
+        for workspace in workspaces.copied().collect::<Vec<_>>() {
+            self.shares_told.insert(workspace);
+            self.emit(Event::SharesKnown { workspace });
+        }
     }
 
     /// What has to be written and removed so that the shares learned are those told.

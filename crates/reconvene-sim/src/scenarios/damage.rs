@@ -80,7 +80,24 @@ fn entries(world: &World, node: NodeId, of: WorkspaceId, document: DocumentId) -
     own.map(|(key, _)| key).collect()
 }
 
+/// What becomes of a record.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum How {
+    Rots,
+    GetsLost,
+}
+
 fn rot(world: &mut World, node: NodeId, of: WorkspaceId, document: DocumentId, which: Rot) {
+    spoil(world, node, of, document, (which, How::Rots));
+}
+
+fn spoil(
+    world: &mut World,
+    node: NodeId,
+    of: WorkspaceId,
+    document: DocumentId,
+    (which, how): (Rot, How),
+) {
     let head = Key::head(&of, &document);
     let changes = changes(world, node, of, document);
     let entries = entries(world, node, of, document);
@@ -100,7 +117,10 @@ fn rot(world: &mut World, node: NodeId, of: WorkspaceId, document: DocumentId, w
     };
     assert!(!rotten.is_empty(), "{which:?} is there to rot");
     for key in rotten {
-        world.rot(node, &key);
+        match how {
+            How::Rots => world.rot(node, &key),
+            How::GetsLost => world.lose(node, &key),
+        }
     }
 }
 
@@ -156,12 +176,17 @@ fn grown(seed: u64, which: Rot, victim: usize) -> (World, Vec<NodeId>, Workspace
 }
 
 /// What a newcomer and edits of others lead to reading, and what the app does.
-fn go_on(world: &mut World, all: &[NodeId], of: WorkspaceId, victim: NodeId, hit: DocumentId) {
+fn go_on(world: &mut World, all: &[NodeId], of: WorkspaceId, hit: DocumentId) {
     world.edit(all[1], of, document(3), 60);
     world.edit(all[2], of, document(6), 60);
     world.edit(all[2], of, hit, 60);
     world.connect(all[3], all[0]);
     world.run_until_quiet();
+    world.advance(seconds(70));
+    world.run_until_quiet();
+}
+
+fn suspect(world: &mut World, victim: NodeId, of: WorkspaceId, hit: DocumentId) {
     let suspect = Input::Suspect {
         workspace: of,
         document: Some(hit),
@@ -172,10 +197,10 @@ fn go_on(world: &mut World, all: &[NodeId], of: WorkspaceId, victim: NodeId, hit
     world.run_until_quiet();
 }
 
-fn check_rot(seed: u64, victim: usize, which: Rot) {
+fn check_spoilt(seed: u64, victim: usize, which: Rot, how: How) {
     let (mut world, all, of) = grown(seed, which, victim);
     let hit = document(5);
-    rot(&mut world, all[victim], of, hit, which);
+    spoil(&mut world, all[victim], of, hit, (which, how));
     let is_cached = matches!(
         which,
         Rot::Head | Rot::HeadAndEntries | Rot::HeadAndLastChange | Rot::Everything | Rot::Peer
@@ -185,13 +210,19 @@ fn check_rot(seed: u64, victim: usize, which: Rot) {
         world.crash(all[victim], 0);
         world.restart(all[victim]);
     }
-    go_on(&mut world, &all, of, all[victim], hit);
+    go_on(&mut world, &all, of, hit);
+    suspect(&mut world, all[victim], of, hit);
     world.check_converged(&all, of);
     if which != Rot::Peer {
         assert_eq!(damaged(&world, all[victim]), [hit], "told once: {which:?}");
         assert_eq!(healed(&world, all[victim]), [hit], "{which:?}");
     }
-    assert!(quarantined(&world, all[victim]) > 0, "{which:?}");
+    let has_rotted = how == How::Rots;
+    assert_eq!(
+        quarantined(&world, all[victim]) > 0,
+        has_rotted,
+        "{which:?}"
+    );
     assert_eq!(damage_rows(&world, all[victim], of), [], "{which:?}");
     for node in &all[1..] {
         world.check_fresh(*node, all[0], of);
@@ -201,14 +232,133 @@ fn check_rot(seed: u64, victim: usize, which: Rot) {
 #[test]
 fn whatever_rots_on_a_server_is_healed_by_its_devices() {
     for (seed, which) in (700..).zip(ROTS) {
-        check_rot(seed, 0, which);
+        check_spoilt(seed, 0, which, How::Rots);
     }
+}
+
+/// Losses of what other records name.
+const LOSSES: [Rot; 6] = [
+    Rot::FirstChange,
+    Rot::LastChange,
+    Rot::EveryChange,
+    Rot::Snapshot,
+    Rot::FirstEntry,
+    Rot::LastEntry,
+];
+
+#[test]
+fn whatever_a_disk_loses_of_a_document_is_found_missing_and_healed() {
+    for victim in [0, 1] {
+        for (seed, which) in (790..).zip(LOSSES) {
+            check_spoilt(seed + 10 * victim as u64, victim, which, How::GetsLost);
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_of_a_purged_document_holds_up_no_newcomer() {
+    for (seed, which) in [
+        (810, Rot::FirstChange),
+        (811, Rot::LastChange),
+        (812, Rot::FirstEntry),
+        (813, Rot::EveryChange),
+    ] {
+        let (mut world, all, of) = grown(seed, which, 0);
+        let (server, late) = (all[0], all[3]);
+        let hit = document(5);
+        world.purge(server, of, &[hit]);
+        world.run_until_quiet();
+        spoil(&mut world, server, of, hit, (which, How::GetsLost));
+        world.connect(late, server);
+        world.run_until_quiet();
+        world.advance(seconds(70));
+        world.run_until_quiet();
+        world.check_converged(&all, of);
+        world.check_fresh(late, server, of);
+        assert_eq!(damaged(&world, server), [hit], "{which:?}");
+        assert_eq!(damage_rows(&world, server, of), [], "{which:?}");
+    }
+}
+
+#[test]
+fn what_many_meet_at_once_is_searched_for_once() {
+    for (seed, how) in [(820, How::Rots), (821, How::GetsLost)] {
+        let (mut world, mut all, of) = grown(seed, Rot::FirstEntry, 0);
+        let server = all[0];
+        for _ in 0..6 {
+            let late = world.add(Role::Device);
+            world.share(server, late, &[of]);
+            all.push(late);
+        }
+        world.run_until_quiet();
+        spoil(&mut world, server, of, document(5), (Rot::FirstEntry, how));
+        world.settings.read = (30, 30);
+        let before = world.disk_counts(server).searches;
+        for late in &all[3..] {
+            world.connect(*late, server);
+        }
+        world.run_until_quiet();
+        world.advance(seconds(70));
+        world.run_until_quiet();
+        world.check_converged(&all, of);
+        assert_eq!(world.disk_counts(server).searches - before, 1, "{how:?}");
+    }
+}
+
+#[test]
+fn where_a_feed_ends_is_found_again_and_everything_goes_on() {
+    for (seed, victim) in [(830, 0), (831, 1)] {
+        let (mut world, all, of) = grown(seed, Rot::Head, victim);
+        let node = all[victim];
+        world.part(all[1], all[0]);
+        world.edit(all[1], of, document(3), 60);
+        world.edit(all[2], of, document(4), 60);
+        world.run_until_quiet();
+        world.crash(node, 0);
+        world.rot(node, &Key::feed_head(&of));
+        world.restart(node);
+        world.edit(node, of, document(2), 60);
+        world.heal(all[1], all[0]);
+        world.connect(all[3], all[0]);
+        world.run_until_quiet();
+        world.advance(seconds(70));
+        world.run_until_quiet();
+        world.check_converged(&all, of);
+        assert_eq!(quarantined(&world, node), 1);
+        let failed = told(&world, node).any(|event| matches!(event, Event::StoreFailed { .. }));
+        assert!(!failed, "nothing stops");
+    }
+}
+
+#[test]
+fn a_share_that_has_rotted_stops_nobody_else() {
+    let (mut world, all, of) = grown(832, Rot::Head, 0);
+    let (server, hit) = (all[0], all[1]);
+    world.part(hit, server);
+    world.crash(server, 0);
+    world.rot(server, &Key::share(&world.peer(hit), &of));
+    world.restart(server);
+    world.connect(all[3], server);
+    world.edit(all[2], of, document(3), 60);
+    world.run_until_quiet();
+    world.advance(seconds(10));
+    world.check_converged(&[server, all[2], all[3]], of);
+    assert_eq!(quarantined(&world, server), 1);
+    // Its host knows whom it enrolled.
+    world.enter_shares(server);
+    world.heal(hit, server);
+    world.run_until_quiet();
+    world.advance(seconds(70));
+    world.run_until_quiet();
+    world.check_converged(&all, of);
+    let failed = told(&world, server).any(|event| matches!(event, Event::StoreFailed { .. }));
+    assert!(!failed, "nothing stops");
 }
 
 #[test]
 fn whatever_rots_on_a_device_is_healed_by_its_server() {
     for (seed, which) in (720..).zip(ROTS) {
-        check_rot(seed, 1, which);
+        check_spoilt(seed, 1, which, How::Rots);
     }
 }
 

@@ -238,6 +238,35 @@ fn a_server_that_restarted_tells_of_a_device_that_is_away() {
 }
 
 #[test]
+fn who_takes_part_is_known_when_the_server_has_said_so_and_that_is_stored() {
+    for (seed, count) in [(85, 1), (86, 2)] {
+        let (mut world, server, devices, of) = super::team(seed, count);
+        let device = devices[0];
+        world.settings.latency = (20, 20);
+        world.settings.write = (30, 30);
+        world.connect(device, server);
+        let is_told = |world: &World| {
+            let engine = world.engine(device).expect("it runs");
+            engine.shares_told().any(|told| told == of)
+        };
+        assert!(!is_told(&world), "nobody said anything yet");
+        world.run_until(|world| world.is_greeted(device, server));
+        assert!(!is_told(&world), "a greeting does not say it");
+        // Who wants to know asks.
+        let asked = world.now();
+        world.give(device, Input::Refresh(of));
+        while !is_told(&world) {
+            world.step();
+            assert!(world.now() < asked + 1_000, "it is said at once");
+        }
+        for other in &devices[1..] {
+            let row = world.share_row(device, &of, *other);
+            assert!(row.is_some(), "what is said to be known is known");
+        }
+    }
+}
+
+#[test]
 fn a_device_of_another_member_is_not_told_of() {
     use reconvene_core::ids::MemberId;
     use reconvene_core::keys::Key;

@@ -1,6 +1,6 @@
 //! The way to the driver: what it can be asked, what it answers, and what it tells everyone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use reconvene_core::engine::{
@@ -59,6 +59,8 @@ pub(crate) struct Live {
     pub(crate) verified: BTreeMap<(WorkspaceId, PeerId), Verified>,
     /// The end of what is durable here, of the workspaces in use.
     pub(crate) released: BTreeMap<WorkspaceId, FeedPoint>,
+    /// Workspaces whose servers have said which devices there are, since this replica was opened.
+    pub(crate) shares_told: BTreeSet<WorkspaceId>,
     /// When this was taken.
     pub(crate) now: Moment,
     /// Where nothing moves although one side lacks something.

@@ -101,6 +101,9 @@ impl Engine {
                 self.forget_workspace(workspace);
             }
             if batch.heals {
+                if !self.links.is_empty() {
+                    self.ensure_roster();
+                }
                 self.greet_waiting_links();
             }
         }
@@ -120,6 +123,7 @@ impl Engine {
         self.leaving.remove(&workspace);
         self.stalls.retain(|(_, of), _| *of != workspace);
         self.fresh.remove(&workspace);
+        self.shares_told.remove(&workspace);
         for job in &mut self.jobs {
             if job.work.documents().is_some_and(|(of, _)| of == workspace) {
                 job.pinned = false;
@@ -166,6 +170,7 @@ impl Engine {
             redeemed.extend(batch.redeemed.take());
             shares.append(&mut batch.shares);
             if let Some(workspace) = batch.learned.take() {
+                self.shares_told.insert(workspace);
                 events.push(Event::SharesLearned { workspace });
             }
         }
@@ -273,6 +278,7 @@ impl Engine {
             self.workspaces.clear();
         }
         self.roster = Roster::default();
+        self.shares_told.clear();
         self.reads.clear();
         for batch in &mut self.pending {
             // Their slots are gone, and the feed is read anew.
@@ -366,6 +372,14 @@ impl Engine {
     pub(in crate::engine) fn replay_owed(&mut self) {
         self.replay_at = None;
         self.jobs.extend(std::mem::take(&mut self.owed));
+    }
+
+    /// Whether what a server said of who takes part is still to be stored.
+    pub(in crate::engine) fn is_learning(&self, workspace: &WorkspaceId) -> bool {
+        let is_of = |work: &Work| matches!(work, Work::Learn(told) if told.workspace == *workspace);
+        let mut written = self.pending.iter();
+        self.jobs.iter().any(|job| is_of(&job.work))
+            || written.any(|batch| batch.learned.as_ref() == Some(workspace))
     }
 
     /// Whether something that is in the journal is not in the store yet, nor in the journal again
