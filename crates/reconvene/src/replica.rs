@@ -28,6 +28,7 @@ use crate::deletion::check_living;
 use crate::documents::{Documents, Lease};
 use crate::driver::{self, Command, DriverHandle, Notice};
 use crate::enrolled::{self, EnrolledFile};
+use crate::findings::{self, Finder, Findings, Look};
 use crate::indexer::{self, IndexProgress};
 use crate::limits::EVENTS_MAX;
 use crate::options::Files;
@@ -73,6 +74,7 @@ pub(crate) struct Shared {
     /// The indexer's: they end with it.
     pub(crate) events: broadcast::WeakSender<ReplicaEvent>,
     pub(crate) subscriptions: Arc<Subscriptions>,
+    pub(crate) findings: Arc<Findings>,
     profile_file: ProfileFile,
     profile: Mutex<Profile>,
     /// Random, minted at the first write after an open and after every failed one.
@@ -202,12 +204,19 @@ impl Replica {
         profile_file.save_if_changed(&profile)?;
         let (sender, _) = broadcast::channel(EVENTS_MAX);
         let events = sender.downgrade();
+        let finder = (role == Role::Device).then_some(Finder {
+            peer,
+            member: profile.member,
+            home: profile.home,
+        });
+        let findings = Arc::new(Findings::new(finder));
         let (index, index_task) = indexer::start(indexer::Parts {
             reader: reader.clone(),
             driver: driver.clone(),
             documents: Arc::clone(&documents),
             events: sender,
             subscriptions: Arc::clone(&subscriptions),
+            findings: Arc::clone(&findings),
             workspaces: known_workspaces(&reader)?,
         });
         let shared = Shared {
@@ -221,6 +230,7 @@ impl Replica {
             index,
             events,
             subscriptions,
+            findings,
             profile_file,
             profile: Mutex::new(profile),
             appending: Default::default(),
@@ -232,6 +242,11 @@ impl Replica {
             shared: Arc::new(shared),
             scope: None,
         };
+        let filer = findings::filing::run(
+            Arc::clone(&replica.shared.findings),
+            Arc::downgrade(&replica.shared),
+        );
+        replica.tasks().push(tokio::spawn(filer));
         replica.finish_removals().await?;
         replica.finish_moves().await?;
         let compactor = crate::compaction::run(
@@ -386,6 +401,7 @@ impl Replica {
         change(&mut changed);
         if changed != *profile {
             self.shared.profile_file.save(&changed)?;
+            self.shared.findings.follow(changed.member, changed.home);
             *profile = changed;
         }
         Ok(())
@@ -455,6 +471,7 @@ impl Replica {
             document,
             rows,
             news,
+            look,
         } = match worked {
             Ok(edited) => edited,
             Err(error) => {
@@ -481,6 +498,7 @@ impl Replica {
         let confirm = async move {
             replica.confirm(workspace, &[id], durable).await?;
             replica.tell(news);
+            replica.shared.findings.note(look);
             Ok::<_, Error>(())
         };
         if mode.buffered {
@@ -590,6 +608,7 @@ pub(crate) struct Edited<T> {
     pub(crate) document: Option<EditedDocument>,
     pub(crate) rows: Vec<(Key, Bytes)>,
     pub(crate) news: Option<ReplicaEvent>,
+    pub(crate) look: Option<Look>,
 }
 
 impl Shared {
@@ -705,6 +724,7 @@ impl Shared {
                 document: None,
                 rows: Vec::new(),
                 news: None,
+                look: None,
             });
         }
         let kind = document.kind();
@@ -712,12 +732,14 @@ impl Shared {
         let made = index_row(id, document).map_err(Error::from);
         let made = made.and_then(|row| {
             let Some(row) = row else {
-                return Ok((Vec::new(), None));
+                return Ok((Vec::new(), None, None));
             };
             let news = crate::news::news_of(&self.reader, workspace, &key, &row)?;
-            Ok((vec![(key, row.encode().into())], news))
+            let place = (workspace, id);
+            let look = self.findings.look(&self.reader, place, document, &row)?;
+            Ok((vec![(key, row.encode().into())], news, look))
         });
-        let (rows, news) = match made {
+        let (rows, news, look) = match made {
             Ok(made) => made,
             Err(error) => {
                 // The change is in the open document and will not be stored.
@@ -737,6 +759,7 @@ impl Shared {
             document: Some(document),
             rows,
             news,
+            look,
         })
     }
 }

@@ -13,6 +13,7 @@ use crate::{
 mod commands;
 mod compaction;
 mod deletion;
+mod findings;
 mod healing;
 mod markdown;
 mod verify;
