@@ -1,6 +1,7 @@
 //! The calls: each is a few calls of the replica, in the workspace that the request names.
 
 mod append;
+mod integrations;
 mod syncs;
 mod watch;
 
