@@ -13,6 +13,10 @@ pub const RESPONSE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Calls in flight on one connection; further ones wait in the client.
 pub const CONNECTION_CALLS_MAX: u32 = 128;
 
+/// Calls in flight, streams aside, over all connections, unless set otherwise. Further ones are refused
+/// as `RESOURCE_EXHAUSTED`.
+pub const CALLS_DEFAULT: usize = 1024;
+
 /// Streams of events and of segments that are open at a time, over all connections. Further ones are
 /// refused as `RESOURCE_EXHAUSTED`.
 pub const STREAMS_MAX: usize = 256;

@@ -184,6 +184,9 @@ pub(crate) struct ServeArgs {
     /// How often integrations are looked at by themselves.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
     pub validate_every: Duration,
+    /// How many commands of one member go on at a time that talk to the outside; further ones are refused.
+    #[arg(long, value_name = "NUMBER", default_value_t = reconvene_server::limits::COMMANDS_PER_MEMBER_DEFAULT)]
+    pub commands_per_member: usize,
     /// The directory whose files integrations may read as `file:NAME`; else `calendars` in the
     /// directory of the store.
     #[arg(long, value_name = "DIR")]
@@ -198,6 +201,9 @@ pub(crate) struct ServeArgs {
     /// api.token in the data directory.
     #[arg(long, value_name = "FILE", requires = "api")]
     pub api_token_file: Option<PathBuf>,
+    /// How many calls of the API may be in flight, streams aside; further ones are refused.
+    #[arg(long, value_name = "NUMBER", requires = "api", default_value_t = reconvene_server::limits::API_CALLS_DEFAULT)]
+    pub api_calls: usize,
     /// Tell metrics, health and readiness over HTTP here; port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,

@@ -98,6 +98,10 @@ pub const RUN_POLL_MAX: Duration = Duration::from_secs(30);
 /// with the next look.
 pub const CHANGED_ENTRIES_MAX: usize = 1024;
 
+/// Most commands of one member that wait for their outcome in one workspace, as far as they are known
+/// here. A further one is not issued ([`Error::TooManyCommands`](crate::Error::TooManyCommands)).
+pub const COMMANDS_WAITING_MAX: usize = 256;
+
 /// How long commands are kept after their outcome, and resolved inbox entries and removed integrations
 /// after that. Then the server purges them.
 pub const ENDED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);

@@ -459,6 +459,58 @@ fn a_run_of_a_home_is_its_members_alone() {
 }
 
 #[test]
+fn no_more_calls_are_in_flight_than_there_is_a_bound_for() {
+    run(async {
+        const CALLS: usize = 2;
+        let server = Server::with_calls(tempfile::tempdir().unwrap(), CALLS).await;
+        let integration = integrate(&server).await.to_string();
+        let wanted = v1::StartIntegrationSyncRequest {
+            wait_ms: Some(30_000),
+            ..start(&integration)
+        };
+        // On connections of their own: it is not for one of them alone.
+        let mut waiting = Vec::new();
+        for _ in 0..CALLS {
+            let (mut client, wanted) = (server.client().await, wanted.clone());
+            waiting.push(tokio::spawn(async move {
+                client.start_integration_sync(wanted).await
+            }));
+        }
+        let issued = async {
+            while outbox(&server).await.len() < CALLS {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, issued).await.unwrap();
+        let mut client = server.client().await;
+        let info = v1::GetServerInfoRequest {};
+        let refused = client.get_server_info(info).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert_eq!(reason(&refused), "too_many_calls");
+        // A stream is none of them, and a call that ends makes room.
+        watch(&mut client, None).await.unwrap();
+        let serving = server.replica.serving().unwrap();
+        let (workspace, first) = (shared(&server).await, outbox(&server).await[0].id);
+        let outcome = Outcome::done([]);
+        let ended = serving.finish(workspace, first, outcome, Changes::new());
+        ended.await.unwrap();
+        let freed = async {
+            while client.get_server_info(info).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, freed).await.unwrap();
+        server.close().await;
+        let mut ends = Vec::new();
+        for call in waiting {
+            ends.push(call.await.unwrap().is_ok());
+        }
+        ends.sort_unstable();
+        assert_eq!(ends, [false, true]);
+    });
+}
+
+#[test]
 fn a_call_that_waits_when_the_server_stops_is_told_and_its_command_stays() {
     run(async {
         let server = Server::new().await;

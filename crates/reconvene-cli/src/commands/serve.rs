@@ -62,6 +62,7 @@ pub(super) async fn run(data: &Path, args: ServeArgs, output: Output) -> Result<
             token_file: args
                 .api_token_file
                 .unwrap_or_else(|| data.join("api.token")),
+            calls_max: args.api_calls,
         }),
         monitor: args.metrics.map(|address| MonitorOptions {
             address,
@@ -74,6 +75,7 @@ pub(super) async fn run(data: &Path, args: ServeArgs, output: Output) -> Result<
             ),
             run_kept: args.keep_runs,
             validate_every: args.validate_every,
+            commands_per_member: args.commands_per_member,
         },
     };
     reconvene_server::serve(&replica, options, shutdown, ready).await?;
