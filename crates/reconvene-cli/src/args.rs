@@ -178,6 +178,9 @@ pub(crate) struct ServeArgs {
     /// Another number than devices knew has them build everything anew that follows from documents.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub state_version: u32,
+    /// How many documents of one workspace are taken from devices; further new ones are refused.
+    #[arg(long, value_name = "NUMBER", default_value_t = reconvene::limits::WORKSPACE_DOCUMENTS_DEFAULT)]
+    pub workspace_documents: u64,
     /// How long the result of a sync run is kept after its end.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub keep_runs: Duration,

@@ -417,6 +417,7 @@ impl World {
             role: self.nodes[node].role,
             state_version: 1,
             staleness_bound: self.staleness_bound,
+            workspace_documents_max: u64::MAX,
             roots: [KIND, OTHER_KIND]
                 .into_iter()
                 .map(|kind| (genesis(kind).hash, Root { kind, max_op: 1 }))

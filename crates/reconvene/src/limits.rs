@@ -102,6 +102,8 @@ pub const CHANGED_ENTRIES_MAX: usize = 1024;
 /// here. A further one is not issued ([`Error::TooManyCommands`](crate::Error::TooManyCommands)).
 pub const COMMANDS_WAITING_MAX: usize = 256;
 
+pub use reconvene_core::limits::WORKSPACE_DOCUMENTS_DEFAULT;
+
 /// How long commands are kept after their outcome, and resolved inbox entries and removed integrations
 /// after that. Then the server purges them.
 pub const ENDED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);

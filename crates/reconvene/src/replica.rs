@@ -129,6 +129,7 @@ impl Replica {
             open_bytes_max,
             staleness_bound,
             state_version,
+            workspace_documents_max,
             clock,
         } = files;
         let peer = identity.peer_id();
@@ -142,6 +143,7 @@ impl Replica {
             },
             state_version,
             staleness_bound,
+            workspace_documents_max,
             roots: roots()
                 .iter()
                 .map(|root| {

@@ -24,7 +24,8 @@ pub(super) async fn run(data: &Path, args: ServeArgs, output: Output) -> Result<
     let mut signals = Signals::take()?;
     let options = OpenOptions::new(data)
         .role(Role::Server)
-        .state_version(args.state_version);
+        .state_version(args.state_version)
+        .workspace_documents_max(args.workspace_documents);
     let options = match place::machine_name() {
         Some(name) => options.name(name),
         None => options,

@@ -113,8 +113,9 @@ impl Engine {
     ) {
         self.note_owed(&workspace, &mut documents);
         let roots = std::mem::take(&mut self.config.roots);
+        let documents_max = self.config.workspace_documents_max;
         let placed = match self.ready(&workspace) {
-            Some(state) => place(state, &roots, &documents, &author),
+            Some(state) => place(state, &roots, documents_max, &documents, &author),
             None => panic!("a prepared job's workspace is loaded"),
         };
         self.config.roots = roots;

@@ -64,10 +64,16 @@ impl std::ops::Deref for PlacedDocument {
 pub(super) fn place(
     state: &mut Workspace,
     roots: &BTreeMap<ChangeHash, Root>,
+    documents_max: u64,
     documents: &[JobDocument],
     author: &Author,
 ) -> Placed {
     let mut placed = Placed::default();
+    let mut room = match author {
+        Author::Peer { .. } => documents_max.saturating_sub(state.documents),
+        // What this side writes, or wrote, is its host's business.
+        Author::Host { .. } | Author::Journal { .. } => u64::MAX,
+    };
     let mut staged = Vec::new();
     for document in documents {
         let Some(slot) = state.slots.slots.get(&document.document) else {
@@ -94,6 +100,11 @@ pub(super) fn place(
                 // What came ahead of it is taken all the same.
                 Verdict::Refuse(code) => refused = Some(code),
             }
+        }
+        if is_new && room == 0 {
+            let refused = (document.document, RefusalCode::WorkspaceFull);
+            placed.refused.push(refused);
+            continue;
         }
         let tombstone_refused = refused;
         let mut row = slot
@@ -184,6 +195,7 @@ pub(super) fn place(
         row.snapshots
             .extend(snapshot.map(|checked| checked.snapshot));
         if !added.is_empty() || snapshot.is_some() {
+            room = room.saturating_sub(u64::from(is_new));
             staged.push((document, row, hashes, is_new, snapshot, added));
         }
     }
