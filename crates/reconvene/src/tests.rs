@@ -844,7 +844,7 @@ fn a_server_takes_no_more_documents_of_a_workspace_than_it_may_until_there_is_ro
         let b = Peer::device_of(&server, "Ben").await;
         let mut ids = Vec::new();
         for n in 0..MEETINGS + 2 {
-            let new = NewMeeting::titled(&format!("m{n}"));
+            let new = NewMeeting::titled(format!("m{n}"));
             ids.push(a.replica.meetings().add(new).await.unwrap().meeting.id);
         }
         let mut events = a.replica.events();
