@@ -318,6 +318,8 @@ fn a_backend_has_an_integration_synced_and_follows_the_run_until_it_expires() {
         wait_ms: Some(30_000),
         ..Default::default()
     };
+    let watched = caller.run(client.watch_events(v1::WatchEventsRequest::default()));
+    let mut watched = watched.unwrap().into_inner();
     let started = caller.run(client.start_integration_sync(request.clone()));
     let started = started.unwrap().into_inner();
     assert_eq!(started.command_id, command);
@@ -351,6 +353,24 @@ fn a_backend_has_an_integration_synced_and_follows_the_run_until_it_expires() {
         assert_eq!(before.status(), SyncStatus::Running, "{told:?}");
         assert_eq!(before.expires_at, None);
     }
+    // A watch was told the same, without asking.
+    let mut standings = Vec::new();
+    while standings.last() != Some(&SyncStatus::NotFound) {
+        let event = caller.run(watched.message()).unwrap().unwrap();
+        if let Some(Happened::Run(run)) = event.happened {
+            assert_eq!(run.run_id, run_id);
+            standings.push(run.status.unwrap().status());
+        }
+    }
+    standings.dedup();
+    let whole = [
+        SyncStatus::Running,
+        SyncStatus::Succeeded,
+        SyncStatus::NotFound,
+    ];
+    assert!(whole.ends_with(&standings), "{standings:?}");
+    assert!(standings.len() > 1, "{standings:?}");
+    drop(watched);
     assert_eq!(expired.not_found_reason(), NotFoundReason::Expired);
     assert_eq!(expired.run, None);
     let listed = caller.run(client.list_meetings(v1::ListMeetingsRequest::default()));

@@ -101,6 +101,66 @@ fn meetings_edited_apart_on_two_devices_merge_on_all_three() {
 }
 
 #[test]
+fn a_conflict_is_told_in_the_inbox_and_settled_from_there() {
+    let server = Server::new();
+    let (a, b) = (Peer::joined(&server, "Ada"), Peer::joined(&server, "Ben"));
+    a.run(&["project", "add", "Apollo"]);
+    a.sync();
+    b.sync();
+    a.run(&["project", "rename", "Apollo", "Artemis"]);
+    b.run(&["project", "rename", "Apollo", "Ares"]);
+    a.sync();
+    b.sync();
+    a.sync();
+    let events = a.start(&["events"]);
+    assert_eq!(events.line()["event"], "watching");
+    let listed = a.run(&["inbox", "list"])["entries"].take();
+    let listed = listed.as_array().unwrap();
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!(listed[0]["code"], "conflict");
+    assert_eq!(listed[0]["subject"]["kind"], "workspace");
+    let entry = listed[0]["id"].as_str().unwrap();
+    let shown = a.run(&["inbox", "show", entry]);
+    assert_eq!(shown["entry"], listed[0]);
+    let conflict = &shown["conflict"];
+    assert!(conflict["path"].as_str().unwrap().ends_with("/name"));
+    assert_eq!(conflict["base"], "Apollo");
+    let values = conflict["values"].as_array().unwrap();
+    assert_eq!(values.len(), 2, "{conflict}");
+    let from: Vec<_> = values.iter().map(|of| &of["origin"]["from"]).collect();
+    assert!(from.contains(&&"here".into()) && from.contains(&&"peer".into()));
+    for of in values {
+        assert!(of["at"].is_i64() && of["actor"].is_string(), "{of}");
+    }
+    let said = a.command(&["inbox", "show", entry]).output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    for part in [
+        "was set apart to 2 values",
+        "before: Apollo",
+        "shown now",
+        "inbox settle",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+
+    let other = values.iter().position(|of| of["shown"] == false).unwrap();
+    a.run(&["inbox", "settle", entry, &(other + 1).to_string()]);
+    events.line_where(|line| line["event"] == "inbox_entry" && line["open"] == false);
+    events.stop();
+    a.sync();
+    b.sync();
+    for peer in [&a, &b] {
+        assert_eq!(
+            peer.run(&["inbox", "list"])["entries"],
+            serde_json::json!([])
+        );
+        let listed = peer.run(&["project", "list"]);
+        assert_eq!(listed["projects"][0]["name"], values[other]["value"]);
+    }
+    a.fails(&["inbox", "settle", entry, "1"], 7, "bad_input");
+}
+
+#[test]
 fn an_edit_reaches_a_watching_device_when_the_other_syncs() {
     let server = Server::new();
     let (a, b) = (Peer::joined(&server, "Ada"), Peer::joined(&server, "Ben"));

@@ -73,6 +73,8 @@ fn every_command_runs_beside_a_serving_process() {
             "commands show" | "commands cancel" => &[&refused[0]],
             "inbox retry" => &[&retryable],
             "inbox amend" => &[&entries[0], "--set", &amended],
+            "inbox show" => &[&entries[0]],
+            "inbox settle" => &[&entries[0], "1"],
             "inbox discard" => &[&entries[1]],
             "inbox resolve" => &[&entries[2]],
             "integrations add" => &["ical", "file:other.ics"],
@@ -95,6 +97,8 @@ fn every_command_runs_beside_a_serving_process() {
                 assert_eq!(ended.json()["error"]["code"], code, "{command}");
                 assert!(ended.json()["error"]["hint"].is_string(), "{command}");
             }
+            // It is the store's owner that says so.
+            ("inbox settle", None) => drop(peer.fails(&args, 7, "bad_input")),
             ("events", None) => {
                 let watch = peer.start(&args);
                 assert_eq!(watch.line()["event"], "watching");

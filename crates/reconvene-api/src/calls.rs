@@ -1,6 +1,7 @@
 //! The calls: each is a few calls of the replica, in the workspace that the request names.
 
 mod append;
+mod integrations;
 mod syncs;
 mod watch;
 
@@ -28,16 +29,38 @@ pub(crate) struct Calls {
     counts: Arc<Counts>,
     stop: Stop,
     streams: Arc<Semaphore>,
+    calls: Arc<Semaphore>,
 }
 
 impl Calls {
-    pub(crate) fn new(replica: Replica, counts: Arc<Counts>, stop: Stop) -> Self {
+    pub(crate) fn new(replica: Replica, counts: Arc<Counts>, stop: Stop, calls: usize) -> Self {
         Self {
             replica,
             counts,
             stop,
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            calls: Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))),
         }
+    }
+
+    /// Makes a call that is no stream, if there is a place for it among those in flight, and counts it.
+    async fn called<T>(
+        &self,
+        call: &'static str,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<Response<T>, Status> {
+        let placed = async {
+            let _place = self.calls.try_acquire().map_err(|_| {
+                detailed(
+                    Code::ResourceExhausted,
+                    "too_many_calls",
+                    "as many calls are in flight as the server takes at a time".to_owned(),
+                    Some("try again in a moment"),
+                )
+            })?;
+            work.await
+        };
+        self.counted(call, placed).await
     }
 
     /// Counts a call by how it ended.
@@ -272,7 +295,7 @@ impl Reconvene for Calls {
         &self,
         _request: Request<v1::GetServerInfoRequest>,
     ) -> Result<Response<v1::GetServerInfoResponse>, Status> {
-        self.counted("GetServerInfo", self.server_info()).await
+        self.called("GetServerInfo", self.server_info()).await
     }
 
     async fn create_meeting(
@@ -280,7 +303,7 @@ impl Reconvene for Calls {
         request: Request<v1::CreateMeetingRequest>,
     ) -> Result<Response<v1::CreateMeetingResponse>, Status> {
         let work = self.create(request.into_inner());
-        self.counted("CreateMeeting", work).await
+        self.called("CreateMeeting", work).await
     }
 
     async fn get_meeting(
@@ -288,7 +311,7 @@ impl Reconvene for Calls {
         request: Request<v1::GetMeetingRequest>,
     ) -> Result<Response<v1::GetMeetingResponse>, Status> {
         let work = self.get(request.into_inner());
-        self.counted("GetMeeting", work).await
+        self.called("GetMeeting", work).await
     }
 
     async fn list_meetings(
@@ -296,7 +319,7 @@ impl Reconvene for Calls {
         request: Request<v1::ListMeetingsRequest>,
     ) -> Result<Response<v1::ListMeetingsResponse>, Status> {
         let work = self.list(request.into_inner());
-        self.counted("ListMeetings", work).await
+        self.called("ListMeetings", work).await
     }
 
     async fn update_meeting(
@@ -304,7 +327,7 @@ impl Reconvene for Calls {
         request: Request<v1::UpdateMeetingRequest>,
     ) -> Result<Response<v1::UpdateMeetingResponse>, Status> {
         let work = self.update(request.into_inner());
-        self.counted("UpdateMeeting", work).await
+        self.called("UpdateMeeting", work).await
     }
 
     async fn stop_meeting(
@@ -312,7 +335,7 @@ impl Reconvene for Calls {
         request: Request<v1::StopMeetingRequest>,
     ) -> Result<Response<v1::StopMeetingResponse>, Status> {
         let work = self.stop(request.into_inner());
-        self.counted("StopMeeting", work).await
+        self.called("StopMeeting", work).await
     }
 
     async fn append_segments(
@@ -328,7 +351,7 @@ impl Reconvene for Calls {
         request: Request<v1::SetActiveProjectRequest>,
     ) -> Result<Response<v1::SetActiveProjectResponse>, Status> {
         let work = self.activate(request.into_inner());
-        self.counted("SetActiveProject", work).await
+        self.called("SetActiveProject", work).await
     }
 
     async fn start_integration_sync(
@@ -336,7 +359,7 @@ impl Reconvene for Calls {
         request: Request<v1::StartIntegrationSyncRequest>,
     ) -> Result<Response<v1::StartIntegrationSyncResponse>, Status> {
         let work = self.start_sync(request.into_inner());
-        self.counted("StartIntegrationSync", work).await
+        self.called("StartIntegrationSync", work).await
     }
 
     async fn get_sync_status(
@@ -344,7 +367,7 @@ impl Reconvene for Calls {
         request: Request<v1::GetSyncStatusRequest>,
     ) -> Result<Response<v1::GetSyncStatusResponse>, Status> {
         let work = self.sync_status(request.into_inner());
-        self.counted("GetSyncStatus", work).await
+        self.called("GetSyncStatus", work).await
     }
 
     async fn cancel_sync(
@@ -352,7 +375,7 @@ impl Reconvene for Calls {
         request: Request<v1::CancelSyncRequest>,
     ) -> Result<Response<v1::CancelSyncResponse>, Status> {
         let work = self.end_sync(request.into_inner());
-        self.counted("CancelSync", work).await
+        self.called("CancelSync", work).await
     }
 
     async fn validate_integrations(
@@ -360,7 +383,7 @@ impl Reconvene for Calls {
         request: Request<v1::ValidateIntegrationsRequest>,
     ) -> Result<Response<v1::ValidateIntegrationsResponse>, Status> {
         let work = self.validate(request.into_inner());
-        self.counted("ValidateIntegrations", work).await
+        self.called("ValidateIntegrations", work).await
     }
 
     type WatchEventsStream = BoxStream<'static, Result<v1::Event, Status>>;

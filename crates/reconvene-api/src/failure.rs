@@ -49,7 +49,7 @@ fn code(error: &Error) -> Code {
         "meeting_changed" => Code::Aborted,
         "meeting_deleted" | "document_deleted" | "project_archived" | "project_deleted"
         | "project_in_use" | "document_too_new" | "other_history" => Code::FailedPrecondition,
-        "no_space" | "too_many_workspaces" => Code::ResourceExhausted,
+        "no_space" | "too_many_workspaces" | "too_many_commands" => Code::ResourceExhausted,
         "busy" | "closed" | "unavailable" | "unreachable" => Code::Unavailable,
         "timeout" => Code::DeadlineExceeded,
         "store_damaged" | "document_damaged" => Code::DataLoss,

@@ -13,9 +13,18 @@ pub const RESPONSE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Calls in flight on one connection; further ones wait in the client.
 pub const CONNECTION_CALLS_MAX: u32 = 128;
 
+/// Calls in flight, streams aside, over all connections, unless set otherwise. Further ones are refused
+/// as `RESOURCE_EXHAUSTED`.
+pub const CALLS_DEFAULT: usize = 1024;
+
 /// Streams of events and of segments that are open at a time, over all connections. Further ones are
 /// refused as `RESOURCE_EXHAUSTED`.
 pub const STREAMS_MAX: usize = 256;
+
+/// Most integrations and sync runs of which a watch remembers what it told last. Past it all are
+/// forgotten: what is kept of an integration is then told again when it changes, and of a run that
+/// expires only that its integration does not name it any more.
+pub const WATCH_REMEMBERED_MAX: usize = 4096;
 
 /// Most ids of differing segments that an answer names; further ones are only counted as present.
 pub const DIFFERING_IDS_MAX: usize = 1000;

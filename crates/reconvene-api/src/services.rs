@@ -38,6 +38,9 @@ pub struct ApiOptions {
     pub exposed: bool,
     /// The file with the token; made if it is not there.
     pub token_file: PathBuf,
+    /// Calls in flight, streams aside, over all connections; further ones are refused. See
+    /// [`CALLS_DEFAULT`](crate::limits::CALLS_DEFAULT).
+    pub calls_max: usize,
 }
 
 /// Where metrics, health and readiness are told.
@@ -182,7 +185,8 @@ impl Services {
             counts.call("any", Code::Unauthenticated);
             Err(unauthenticated())
         };
-        let calls = Calls::new(self.replica.clone(), Arc::clone(&self.counts), self.stop());
+        let (replica, counts) = (self.replica.clone(), Arc::clone(&self.counts));
+        let calls = Calls::new(replica, counts, self.stop(), options.calls_max);
         let calls = ReconveneServer::new(calls)
             .max_decoding_message_size(REQUEST_BYTES_MAX)
             .max_encoding_message_size(RESPONSE_BYTES_MAX);

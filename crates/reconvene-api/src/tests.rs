@@ -15,6 +15,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
+use crate::limits::CALLS_DEFAULT;
 use crate::v1::reconvene_client::ReconveneClient;
 use crate::{ApiOptions, Services, v1};
 
@@ -46,6 +47,10 @@ impl Server {
     }
 
     async fn open(directory: TempDir) -> Self {
+        Self::with_calls(directory, CALLS_DEFAULT).await
+    }
+
+    async fn with_calls(directory: TempDir, calls_max: usize) -> Self {
         let open = OpenOptions::new(directory.path().join("data"));
         let replica = open.role(Role::Server).open().await.unwrap();
         replica.ensure_shared_workspace().await.unwrap();
@@ -54,6 +59,7 @@ impl Server {
             address: LOOPBACK.parse().unwrap(),
             exposed: false,
             token_file: directory.path().join("api.token"),
+            calls_max,
         };
         let api = services.offer_api(&options).await.unwrap();
         Self {

@@ -178,12 +178,18 @@ pub(crate) struct ServeArgs {
     /// Another number than devices knew has them build everything anew that follows from documents.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub state_version: u32,
+    /// How many documents of one workspace are taken from devices; further new ones are refused.
+    #[arg(long, value_name = "NUMBER", default_value_t = reconvene::limits::WORKSPACE_DOCUMENTS_DEFAULT)]
+    pub workspace_documents: u64,
     /// How long the result of a sync run is kept after its end.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub keep_runs: Duration,
     /// How often integrations are looked at by themselves.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
     pub validate_every: Duration,
+    /// How many commands of one member go on at a time that talk to the outside; further ones are refused.
+    #[arg(long, value_name = "NUMBER", default_value_t = reconvene_server::limits::COMMANDS_PER_MEMBER_DEFAULT)]
+    pub commands_per_member: usize,
     /// The directory whose files integrations may read as `file:NAME`; else `calendars` in the
     /// directory of the store.
     #[arg(long, value_name = "DIR")]
@@ -198,6 +204,9 @@ pub(crate) struct ServeArgs {
     /// api.token in the data directory.
     #[arg(long, value_name = "FILE", requires = "api")]
     pub api_token_file: Option<PathBuf>,
+    /// How many calls of the API may be in flight, streams aside; further ones are refused.
+    #[arg(long, value_name = "NUMBER", requires = "api", default_value_t = reconvene_server::limits::API_CALLS_DEFAULT)]
+    pub api_calls: usize,
     /// Tell metrics, health and readiness over HTTP here; port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,

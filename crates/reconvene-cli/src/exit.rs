@@ -85,6 +85,7 @@ pub(crate) const TABLE: &[Exit] = &[
             "unknown_project",
             "ambiguous_project",
             "edit_refused",
+            "too_many_commands",
             "too_large",
             "not_held_elsewhere",
             "meeting_deleted",

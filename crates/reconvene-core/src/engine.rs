@@ -80,6 +80,8 @@ pub struct Config {
     pub state_version: u32,
     /// How old what was verified last may be for a workspace to count as fresh.
     pub staleness_bound: std::time::Duration,
+    /// Documents of a workspace beyond which new ones of peers are refused.
+    pub workspace_documents_max: u64,
     /// The constant genesis changes every document of a kind begins with; never stored or sent.
     pub roots: BTreeMap<ChangeHash, Root>,
     /// What is wrong with it on purpose.

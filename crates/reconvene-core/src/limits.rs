@@ -174,6 +174,10 @@ pub const PURGE_DOCUMENTS_MAX: usize = 256;
 /// Peers of one workspace whose cursors are looked at before a compaction.
 pub const PEERS_PER_WORKSPACE_MAX: usize = 100_000;
 
+/// Most documents of a workspace that a server takes from peers, unless set otherwise. A further new one
+/// is refused (`WorkspaceFull`).
+pub const WORKSPACE_DOCUMENTS_DEFAULT: u64 = 1_000_000;
+
 /// Largest sum of one document's change bodies. A change beyond it is refused (`TooLarge`).
 pub const DOCUMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 

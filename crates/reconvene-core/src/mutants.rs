@@ -50,13 +50,11 @@ pub enum Mutant {
     SkipsLastOfFrame,
     /// Enters what is left of a damaged document without beginning a new history.
     HealsQuietly,
-    /// Takes changes although it lacks what they depend on.
-    TakesOrphans,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 21] = [
         Self::AcknowledgesEarly,
         Self::SendsEarly,
         Self::MovesCursorEarly,
@@ -78,7 +76,6 @@ impl Mutant {
         Self::IgnoresJournal,
         Self::SkipsLastOfFrame,
         Self::HealsQuietly,
-        Self::TakesOrphans,
     ];
 
     /// The mutant of this name, as [`std::fmt::Debug`] writes it.

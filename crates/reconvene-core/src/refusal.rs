@@ -36,10 +36,12 @@ pub enum RefusalCode {
     /// The document was purged there, and this change was not known then; or, of a tombstone, changes
     /// are here that were not known when the document was purged.
     DocumentDeleted,
+    /// The workspace has as many documents there as it may; this one is new there.
+    WorkspaceFull,
 }
 
 impl RefusalCode {
-    const NUMBERS: [(Self, u32); 13] = [
+    const NUMBERS: [(Self, u32); 14] = [
         (Self::NotEnrolled, 1),
         (Self::IncompatibleProtocol, 2),
         (Self::TicketUnknown, 3),
@@ -52,6 +54,7 @@ impl RefusalCode {
         (Self::MissingDependencies, 23),
         (Self::Equivocation, 24),
         (Self::DocumentDeleted, 25),
+        (Self::WorkspaceFull, 26),
         (Self::TooManyWorkspaces, 40),
     ];
 
@@ -59,6 +62,12 @@ impl RefusalCode {
     pub fn number(self) -> u32 {
         let entry = Self::NUMBERS.iter().find(|(code, _)| *code == self);
         entry.map_or(0, |(_, number)| *number)
+    }
+
+    /// Whether it is for a reason of the refusing side's own that may pass, so that the same can be taken
+    /// later.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Self::Unavailable | Self::WorkspaceFull)
     }
 
     /// The code of a number; [`Self::Unknown`] for one of a later version.
@@ -84,6 +93,7 @@ impl std::fmt::Display for RefusalCode {
             Self::NotPermitted => "not permitted",
             Self::MissingDependencies => "a change depends on changes that never arrived",
             Self::DocumentDeleted => "the document was deleted before this change was known",
+            Self::WorkspaceFull => "the workspace has as many documents there as it may",
             Self::Equivocation => "two different changes carry the same actor and sequence number",
         })
     }

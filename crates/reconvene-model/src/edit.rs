@@ -228,6 +228,11 @@ impl Editor {
         self.now
     }
 
+    /// The kind of the document.
+    pub(crate) fn kind(&self) -> DocumentKind {
+        self.kind
+    }
+
     pub(crate) fn expect_kind(&self, wanted: DocumentKind) -> Result<(), ModelError> {
         if self.kind == wanted {
             return Ok(());

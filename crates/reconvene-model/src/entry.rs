@@ -17,6 +17,9 @@ use crate::genesis::{DETAILS, ENTRY};
 use crate::ids::derive_document_id;
 use crate::view::{Conflict, View};
 
+/// How an entry was resolved whose cause is gone.
+pub const CAUSE_GONE: &str = "cause_gone";
+
 /// An inbox entry as people see it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
@@ -48,7 +51,7 @@ pub struct Entry {
 /// What an entry is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
-    /// What kind of thing: `command`, `integration`, `document` or `project`.
+    /// What kind of thing: `command`, `integration`, `document` or `workspace`.
     pub kind: String,
     /// Its id.
     pub id: String,
@@ -59,7 +62,8 @@ pub struct Subject {
 pub struct Resolved {
     /// When.
     pub at: Option<WallTime>,
-    /// A stable word: `retried`, `amended`, `resolved`, `discarded` or `cause_gone`.
+    /// A stable word: `retried`, `amended`, `settled`, `resolved`, `discarded` or
+    /// `cause_gone`.
     pub how: String,
 }
 
@@ -146,6 +150,18 @@ impl EntryEditor<'_> {
             self.editor.put(&DETAILS.id(), name, value.as_str())?;
         }
         self.editor.remove(&ROOT, "resolved")
+    }
+
+    /// Files what reading a document found. What somebody resolved stays so: the entry's id names this
+    /// very finding, and they have seen it. One whose cause was gone and is back is open again.
+    pub fn find(&mut self, draft: &EntryDraft) -> Result<(), ModelError> {
+        if let Some((_, resolved)) = self.editor.reader().get(ROOT, "resolved")? {
+            let how = self.editor.string_at(&resolved, "how")?;
+            if how.as_deref() != Some(CAUSE_GONE) {
+                return Ok(());
+            }
+        }
+        self.file(draft)
     }
 
     /// Says how it was resolved, now. Nothing changes if it was.

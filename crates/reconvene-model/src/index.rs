@@ -93,7 +93,7 @@ pub struct MeetingRow {
     pub segment_pages: usize,
     /// Whether something went wrong with it.
     pub has_error: bool,
-    /// Whether a register of its root holds several values.
+    /// Whether a register of it holds several values.
     pub has_conflicts: bool,
     /// That somebody deleted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -55,6 +55,7 @@ pub mod integration;
 pub mod ids;
 
 mod compose;
+mod conflict;
 mod view;
 
 pub mod captions;

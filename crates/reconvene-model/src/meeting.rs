@@ -453,7 +453,9 @@ pub(crate) fn headline(view: &mut View<'_>) -> Headline {
         participants: view.count(PARTICIPANTS),
         pages: view.count(PAGES),
         deletion: deletion(view),
-        has_conflicts: !view.conflicts.is_empty(),
+        has_conflicts: view.has_conflicting_entries(PARTICIPANTS)
+            || view.has_conflicting_entries(ACTION_ITEMS)
+            || view.has_conflicting_entries(PAGES),
     }
 }
 

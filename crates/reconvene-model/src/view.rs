@@ -65,6 +65,11 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The document itself, for what no view shows.
+    pub(crate) fn automerge(&self) -> &Automerge {
+        self.automerge
+    }
+
     /// The root's registers. Containers that something was written over are listed as malformed; they
     /// stay readable.
     pub(crate) fn root(&mut self) -> Fields {
@@ -137,6 +142,21 @@ impl<'a> View<'a> {
             entries.push((key, fields));
         }
         entries
+    }
+
+    /// Whether a register of any entry of a container holds several values that differ.
+    pub(crate) fn has_conflicting_entries(&mut self, container: Container) -> bool {
+        let automerge = self.automerge;
+        for item in automerge.map_range(container.id(), ..) {
+            if matches!(item.value, automerge::ValueRef::Object(ObjType::Map)) {
+                let entry = item.id();
+                let mut conflicting = automerge.map_range(&entry, ..);
+                if conflicting.any(|register| register.conflict) {
+                    self.fields(&entry, container.key);
+                }
+            }
+        }
+        !self.conflicts.is_empty()
     }
 
     /// The number of keys of a container, without reading their values.
@@ -363,7 +383,7 @@ impl Field {
 
     pub(crate) fn to_json(&self) -> serde_json::Value {
         match self {
-            Self::Scalar(scalar) => scalar_to_json(scalar),
+            Self::Scalar(scalar) => value_to_json(scalar),
             Self::Object(kind, _) => serde_json::json!({ "object": kind.to_string() }),
         }
     }
@@ -371,12 +391,12 @@ impl Field {
 
 fn to_json(value: &Value<'_>) -> serde_json::Value {
     match value {
-        Value::Scalar(scalar) => scalar_to_json(scalar),
+        Value::Scalar(scalar) => value_to_json(scalar),
         Value::Object(kind) => serde_json::json!({ "object": kind.to_string() }),
     }
 }
 
-fn scalar_to_json(scalar: &ScalarValue) -> serde_json::Value {
+pub(crate) fn value_to_json(scalar: &ScalarValue) -> serde_json::Value {
     match scalar {
         ScalarValue::Str(text) => text.to_string().into(),
         ScalarValue::Int(value) | ScalarValue::Timestamp(value) => (*value).into(),

@@ -9,13 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reconvene::{DocumentId, Due, Error, RunId, Serving, WallTime, WorkspaceId};
+use reconvene::{DocumentId, Due, Error, MemberId, RunId, Serving, WallTime, WorkspaceId};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::adapters::Adapters;
-use crate::limits::{OUTSIDE_AT_ONCE, RETRY_AFTER, RUN_KEPT_DEFAULT, VALIDATE_EVERY_DEFAULT};
+use crate::limits::{
+    COMMANDS_PER_MEMBER_DEFAULT, OUTSIDE_AT_ONCE, RETRY_AFTER, RUN_KEPT_DEFAULT,
+    VALIDATE_EVERY_DEFAULT,
+};
 
 mod commands;
 mod runs;
@@ -30,6 +33,9 @@ pub struct ExecutorOptions {
     pub run_kept: Duration,
     /// How often integrations are looked at by themselves.
     pub validate_every: Duration,
+    /// How many commands of one member go on at a time that talk to the outside; further ones are
+    /// refused.
+    pub commands_per_member: usize,
 }
 
 impl Default for ExecutorOptions {
@@ -38,6 +44,7 @@ impl Default for ExecutorOptions {
             adapters: Adapters::standard(None, Vec::new()),
             run_kept: RUN_KEPT_DEFAULT,
             validate_every: VALIDATE_EVERY_DEFAULT,
+            commands_per_member: COMMANDS_PER_MEMBER_DEFAULT,
         }
     }
 }
@@ -64,8 +71,8 @@ type Place = (WorkspaceId, DocumentId);
 struct Executor {
     tools: Tools,
     tasks: JoinSet<Done>,
-    /// Commands that are being carried out beside it.
-    commands: BTreeSet<DocumentId>,
+    /// Commands that are being carried out beside it, each with whose it is.
+    commands: BTreeMap<DocumentId, Option<MemberId>>,
     /// Runs that go on, with the way to end each.
     runs: BTreeMap<RunId, watch::Sender<bool>>,
     /// When the result of a run is to be forgotten.
@@ -89,7 +96,7 @@ pub(crate) async fn run(serving: Serving, options: ExecutorOptions) -> Result<()
             outside: Arc::new(Semaphore::new(OUTSIDE_AT_ONCE)),
         },
         tasks: JoinSet::new(),
-        commands: BTreeSet::new(),
+        commands: BTreeMap::new(),
         runs: BTreeMap::new(),
         expiries: BTreeMap::new(),
         validating: BTreeSet::new(),

@@ -11,6 +11,13 @@ pub const VALIDATE_EVERY_DEFAULT: Duration = Duration::from_secs(3600);
 /// Most sync runs and validations that go on at a time. Further ones wait.
 pub const OUTSIDE_AT_ONCE: usize = 4;
 
+/// Most commands of one member that go on at a time because they talk to the outside, unless set
+/// otherwise. A further one is refused as `too_many_commands`; its author may try again.
+pub const COMMANDS_PER_MEMBER_DEFAULT: usize = 64;
+
+/// Calls of the API in flight, streams aside, unless set otherwise.
+pub const API_CALLS_DEFAULT: usize = reconvene_api::limits::CALLS_DEFAULT;
+
 /// Longest time of one sync run. Past it the run has failed with `timed_out`.
 pub const RUN_MAX: Duration = Duration::from_secs(600);
 

@@ -2,13 +2,14 @@
 //! gone on with.
 
 use reconvene::{
-    Ask, Commands, InviteOptions, NewIntegration, OpenOptions, OutcomeState, Replica, Role, Taken,
+    Ask, Commands, EntryFilter, InviteOptions, NewIntegration, OpenOptions, OutcomeState, Replica,
+    Role, Taken,
 };
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use super::{Error, ServeOptions, ServerInfo, serve};
+use super::{Error, ExecutorOptions, ServeOptions, ServerInfo, serve};
 
 async fn serve_once(directory: &TempDir, options: ServeOptions) -> Result<ServerInfo, Error> {
     let open = OpenOptions::new(directory.path()).role(Role::Server).open();
@@ -87,9 +88,17 @@ async fn a_bad_address_is_refused() {
 
 /// Serves until a wait of the test is over.
 async fn serve_while<T>(replica: &Replica, wait: impl Future<Output = T>) -> T {
+    serve_with(replica, ServeOptions::default(), wait).await
+}
+
+async fn serve_with<T>(
+    replica: &Replica,
+    options: ServeOptions,
+    wait: impl Future<Output = T>,
+) -> T {
     let (ready, started) = oneshot::channel();
     let (stop, stopped) = oneshot::channel();
-    let serving = serve(replica, ServeOptions::default(), stopped, |_| {
+    let serving = serve(replica, options, stopped, |_| {
         ready.send(()).expect("it is waited for");
     });
     let waited = async {
@@ -155,4 +164,61 @@ async fn what_was_accepted_before_a_crash_is_carried_out_once_after_it() {
     }
     runs.dedup();
     assert_eq!(runs.len(), 1, "{runs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_commands_of_a_member_go_on_than_there_is_a_bound_for() {
+    let deadline = Duration::from_secs(60);
+    let directory = TempDir::new().expect("a directory");
+    let replica = open(&directory).await;
+    // It takes connections and says nothing, so that whoever asks there waits.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let silent = silent.expect("listens");
+    let port = silent.local_addr().expect("has an address").port();
+    let new = NewIntegration {
+        adapter: "ical".to_owned(),
+        external_id: format!("http://127.0.0.1:{port}/team.ics"),
+        ..NewIntegration::default()
+    };
+    let integration = replica.integrations().add(new).await.expect("is added").id;
+    let ask = Ask::ValidateIntegrations {
+        integration: Some(integration),
+    };
+    let ids = [Commands::new_id(), Commands::new_id()];
+    let commands = replica.commands();
+    for id in ids {
+        commands.issue(id, &ask).await.expect("is issued");
+    }
+    let options = ServeOptions {
+        executor: ExecutorOptions {
+            commands_per_member: 1,
+            ..ExecutorOptions::default()
+        },
+        ..ServeOptions::default()
+    };
+    let wait = async {
+        let (first, second) = tokio::join!(
+            commands.ended(ids[0], deadline),
+            commands.ended(ids[1], deadline)
+        );
+        let entries = replica.inbox().list(EntryFilter::Open).await;
+        (first, second, entries.expect("is listed"))
+    };
+    let (first, second, entries) = serve_with(&replica, options, wait).await;
+    let mut ends = Vec::new();
+    for ended in [first, second] {
+        let outcome = ended.expect("ends").command.outcome.expect("has ended");
+        ends.push((outcome.state, outcome.code, outcome.retryable));
+    }
+    let refused = (
+        OutcomeState::Refused,
+        Some("too_many_commands".to_owned()),
+        true,
+    );
+    let is_refused = |end: &&(_, _, _)| **end == refused;
+    assert_eq!(ends.iter().filter(is_refused).count(), 1, "{ends:?}");
+    let entry = entries
+        .iter()
+        .find(|row| row.entry.code == "too_many_commands");
+    assert!(entry.is_some_and(|row| row.entry.retryable), "{entries:?}");
 }

@@ -15,7 +15,7 @@ use crate::world::{NodeId, World, document, workspace};
 pub(crate) const DOCUMENTS: u64 = 10;
 
 /// What a history came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Digest of everything that happened.
     pub trace: [u8; 32],

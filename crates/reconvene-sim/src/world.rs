@@ -490,6 +490,7 @@ impl World {
                 Role::Device => 1,
             },
             staleness_bound: self.staleness_bound,
+            workspace_documents_max: u64::MAX,
             roots: [KIND, OTHER_KIND]
                 .into_iter()
                 .map(|kind| (genesis(kind).hash, Root { kind, max_op: 1 }))

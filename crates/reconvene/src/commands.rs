@@ -11,9 +11,11 @@ use reconvene_model::index::CommandRow;
 use reconvene_model::{Ask, Author, COMMAND, CommandDraft};
 use serde::{Deserialize, Serialize};
 
+use crate::documents::head_row;
+use crate::limits::COMMANDS_WAITING_MAX;
 use crate::query::Subscription;
 use crate::replica::{EditMode, new_document_id};
-use crate::rows::{Row as _, named};
+use crate::rows::{self, Row as _, named};
 use crate::{Error, Replica};
 
 /// The commands of the workspace that is current at each call. Cheap to clone.
@@ -61,7 +63,8 @@ impl Commands {
     /// Cancel-safe: the command is either issued whole or not at all.
     ///
     /// # Errors
-    /// If the id is another command's or another document's, or the store fails.
+    /// [`Error::TooManyCommands`] if [`COMMANDS_WAITING_MAX`](crate::limits::COMMANDS_WAITING_MAX) of this
+    /// member's wait already. If the id is another command's or another document's, or the store fails.
     pub async fn issue(&self, id: DocumentId, ask: &Ask) -> Result<CommandRow, Error> {
         let workspace = self.replica.current_workspace()?;
         self.issue_in(workspace, id, ask, None).await
@@ -75,6 +78,7 @@ impl Commands {
         ask: &Ask,
         replaces: Option<DocumentId>,
     ) -> Result<CommandRow, Error> {
+        self.check_room(workspace, id).await?;
         let device = self.replica.device();
         let draft = CommandDraft {
             name: ask.name().to_owned(),
@@ -90,6 +94,27 @@ impl Commands {
             .edit_document(workspace, id, EditMode::creating(COMMAND), issue)
             .await?;
         self.replica.read_row(workspace, id).await
+    }
+
+    /// Fails if as many commands of this member wait as may. What was issued before can be issued again.
+    async fn check_room(&self, workspace: WorkspaceId, id: DocumentId) -> Result<(), Error> {
+        let is_full = self.replica.blocking(move |shared| {
+            let member = shared.member();
+            let is_waiting = |row: &CommandRow| {
+                let author = row.command.issued_by.as_ref();
+                row.command.outcome.is_none() && author.is_some_and(|of| of.member == member)
+            };
+            let waiting = rows::scan(&shared.reader, workspace, is_waiting);
+            let waiting = shared.noting_damage(workspace, waiting)?;
+            Ok(waiting.len() >= COMMANDS_WAITING_MAX
+                && head_row(&shared.reader, workspace, id)?.is_none())
+        });
+        match is_full.await? {
+            false => Ok(()),
+            true => Err(Error::TooManyCommands {
+                max: COMMANDS_WAITING_MAX,
+            }),
+        }
     }
 
     /// Says that a command is wanted no more; resolves when that is durable here. If the server had

@@ -81,6 +81,12 @@ pub enum Error {
         /// What was the last thing known.
         why: String,
     },
+    /// As many commands of the member wait for the server as may.
+    #[error("{max} commands wait for the server already")]
+    TooManyCommands {
+        /// How many may.
+        max: usize,
+    },
     /// This device has not joined any server.
     #[error("this device has not joined a server yet")]
     NoServer,
@@ -240,6 +246,7 @@ impl Error {
             Self::NotShared(_) => "not_shared",
             Self::Stranger(_) => "not_enrolled",
             Self::TooManyWorkspaces { .. } => "too_many_workspaces",
+            Self::TooManyCommands { .. } => "too_many_commands",
             Self::NotHeldElsewhere { .. } => "not_held_elsewhere",
             Self::MeetingDeleted { .. } => "meeting_deleted",
             Self::MeetingChanged { .. } => "meeting_changed",
@@ -309,6 +316,9 @@ impl Error {
             }
             "no_server" => "run `reconvene join TICKET` with a ticket from a server",
             "not_shared" => "ask whoever runs the server to invite this device again",
+            "too_many_commands" => {
+                "sync, so that the server carries them out, or cancel some (`reconvene commands list`)"
+            }
             "too_many_workspaces" => "leave a workspace first (`reconvene workspace leave`)",
             "not_held_elsewhere" => "sync first, or say --discard to leave all the same",
             "unknown_project" => {

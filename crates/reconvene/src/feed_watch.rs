@@ -10,7 +10,7 @@ use reconvene_core::ids::{DocumentId, DocumentKind, FeedSeq, StoreEpoch, Workspa
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::records::FeedRow;
 use reconvene_core::storage::{Direction, Scan, StoreRead as _};
-use reconvene_model::{MEETING, Purpose, TRANSCRIPT, WORKSPACE};
+use reconvene_model::{INTEGRATION, MEETING, Purpose, TRANSCRIPT, WORKSPACE};
 use tokio::sync::watch;
 
 use crate::documents::decode;
@@ -111,6 +111,8 @@ pub enum ChangedKind {
         /// The meeting.
         meeting: Option<DocumentId>,
     },
+    /// An integration: what it is, whether it works, or one of its sync runs.
+    Integration,
     /// Another kind.
     Other,
 }
@@ -217,6 +219,7 @@ impl FeedWatch {
                 let kind = match kind {
                     WORKSPACE => ChangedKind::Workspace,
                     MEETING => ChangedKind::Meeting,
+                    INTEGRATION => ChangedKind::Integration,
                     TRANSCRIPT if purged => ChangedKind::Transcript { meeting: None },
                     TRANSCRIPT => {
                         let meeting = self.meeting_of(id).await?;

@@ -1,6 +1,6 @@
 //! The inbox: what needs a person, in their home, the same on all of their devices.
 //!
-//! An entry is open until somebody retries, amends, resolves or discards it, or its cause is gone. It
+//! An entry is open until somebody retries, amends, settles, resolves or discards it, or its cause is gone. It
 //! never goes by itself otherwise.
 
 use std::collections::BTreeMap;
@@ -10,11 +10,13 @@ use reconvene_model::index::{CommandRow, EntryRow};
 use reconvene_model::{Ask, Command, Subject, derive_document_id};
 use serde::{Deserialize, Serialize};
 
+use crate::limits::ROWS_INDEX_WAIT;
 use crate::query::Subscription;
 use crate::replica::EditMode;
 use crate::rows::{Row as _, named};
 use crate::{Error, Replica};
 
+pub(crate) mod conflicts;
 pub mod entries;
 
 /// The member's inbox. Cheap to clone.
@@ -65,11 +67,16 @@ impl Inbox {
         self.replica.profile().home
     }
 
-    /// Lists entries, the latest filed first. Loads no document.
+    /// Lists entries, the latest filed first. Loads no document. What documents show is looked at first,
+    /// [`ROWS_INDEX_WAIT`](crate::limits::ROWS_INDEX_WAIT) at most.
     ///
     /// # Errors
     /// If the store fails.
     pub async fn list(&self, filter: EntryFilter) -> Result<Vec<EntryRow>, Error> {
+        let everything = self.replica.wait_for_index(ROWS_INDEX_WAIT).await;
+        if everything.is_ok() && !self.replica.shared.findings.filed(ROWS_INDEX_WAIT).await {
+            tracing::warn!("what documents show is not in the inbox yet");
+        }
         let rows = self.replica.rows(self.home(), move |row| filter.wants(row));
         let mut rows: Vec<EntryRow> = rows.await?;
         rows.sort_by_key(|row| std::cmp::Reverse((row.entry.filed_at, row.id)));
@@ -248,7 +255,7 @@ fn place_of(row: &EntryRow) -> Result<(WorkspaceId, Subject), Error> {
     match (subject, workspace) {
         (Some(subject), Some(workspace)) => Ok((workspace.parse()?, subject)),
         _ => Err(Error::BadInput(
-            "nothing can be tried again about this entry; resolve or discard it".to_owned(),
+            "nothing can be tried again about this entry; settle, resolve or discard it".to_owned(),
         )),
     }
 }

@@ -20,7 +20,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::documents::{Documents, decode};
 use crate::driver::{DriverHandle, Notice};
-use crate::limits::{APPLY_DOCUMENTS_MAX, PAGES_KNOWN_MAX};
+use crate::findings::Findings;
+use crate::limits::{APPLY_DOCUMENTS_MAX, FINDINGS_WAIT, PAGES_KNOWN_MAX};
+use crate::meetings::meeting_row;
 use crate::mutants::{self, Mutant};
 use crate::news::news_of;
 use crate::pace::Pace;
@@ -48,6 +50,7 @@ pub(crate) struct Parts {
     pub(crate) documents: Arc<Documents>,
     pub(crate) events: broadcast::Sender<ReplicaEvent>,
     pub(crate) subscriptions: Arc<Subscriptions>,
+    pub(crate) findings: Arc<Findings>,
     pub(crate) workspaces: BTreeSet<WorkspaceId>,
 }
 
@@ -230,6 +233,18 @@ impl Indexer {
             Event::FeedAdvanced { workspace, .. } => {
                 due.insert(*workspace);
             }
+            Event::DocumentDamaged {
+                workspace,
+                document,
+                ..
+            }
+            | Event::DocumentHealed {
+                workspace,
+                document,
+            } => {
+                self.parts.findings.note_damage((*workspace, *document));
+                self.tell_outward(&event);
+            }
             Event::IndexRowLost {
                 workspace,
                 document,
@@ -331,7 +346,17 @@ impl Indexer {
             // a restart rather than written down each time.
             let unsaved = plan.through.0 - plan.saved.0;
             let is_due = plan.rebuild || plan.is_heard_first || unsaved >= SAVE_EVERY_ENTRIES;
-            if !documents.is_empty() || is_due {
+            let mut changed = None;
+            if !documents.is_empty() || !plan.pages.is_empty() {
+                let (documents, pages) = (documents.clone(), plan.pages);
+                changed = Some(self.changed(workspace, documents, meetings, pages).await?);
+            }
+            // Nor is anything said to be indexed of which a finding is not filed: after a crash it is
+            // looked at again.
+            let findings = &self.parts.findings;
+            let is_filed =
+                findings.is_filed() || plan.rebuild && findings.filed(FINDINGS_WAIT).await;
+            if (is_filed || plan.rebuild) && (!documents.is_empty() || is_due) {
                 let state = IndexStateRow {
                     seq: plan.through,
                     state_version: STATE_VERSION,
@@ -343,10 +368,7 @@ impl Indexer {
             if plan.other_server_state.is_some() {
                 self.tell(ReplicaEvent::Rebuilt { workspace });
             }
-            if !documents.is_empty() || !plan.pages.is_empty() {
-                let event = self
-                    .changed(workspace, documents, meetings, plan.pages)
-                    .await?;
+            if let Some(event) = changed {
                 if let ReplicaEvent::Changed { meetings, .. } = &event {
                     self.catching.note_changed(workspace, meetings);
                 }
@@ -378,6 +400,9 @@ impl Indexer {
                     document: meeting,
                 };
                 self.parts.subscriptions.mark(&[place]);
+                if self.may_come_back(&place)? {
+                    self.refresh(workspace, &[meeting], None).await?;
+                }
                 meetings.insert(meeting);
             }
         }
@@ -388,6 +413,14 @@ impl Indexer {
             meetings: meetings.into_iter().collect(),
             projects,
         })
+    }
+
+    /// Whether a meeting was deleted, so that a page may have something to say about it.
+    fn may_come_back(&self, place: &RowPlace) -> Result<bool, Error> {
+        let key = Key::index(&place.workspace, place.kind, &place.document);
+        let row = self.parts.reader.read(&key)?;
+        let row = row.and_then(|value| meeting_row(&value));
+        Ok(row.is_some_and(|row| row.deletion.is_some()))
     }
 
     /// The meeting of a page, from the page itself. Once: after that it is known.
@@ -467,6 +500,7 @@ impl Indexer {
         }
         let open = Arc::clone(&self.parts.documents);
         let reader = self.parts.reader.clone();
+        let findings = Arc::clone(&self.parts.findings);
         let is_lost = |document: &DocumentId| self.lost.contains(&(workspace, *document));
         let lost: BTreeSet<_> = documents.iter().copied().filter(is_lost).collect();
         let work = tokio::task::spawn_blocking(move || {
@@ -474,6 +508,7 @@ impl Indexer {
             let mut deletes = Vec::new();
             let mut pages = Vec::new();
             let mut news = Vec::new();
+            let mut looks = Vec::new();
             for (document, lease) in &mut leases {
                 let made = puts.len();
                 match open.load(lease, Purpose::Index).and_then(|loaded| {
@@ -482,6 +517,9 @@ impl Indexer {
                         let listed = loaded.meeting_pages()?.into_iter();
                         pages.extend(listed.map(|page| (page, *document)));
                     }
+                    let place = (workspace, *document);
+                    let look = |row| findings.look(&reader, place, loaded, row);
+                    looks.extend(row.as_ref().map(look).transpose()?.flatten());
                     Ok(row.map(|row| (Key::index(&workspace, loaded.kind(), document), row)))
                 }) {
                     Ok(Some((key, row))) => {
@@ -492,6 +530,7 @@ impl Indexer {
                     // A row that was made before may have been written after the purge.
                     Err(Error::DocumentDeleted { .. }) => {
                         deletes.extend(INDEXED.map(|kind| Key::index(&workspace, kind, document)));
+                        looks.extend(findings.look_at_purged((workspace, *document)));
                     }
                     // The engine was told, and enters in the feed what is left of it.
                     Err(Error::Store(error @ StoreError::Damaged { .. })) => {
@@ -507,9 +546,10 @@ impl Indexer {
                     deletes.extend(INDEXED.map(|kind| Key::index(&workspace, kind, document)));
                 }
             }
-            Ok::<_, Error>((puts, deletes, leases, pages, news))
+            Ok::<_, Error>((puts, deletes, leases, pages, news, looks))
         });
-        let (mut puts, deletes, leases, pages, news) = work.await.map_err(|_| Error::Closed)??;
+        let (mut puts, deletes, leases, pages, news, looks) =
+            work.await.map_err(|_| Error::Closed)??;
         self.know(pages);
         if let Some(state) = state {
             puts.push((Key::index_state(&workspace), state.encode()));
@@ -529,6 +569,7 @@ impl Indexer {
         if let Some(written) = written {
             written.await.map_err(|_| Error::Closed)??;
         }
+        self.parts.findings.note(looks);
         for event in news {
             self.tell(event);
         }

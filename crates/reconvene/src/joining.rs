@@ -324,7 +324,7 @@ impl Replica {
         // Opened before it was copied, it may lack what it has now.
         let mut lease = self.shared.documents.lease(workspace, id).await;
         lease.forget();
-        let (lease, put) = self
+        let (lease, put, look) = self
             .blocking(move |shared| {
                 let document = shared.documents.load(&mut lease, Purpose::Index)?;
                 let kind = document.kind();
@@ -333,12 +333,19 @@ impl Replica {
                     false => None,
                 };
                 let key = Key::index(&workspace, kind, &id);
-                Ok((lease, row.map(|row| (key, row.encode().into()))))
+                let place = (workspace, id);
+                let look = row.as_ref().map(|row| {
+                    let (reader, document) = (&shared.reader, &*document);
+                    shared.findings.look(reader, place, document, row)
+                });
+                let look = look.transpose()?.flatten();
+                Ok((lease, row.map(|row| (key, row.encode().into())), look))
             })
             .await?;
         if let Some(put) = put {
             self.write(vec![put]).await?;
         }
+        self.shared.findings.note(look);
         self.shared.documents.give_back(lease);
         Ok(())
     }

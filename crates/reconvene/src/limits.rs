@@ -98,10 +98,38 @@ pub const RUN_POLL_MAX: Duration = Duration::from_secs(30);
 /// with the next look.
 pub const CHANGED_ENTRIES_MAX: usize = 1024;
 
+/// Most commands of one member that wait for their outcome in one workspace, as far as they are known
+/// here. A further one is not issued ([`Error::TooManyCommands`](crate::Error::TooManyCommands)).
+pub const COMMANDS_WAITING_MAX: usize = 256;
+
+pub use reconvene_core::limits::WORKSPACE_DOCUMENTS_DEFAULT;
+
 /// How long commands are kept after their outcome, and resolved inbox entries and removed integrations
 /// after that. Then the server purges them.
 pub const ENDED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// Most open inbox entries about what documents show: conflicts, deletions without effect, damage. What
+/// else is found is counted in one entry per workspace, and filed as others are resolved.
+pub const FINDINGS_OPEN_MAX: usize = 256;
+
+/// Most documents that wait to be filed. Past it a document is left out until there is room.
+pub const FINDINGS_WAITING_MAX: usize = 1024;
+
+/// Most documents of a workspace that are remembered as left out. Past it the count says that it is a
+/// least one.
+pub const FINDINGS_LEFT_OUT_MAX: usize = 10_000;
+
+/// Most inbox entries that are written in one batch.
+pub const FINDINGS_TOGETHER_MAX: usize = 32;
+
+/// Shortest time between two counts of what is left out.
+pub const FINDINGS_COUNT_PACE: Duration = Duration::from_secs(5);
+
+/// How long an index that was rebuilt waits for what was found on the way to be filed, before it is
+/// said to be whole.
+pub const FINDINGS_WAIT: Duration = Duration::from_secs(5);
+
+const _: () = assert!(FINDINGS_TOGETHER_MAX <= FINDINGS_OPEN_MAX);
 const _: () = assert!(RUN_POLL_MIN.as_millis() <= RUN_POLL_MAX.as_millis());
 const _: () = assert!(APPLY_DOCUMENTS_MIN <= APPLY_DOCUMENTS_MAX);
 const _: () = assert!(QUERY_BATCH_ROWS_MAX <= QUERY_MARKS_MAX);

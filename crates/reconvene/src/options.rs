@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reconvene_core::ids::MemberId;
-use reconvene_core::limits::{STALENESS_BOUND, STALENESS_BOUND_MIN};
+use reconvene_core::limits::{STALENESS_BOUND, STALENESS_BOUND_MIN, WORKSPACE_DOCUMENTS_DEFAULT};
 use reconvene_libp2p::{Identity, load_or_create_identity};
 use reconvene_sled::{DataDir, open_data_dir, open_store};
 
@@ -26,6 +26,7 @@ pub struct OpenOptions {
     open_bytes_max: usize,
     staleness_bound: Duration,
     state_version: u32,
+    workspace_documents_max: u64,
     clock: Option<ManualClock>,
 }
 
@@ -41,6 +42,7 @@ impl OpenOptions {
             open_bytes_max: OPEN_BYTES_MAX,
             staleness_bound: STALENESS_BOUND,
             state_version: STATE_VERSION,
+            workspace_documents_max: WORKSPACE_DOCUMENTS_DEFAULT,
             clock: None,
         }
     }
@@ -92,6 +94,18 @@ impl OpenOptions {
     pub fn staleness_bound(self, bound: Duration) -> Self {
         Self {
             staleness_bound: bound,
+            ..self
+        }
+    }
+
+    /// How many documents of one workspace a server takes from its devices;
+    /// [`WORKSPACE_DOCUMENTS_DEFAULT`] where nothing is said. Further new ones are refused as
+    /// [`RefusalCode::WorkspaceFull`](crate::RefusalCode::WorkspaceFull), stay with their authors, and are
+    /// taken once there is room. Devices take whatever their server has.
+    #[must_use]
+    pub fn workspace_documents_max(self, documents: u64) -> Self {
+        Self {
+            workspace_documents_max: documents,
             ..self
         }
     }
@@ -196,6 +210,10 @@ impl OpenOptions {
             open_bytes_max: self.open_bytes_max,
             staleness_bound: self.staleness_bound,
             state_version: self.state_version,
+            workspace_documents_max: match role {
+                Role::Server => self.workspace_documents_max,
+                Role::Device => u64::MAX,
+            },
             clock: self.clock,
         })
     }
@@ -214,5 +232,6 @@ pub(crate) struct Files {
     pub(crate) open_bytes_max: usize,
     pub(crate) staleness_bound: Duration,
     pub(crate) state_version: u32,
+    pub(crate) workspace_documents_max: u64,
     pub(crate) clock: Option<ManualClock>,
 }

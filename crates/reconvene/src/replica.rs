@@ -28,6 +28,7 @@ use crate::deletion::check_living;
 use crate::documents::{Documents, Lease};
 use crate::driver::{self, Command, DriverHandle, Notice};
 use crate::enrolled::{self, EnrolledFile};
+use crate::findings::{self, Finder, Findings, Look};
 use crate::indexer::{self, IndexProgress};
 use crate::limits::EVENTS_MAX;
 use crate::options::Files;
@@ -73,6 +74,7 @@ pub(crate) struct Shared {
     /// The indexer's: they end with it.
     pub(crate) events: broadcast::WeakSender<ReplicaEvent>,
     pub(crate) subscriptions: Arc<Subscriptions>,
+    pub(crate) findings: Arc<Findings>,
     profile_file: ProfileFile,
     profile: Mutex<Profile>,
     /// Random, minted at the first write after an open and after every failed one.
@@ -127,6 +129,7 @@ impl Replica {
             open_bytes_max,
             staleness_bound,
             state_version,
+            workspace_documents_max,
             clock,
         } = files;
         let peer = identity.peer_id();
@@ -140,6 +143,7 @@ impl Replica {
             },
             state_version,
             staleness_bound,
+            workspace_documents_max,
             mutants: crate::mutants::of_engine(),
             roots: roots()
                 .iter()
@@ -203,12 +207,19 @@ impl Replica {
         profile_file.save_if_changed(&profile)?;
         let (sender, _) = broadcast::channel(EVENTS_MAX);
         let events = sender.downgrade();
+        let finder = (role == Role::Device).then_some(Finder {
+            peer,
+            member: profile.member,
+            home: profile.home,
+        });
+        let findings = Arc::new(Findings::new(finder));
         let (index, index_task) = indexer::start(indexer::Parts {
             reader: reader.clone(),
             driver: driver.clone(),
             documents: Arc::clone(&documents),
             events: sender,
             subscriptions: Arc::clone(&subscriptions),
+            findings: Arc::clone(&findings),
             workspaces: known_workspaces(&reader)?,
         });
         let shared = Shared {
@@ -222,6 +233,7 @@ impl Replica {
             index,
             events,
             subscriptions,
+            findings,
             profile_file,
             profile: Mutex::new(profile),
             appending: Default::default(),
@@ -233,6 +245,11 @@ impl Replica {
             shared: Arc::new(shared),
             scope: None,
         };
+        let filer = findings::filing::run(
+            Arc::clone(&replica.shared.findings),
+            Arc::downgrade(&replica.shared),
+        );
+        replica.tasks().push(tokio::spawn(filer));
         replica.finish_removals().await?;
         replica.finish_moves().await?;
         let compactor = crate::compaction::run(
@@ -387,6 +404,7 @@ impl Replica {
         change(&mut changed);
         if changed != *profile {
             self.shared.profile_file.save(&changed)?;
+            self.shared.findings.follow(changed.member, changed.home);
             *profile = changed;
         }
         Ok(())
@@ -456,6 +474,7 @@ impl Replica {
             document,
             rows,
             news,
+            look,
         } = match worked {
             Ok(edited) => edited,
             Err(error) => {
@@ -482,6 +501,7 @@ impl Replica {
         let confirm = async move {
             replica.confirm(workspace, &[id], durable).await?;
             replica.tell(news);
+            replica.shared.findings.note(look);
             Ok::<_, Error>(())
         };
         if mode.buffered {
@@ -591,6 +611,7 @@ pub(crate) struct Edited<T> {
     pub(crate) document: Option<EditedDocument>,
     pub(crate) rows: Vec<(Key, Bytes)>,
     pub(crate) news: Option<ReplicaEvent>,
+    pub(crate) look: Option<Look>,
 }
 
 impl Shared {
@@ -706,6 +727,7 @@ impl Shared {
                 document: None,
                 rows: Vec::new(),
                 news: None,
+                look: None,
             });
         }
         let kind = document.kind();
@@ -713,12 +735,14 @@ impl Shared {
         let made = index_row(id, document).map_err(Error::from);
         let made = made.and_then(|row| {
             let Some(row) = row else {
-                return Ok((Vec::new(), None));
+                return Ok((Vec::new(), None, None));
             };
             let news = crate::news::news_of(&self.reader, workspace, &key, &row)?;
-            Ok((vec![(key, row.encode().into())], news))
+            let place = (workspace, id);
+            let look = self.findings.look(&self.reader, place, document, &row)?;
+            Ok((vec![(key, row.encode().into())], news, look))
         });
-        let (rows, news) = match made {
+        let (rows, news, look) = match made {
             Ok(made) => made,
             Err(error) => {
                 // The change is in the open document and will not be stored.
@@ -738,6 +762,7 @@ impl Shared {
             document: Some(document),
             rows,
             news,
+            look,
         })
     }
 }

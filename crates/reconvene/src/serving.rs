@@ -10,6 +10,7 @@ use reconvene_core::ids::{DocumentId, FeedSeq, MemberId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::records::{FeedHeadRow, FeedRow, WorkspaceRow};
 use reconvene_core::storage::{Scan, StoreRead as _};
+use reconvene_model::entry::CAUSE_GONE;
 use reconvene_model::index::{CommandRow, EntryRow, IndexRow, IntegrationRow};
 use reconvene_model::integration::IntegrationEditor;
 use reconvene_model::meeting::MeetingEditor;
@@ -238,7 +239,7 @@ impl Serving {
         };
         self.replica
             .edit_document(home, id, EditMode::default(), |editor| {
-                editor.entry()?.resolve("cause_gone")
+                editor.entry()?.resolve(CAUSE_GONE)
             })
             .await
     }

@@ -13,6 +13,7 @@ use crate::{
 mod commands;
 mod compaction;
 mod deletion;
+mod findings;
 mod healing;
 mod markdown;
 mod verify;
@@ -822,4 +823,84 @@ async fn what_a_left_and_removed_workspace_had_in_the_journal_stays_gone() {
         .await
         .unwrap();
     assert!(page.meetings.is_empty(), "{page:?}");
+}
+
+#[test]
+fn a_server_takes_no_more_documents_of_a_workspace_than_it_may_until_there_is_room() {
+    run(async {
+        // One of them is the workspace's own.
+        const ROOM: u64 = 4;
+        const MEETINGS: u64 = ROOM - 1;
+        let limited = |dir: &TempDir, documents| {
+            let options = OpenOptions::new(dir.path()).role(Role::Server);
+            options.workspace_documents_max(documents).open()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let replica = limited(&dir, ROOM).await.unwrap();
+        replica.ensure_shared_workspace().await.unwrap();
+        replica.listen(&[]).await.unwrap();
+        let server = Peer { dir, replica };
+        let a = Peer::device_of(&server, "Ada").await;
+        let b = Peer::device_of(&server, "Ben").await;
+        let mut ids = Vec::new();
+        for n in 0..MEETINGS + 2 {
+            let new = NewMeeting::titled(format!("m{n}"));
+            ids.push(a.replica.meetings().add(new).await.unwrap().meeting.id);
+        }
+        let mut events = a.replica.events();
+        a.sync().await;
+        let mut refused = Vec::new();
+        while refused.len() < 2 {
+            if let ReplicaEvent::DocumentsRefused {
+                here: false,
+                documents,
+                ..
+            } = events.next().await.unwrap()
+            {
+                refused.extend(documents);
+            }
+        }
+        let codes: Vec<_> = refused.iter().map(|(_, code)| *code).collect();
+        assert_eq!(codes, [crate::RefusalCode::WorkspaceFull; 2]);
+        let held = async |peer: &Peer| {
+            peer.replica
+                .wait_for_index(Duration::from_secs(30))
+                .await
+                .unwrap();
+            let page = peer.replica.meetings().list(ListOptions::default()).await;
+            page.unwrap().meetings.len() as u64
+        };
+        b.sync().await;
+        assert_eq!((held(&server).await, held(&b).await), (MEETINGS, MEETINGS));
+        // What is there already is edited on, and what was refused stays refused, whatever is done to it.
+        for id in &ids {
+            let meetings = a.replica.meetings();
+            let edit = meetings.edit(*id, |meeting| meeting.append_note("more"));
+            edit.await.unwrap();
+        }
+        a.sync().await;
+        assert_eq!(held(&server).await, MEETINGS);
+        let is_kept =
+            |id: &&reconvene_core::ids::DocumentId| refused.iter().all(|(of, _)| of != *id);
+        let kept: Vec<_> = ids.iter().filter(is_kept).collect();
+        assert_eq!(kept.len() as u64, MEETINGS);
+        for id in kept {
+            let shown = server.replica.meetings().show(*id).await.unwrap();
+            assert_eq!(shown.meeting.notes, "more");
+        }
+
+        server.replica.close().await.unwrap();
+        let replica = limited(&server.dir, ROOM + 2).await.unwrap();
+        replica.listen(&[]).await.unwrap();
+        let server = Peer {
+            dir: server.dir,
+            replica,
+        };
+        a.sync().await;
+        b.sync().await;
+        assert_eq!(
+            (held(&server).await, held(&b).await),
+            (MEETINGS + 2, MEETINGS + 2)
+        );
+    });
 }

@@ -87,10 +87,12 @@ impl Replica {
         let mut rows = Vec::new();
         let mut leases: Vec<(DocumentId, Lease)> = Vec::with_capacity(edited.len());
         let mut news = Vec::new();
+        let mut looks = Vec::new();
         for (id, done) in edited {
             documents.extend(done.document);
             rows.extend(done.rows);
             news.extend(done.news);
+            looks.extend(done.look);
             leases.push((id, done.lease));
         }
         let ids: Vec<_> = documents.iter().map(|edited| edited.document).collect();
@@ -112,6 +114,7 @@ impl Replica {
         };
         self.confirm(workspace, &ids, durable).await?;
         self.tell(news);
+        self.shared.findings.note(looks);
         Ok(())
     }
 }

@@ -1,15 +1,16 @@
 //! `WatchEvents`: the feed of a workspace as events. Nothing is queued: the next event is made when
 //! the last one was taken.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use reconvene::{ChangedDocuments, ChangedKind, FeedCursor, FeedWatch};
+use reconvene::{ChangedDocuments, ChangedKind, FeedCursor, FeedWatch, Replica};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
 use crate::calls::Calls;
+use crate::calls::integrations::Told;
 use crate::failure::status;
 use crate::services::Stop;
 use crate::v1::{self, event::Happened};
@@ -17,6 +18,10 @@ use crate::v1::{self, event::Happened};
 /// A watch that goes on. Its place among the streams is given back when it is dropped.
 struct Watch {
     changes: FeedWatch,
+    replica: Replica,
+    /// What follows from changes that were taken already, in the order in which it is told.
+    waiting: VecDeque<v1::Event>,
+    told: Told,
     stop: Stop,
     begun: bool,
     _place: OwnedSemaphorePermit,
@@ -34,6 +39,9 @@ impl Calls {
         let changes = replica.watch_feed(since).await;
         let watch = Watch {
             changes: changes.map_err(|error| status(&error))?,
+            replica,
+            waiting: VecDeque::new(),
+            told: Told::default(),
             stop: self.stop.clone(),
             begun: false,
             _place: place,
@@ -58,15 +66,54 @@ impl Watch {
                 happened: Some(Happened::Begun(v1::Begun {})),
             });
         }
-        let changed = tokio::select! {
-            changed = self.changes.next() => changed,
-            () = self.stop.asked() => return Err(Stop::status()),
-        };
-        Ok(event(&changed.map_err(|error| status(&error))?))
+        loop {
+            if let Some(event) = self.waiting.pop_front() {
+                return Ok(event);
+            }
+            let before = self.changes.cursor();
+            let changed = tokio::select! {
+                changed = self.changes.next() => changed,
+                () = self.stop.asked() => return Err(Stop::status()),
+            };
+            let changed = changed.map_err(|error| status(&error))?;
+            let news = self.news(&changed).await;
+            let news = news.map_err(|error| status(&error))?;
+            self.waiting = news
+                .into_iter()
+                .map(|happened| v1::Event {
+                    cursor: before.to_string(),
+                    happened: Some(happened),
+                })
+                .collect();
+            // Whoever goes on from before the last of them is told all of them again.
+            if let Some(last) = self.waiting.back_mut() {
+                last.cursor = changed.cursor.to_string();
+            }
+        }
+    }
+
+    /// What is to be told of changes; never nothing, so that the cursor moves on.
+    async fn news(
+        &mut self,
+        changed: &ChangedDocuments,
+    ) -> Result<Vec<Happened>, reconvene::Error> {
+        let mut news = Vec::new();
+        for document in &changed.documents {
+            if document.kind == ChangedKind::Integration {
+                let (id, purged) = (document.id, document.purged);
+                news.extend(self.told.news(&self.replica, id, purged).await?);
+            }
+        }
+        let documents = documents(changed);
+        let is_empty = documents == v1::Changed::default();
+        if !is_empty || news.is_empty() {
+            news.push(Happened::Changed(documents));
+        }
+        Ok(news)
     }
 }
 
-fn event(changed: &ChangedDocuments) -> v1::Event {
+fn documents(changed: &ChangedDocuments) -> v1::Changed {
     let mut meetings = BTreeSet::new();
     let mut projects = false;
     let mut purged = Vec::new();
@@ -83,12 +130,9 @@ fn event(changed: &ChangedDocuments) -> v1::Event {
             _ => {}
         }
     }
-    v1::Event {
-        cursor: changed.cursor.to_string(),
-        happened: Some(Happened::Changed(v1::Changed {
-            meeting_ids: meetings.iter().map(ToString::to_string).collect(),
-            projects,
-            purged_ids: purged,
-        })),
+    v1::Changed {
+        meeting_ids: meetings.iter().map(ToString::to_string).collect(),
+        projects,
+        purged_ids: purged,
     }
 }

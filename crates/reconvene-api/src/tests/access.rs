@@ -92,6 +92,7 @@ fn an_address_that_others_reach_is_refused_unless_it_is_said() {
                 address,
                 exposed: false,
                 token_file: server.token_file(),
+                calls_max: crate::limits::CALLS_DEFAULT,
             };
             let refused = services.offer_api(&options).await.unwrap_err();
             assert!(matches!(refused, Error::Exposed { .. }), "{refused}");

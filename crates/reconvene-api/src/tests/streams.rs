@@ -75,7 +75,7 @@ fn segments_that_are_sent_again_after_a_cut_are_kept_once() {
     });
 }
 
-async fn watch(
+pub(super) async fn watch(
     client: &mut Client,
     cursor: Option<String>,
 ) -> Result<Streaming<v1::Event>, Status> {
@@ -89,7 +89,7 @@ async fn watch(
     Ok(events)
 }
 
-async fn next(events: &mut Streaming<v1::Event>) -> Result<v1::Event, Status> {
+pub(super) async fn next(events: &mut Streaming<v1::Event>) -> Result<v1::Event, Status> {
     let next = tokio::time::timeout(DEADLINE, events.message()).await;
     next.expect("an event in time")
         .map(|event| event.expect("the watch goes on"))

@@ -7,8 +7,10 @@ use reconvene::{
 };
 use tonic::Code;
 
+use super::streams::{next, watch};
 use super::{Client, DEADLINE, Server, reason, run};
 use crate::v1;
+use crate::v1::event::Happened;
 
 const UNKNOWN: &str = "01890000-0000-7000-8000-000000000000";
 
@@ -51,6 +53,7 @@ async fn carry_on(server: &Server, integration: DocumentId, step: Step) {
         Step::Begin(draft) => it.start_run(&draft),
         Step::Progress(run) => it.progress(run, 2, Some(5), 1),
         Step::End(run, end) => it.end_run(run, &end),
+        Step::Forget(run) => it.forget_run(run),
     });
     let serving = server.replica.serving().unwrap();
     serving.write(shared(server).await, changes).await.unwrap();
@@ -60,6 +63,7 @@ enum Step {
     Begin(RunDraft),
     Progress(RunId),
     End(RunId, RunEnd),
+    Forget(RunId),
 }
 
 async fn begin(server: &Server, integration: DocumentId) -> RunId {
@@ -164,6 +168,133 @@ fn a_run_is_told_from_its_beginning_until_it_has_expired() {
         let refused = client.cancel_sync(cancel).await.unwrap_err();
         assert_eq!(refused.code(), Code::NotFound);
         assert_eq!(reason(&refused), "not_found");
+        server.close().await;
+    });
+}
+
+/// The next event that tells of an integration or a run.
+async fn told(events: &mut tonic::Streaming<v1::Event>) -> (Happened, String) {
+    loop {
+        let event = next(events).await.unwrap();
+        match event.happened.unwrap() {
+            Happened::Changed(_) => {}
+            happened => return (happened, event.cursor),
+        }
+    }
+}
+
+fn run_of(happened: &Happened) -> (&str, &v1::GetSyncStatusResponse) {
+    match happened {
+        Happened::Run(run) => (&run.run_id, run.status.as_ref().unwrap()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn integration_of(happened: &Happened) -> &v1::IntegrationChanged {
+    match happened {
+        Happened::Integration(changed) => changed,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_watch_tells_of_integrations_and_runs_from_their_beginning_to_their_end() {
+    run(async {
+        let server = Server::new().await;
+        let mut client = server.client().await;
+        let mut events = watch(&mut client, None).await.unwrap();
+        let id = integrate(&server).await;
+        let (happened, added_at) = told(&mut events).await;
+        let added = integration_of(&happened);
+        let of = added.integration.as_ref().unwrap();
+        assert_eq!(
+            (of.id.as_str(), of.adapter.as_str()),
+            (&*id.to_string(), "ical")
+        );
+        assert_eq!(of.state(), v1::IntegrationState::Unspecified);
+        assert!(!added.removed && added.run_ids.is_empty());
+
+        let first = begin(&server, id).await;
+        let (happened, _) = told(&mut events).await;
+        assert_eq!(integration_of(&happened).run_ids, [first.to_string()]);
+        let (happened, _) = told(&mut events).await;
+        let (run, begun) = run_of(&happened);
+        assert_eq!(
+            (run, begun.status()),
+            (&*first.to_string(), v1::SyncStatus::Running)
+        );
+        carry_on(&server, id, Step::Progress(first)).await;
+        let (happened, _) = told(&mut events).await;
+        let (_, going) = run_of(&happened);
+        let done = going.run.as_ref().unwrap();
+        assert_eq!((done.done, done.total, done.items), (2, Some(5), 1));
+        let end = |kept_ms| RunEnd {
+            state: RunState::Failed,
+            error: Some(Problem {
+                code: "gone".to_owned(),
+                message: "gone".to_owned(),
+            }),
+            kept_ms,
+        };
+        carry_on(&server, id, Step::End(first, end(3_600_000))).await;
+        let (happened, ended_at) = told(&mut events).await;
+        let (_, ended) = run_of(&happened);
+        assert_eq!(ended.status(), v1::SyncStatus::Failed);
+        assert_eq!(
+            ended.run.as_ref().unwrap().error.as_ref().unwrap().code,
+            "gone"
+        );
+        assert!(ended.expires_at.is_some());
+
+        // What was missed comes from the cursor on, as it is now, and what was told before does not.
+        drop(events);
+        let second = begin(&server, id).await;
+        carry_on(&server, id, Step::End(second, end(0))).await;
+        let mut events = watch(&mut client, Some(ended_at.clone())).await.unwrap();
+        let (happened, cursor) = told(&mut events).await;
+        let mut kept = [first.to_string(), second.to_string()];
+        kept.sort();
+        assert_eq!(integration_of(&happened).run_ids, kept);
+        assert_eq!(cursor, ended_at, "the runs are still to be told");
+        let mut statuses = std::collections::BTreeMap::new();
+        for _ in 0..2 {
+            let (happened, at) = told(&mut events).await;
+            let (run, status) = run_of(&happened);
+            statuses.insert(run.to_owned(), (status.status(), at));
+        }
+        assert_eq!(statuses[&first.to_string()].0, v1::SyncStatus::Failed);
+        assert_eq!(statuses[&second.to_string()].0, v1::SyncStatus::NotFound);
+        let cursors = statuses.values().filter(|(_, at)| *at == ended_at).count();
+        assert_eq!(
+            cursors, 1,
+            "all but the last lead back before them: {statuses:?}"
+        );
+        // And when nothing is kept of it, once.
+        for run in [second, first] {
+            carry_on(&server, id, Step::Forget(run)).await;
+            let (happened, _) = told(&mut events).await;
+            assert!(!integration_of(&happened).run_ids.contains(&run.to_string()));
+            if run == first {
+                let (happened, _) = told(&mut events).await;
+                let (run, status) = run_of(&happened);
+                assert_eq!(run, first.to_string());
+                assert_eq!(status.not_found_reason(), v1::NotFoundReason::Expired);
+            }
+        }
+        drop(events);
+
+        // From the start of it all, what is there is told once.
+        let mut events = watch(&mut client, Some(added_at)).await.unwrap();
+        let (happened, _) = told(&mut events).await;
+        assert!(integration_of(&happened).run_ids.is_empty());
+        server.replica.integrations().remove(id).await.unwrap();
+        let mut removed = false;
+        while !removed {
+            let (happened, _) = told(&mut events).await;
+            if let Happened::Integration(changed) = happened {
+                removed = changed.removed;
+            }
+        }
         server.close().await;
     });
 }
@@ -324,6 +455,58 @@ fn a_run_of_a_home_is_its_members_alone() {
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert!(refused.message().contains("home"), "{refused:?}");
         server.close().await;
+    });
+}
+
+#[test]
+fn no_more_calls_are_in_flight_than_there_is_a_bound_for() {
+    run(async {
+        const CALLS: usize = 2;
+        let server = Server::with_calls(tempfile::tempdir().unwrap(), CALLS).await;
+        let integration = integrate(&server).await.to_string();
+        let wanted = v1::StartIntegrationSyncRequest {
+            wait_ms: Some(30_000),
+            ..start(&integration)
+        };
+        // On connections of their own: it is not for one of them alone.
+        let mut waiting = Vec::new();
+        for _ in 0..CALLS {
+            let (mut client, wanted) = (server.client().await, wanted.clone());
+            waiting.push(tokio::spawn(async move {
+                client.start_integration_sync(wanted).await
+            }));
+        }
+        let issued = async {
+            while outbox(&server).await.len() < CALLS {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, issued).await.unwrap();
+        let mut client = server.client().await;
+        let info = v1::GetServerInfoRequest {};
+        let refused = client.get_server_info(info).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert_eq!(reason(&refused), "too_many_calls");
+        // A stream is none of them, and a call that ends makes room.
+        watch(&mut client, None).await.unwrap();
+        let serving = server.replica.serving().unwrap();
+        let (workspace, first) = (shared(&server).await, outbox(&server).await[0].id);
+        let outcome = Outcome::done([]);
+        let ended = serving.finish(workspace, first, outcome, Changes::new());
+        ended.await.unwrap();
+        let freed = async {
+            while client.get_server_info(info).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, freed).await.unwrap();
+        server.close().await;
+        let mut ends = Vec::new();
+        for call in waiting {
+            ends.push(call.await.unwrap().is_ok());
+        }
+        ends.sort_unstable();
+        assert_eq!(ends, [false, true]);
     });
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Subcommand;
+use reconvene::Choice;
 
 use super::duration;
 
@@ -44,6 +45,19 @@ pub(crate) enum InboxCommand {
         /// Go on with what changes, until told to stop.
         #[arg(long)]
         watch: bool,
+    },
+    /// Show one: of a conflict also what was before, and the values with their numbers.
+    Show {
+        /// The entry's id.
+        id: String,
+    },
+    /// Settle a conflict by one of its values, or a deletion that others' edits outlived.
+    Settle {
+        /// The entry's id.
+        id: String,
+        /// The number of a value, as `inbox show` tells it; of a deletion `keep` or `delete`.
+        #[arg(value_parser = choice)]
+        choice: Choice,
     },
     /// Try again what an entry is about.
     Retry {
@@ -174,6 +188,17 @@ pub(crate) struct IssueArgs {
     /// Wait for its outcome for so long; without, it goes with the next sync.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub wait: Option<Duration>,
+}
+
+fn choice(text: &str) -> Result<Choice, String> {
+    match text {
+        "keep" => Ok(Choice::Keep),
+        "delete" => Ok(Choice::Delete),
+        number => match number.parse::<usize>() {
+            Ok(number) if number > 0 => Ok(Choice::Value(number)),
+            _ => Err("write the number of a value, `keep` or `delete`".to_owned()),
+        },
+    }
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {

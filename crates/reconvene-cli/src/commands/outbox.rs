@@ -57,6 +57,8 @@ pub(super) fn inbox(command: InboxCommand) -> (Request, Human) {
             let filter = filter(all);
             (InboxRequest::List { filter }, human::entries)
         }
+        InboxCommand::Show { id } => (InboxRequest::Show { id }, human::shown_entry),
+        InboxCommand::Settle { id, choice } => (InboxRequest::Settle { id, choice }, human::entry),
         InboxCommand::Retry { id, wait } => {
             let wait_ms = wait.map(millis);
             (InboxRequest::Retry { id, wait_ms }, human::retried)

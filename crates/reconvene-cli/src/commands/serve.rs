@@ -24,7 +24,8 @@ pub(super) async fn run(data: &Path, args: ServeArgs, output: Output) -> Result<
     let mut signals = Signals::take()?;
     let options = OpenOptions::new(data)
         .role(Role::Server)
-        .state_version(args.state_version);
+        .state_version(args.state_version)
+        .workspace_documents_max(args.workspace_documents);
     let options = match place::machine_name() {
         Some(name) => options.name(name),
         None => options,
@@ -62,6 +63,7 @@ pub(super) async fn run(data: &Path, args: ServeArgs, output: Output) -> Result<
             token_file: args
                 .api_token_file
                 .unwrap_or_else(|| data.join("api.token")),
+            calls_max: args.api_calls,
         }),
         monitor: args.metrics.map(|address| MonitorOptions {
             address,
@@ -74,6 +76,7 @@ pub(super) async fn run(data: &Path, args: ServeArgs, output: Output) -> Result<
             ),
             run_kept: args.keep_runs,
             validate_every: args.validate_every,
+            commands_per_member: args.commands_per_member,
         },
     };
     reconvene_server::serve(&replica, options, shutdown, ready).await?;

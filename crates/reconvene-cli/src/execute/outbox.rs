@@ -54,6 +54,15 @@ pub(super) async fn inbox(
         InboxRequest::Watch { filter } => {
             return streams::rows("entry", inbox.subscribe(filter)?, items).await;
         }
+        InboxRequest::Show { id } => {
+            let id = document_id(&id)?;
+            let (row, conflict) = (inbox.show(id).await?, inbox.conflict(id).await?);
+            return Ok(json!({ "entry": to_value(&row)?, "conflict": to_value(&conflict)? }));
+        }
+        InboxRequest::Settle { id, choice } => {
+            let row = inbox.settle(document_id(&id)?, choice).await?;
+            return Ok(json!({ "entry": to_value(&row)? }));
+        }
         InboxRequest::Discard { id } => {
             let row = inbox.discard(document_id(&id)?).await?;
             return Ok(json!({ "entry": to_value(&row)? }));

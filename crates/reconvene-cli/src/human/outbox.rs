@@ -94,12 +94,69 @@ fn entry_cells(entry: &Value) -> Vec<String> {
         moment(&entry["filed_at"]),
         text(&entry["subject"]["kind"]),
         text(&entry["code"]),
-        text(&entry["message"]),
+        message(entry),
         resolved,
     ]
 }
 
-/// Answer of `inbox discard` and `inbox resolve`.
+/// What an entry says, with the title of the meeting that it is about.
+fn message(entry: &Value) -> String {
+    match text(&entry["details"]["title"]) {
+        title if title.is_empty() => text(&entry["message"]),
+        title => format!("{title}: {}", text(&entry["message"])),
+    }
+}
+
+/// Answer of `inbox show`.
+pub(crate) fn shown_entry(answer: &Value) -> String {
+    let entry = &answer["entry"];
+    let id = text(&entry["id"]);
+    let mut out = format!("{} ({})\n", message(entry), text(&entry["code"]));
+    if let Some(how) = entry["resolved"]["how"].as_str() {
+        let how = clean(how).replace('_', " ");
+        put(&mut out, format_args!("  it is {how}\n"));
+        return out;
+    }
+    let conflict = &answer["conflict"];
+    if let Some(base) = conflict.get("base") {
+        let base = match base {
+            Value::Null => "nothing".to_owned(),
+            base => text(base),
+        };
+        put(&mut out, format_args!("  before: {base}\n"));
+    }
+    for (place, value) in items(&conflict["values"]).iter().enumerate() {
+        let from = match value["origin"]["from"].as_str() {
+            Some("here") => "written on this device".to_owned(),
+            Some(_) => format!("came from {}", text(&value["origin"]["peer"])),
+            None => "where it came from is not known".to_owned(),
+        };
+        put(
+            &mut out,
+            format_args!(
+                "  {}: {}, {}, {from}, by actor {}{}\n",
+                place + 1,
+                text(&value["value"]),
+                moment(&value["at"]),
+                text(&value["actor"]),
+                if value["shown"] == true {
+                    "; shown now"
+                } else {
+                    ""
+                },
+            ),
+        );
+    }
+    let next = match text(&entry["code"]).as_str() {
+        "conflict" if conflict.is_object() => format!("reconvene inbox settle {id} NUMBER"),
+        "deletion_without_effect" => format!("reconvene inbox settle {id} keep` or `delete"),
+        _ => format!("reconvene inbox discard {id}"),
+    };
+    put(&mut out, format_args!("  next: `{next}`\n"));
+    out
+}
+
+/// Answer of `inbox discard`, `inbox resolve` and `inbox settle`.
 pub(crate) fn entry(answer: &Value) -> String {
     let entry = &answer["entry"];
     let how = text(&entry["resolved"]["how"]);

@@ -1,6 +1,6 @@
 //! What can be asked about commands, the inbox, integrations and sync runs.
 
-use reconvene::{CommandFilter, EntryFilter, IntegrationChanges};
+use reconvene::{Choice, CommandFilter, EntryFilter, IntegrationChanges};
 use serde::{Deserialize, Serialize};
 
 /// About commands.
@@ -46,6 +46,18 @@ pub(crate) enum InboxRequest {
     Watch {
         /// Which.
         filter: EntryFilter,
+    },
+    /// Show one, with the conflict that it is about.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Settle what it is about.
+    Settle {
+        /// Its id.
+        id: String,
+        /// How.
+        choice: Choice,
     },
     /// Try again what an entry is about.
     Retry {

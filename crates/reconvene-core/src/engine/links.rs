@@ -563,13 +563,17 @@ impl Engine {
                 row,
                 ..super::Peer::default()
             });
-            let mut refused = record.row.refused_here.values();
-            let was_unreadable = refused.any(|code| *code == RefusalCode::Unavailable);
-            if record.row.refused_here_unlisted > 0 || was_unreadable {
+            let has_room = known.documents < self.config.workspace_documents_max;
+            let is_over = |code: &RefusalCode| match code {
+                RefusalCode::WorkspaceFull => has_room,
+                code => code.may_pass(),
+            };
+            let is_any_over = record.row.refused_here.values().any(is_over);
+            if record.row.refused_here_unlisted > 0 || is_any_over {
                 // Some of what was refused is not listed, or was for a reason of our own: only
                 // comparing everything finds it again.
                 let refused = &mut record.row.refused_here;
-                refused.retain(|_, code| *code != RefusalCode::Unavailable);
+                refused.retain(|_, code| !is_over(code));
                 record.row.refused_here_unlisted = 0;
                 record.row.held = None;
                 record.held_stored = None;

@@ -57,6 +57,23 @@ fn an_entry_is_open_until_it_is_resolved_and_again_when_the_same_is_found_anew()
 }
 
 #[test]
+fn what_was_found_and_resolved_stays_so_unless_its_cause_was_gone() {
+    let mut one = Replica::new(ENTRY, 1);
+    let how = |one: &Replica| one.document.entry().unwrap().resolved.map(|of| of.how);
+    one.edit(|editor| editor.entry()?.find(&draft("conflict")));
+    assert_eq!(how(&one), None);
+    one.edit(|editor| editor.entry()?.resolve(super::CAUSE_GONE));
+    one.edit(|editor| editor.entry()?.find(&draft("conflict")));
+    assert_eq!(how(&one), None, "it is back");
+    for seen in ["discarded", "resolved"] {
+        one.edit(|editor| editor.entry()?.file(&draft(seen)));
+        one.edit(|editor| editor.entry()?.resolve(seen));
+        one.edit(|editor| editor.entry()?.find(&draft("conflict")));
+        assert_eq!(how(&one).as_deref(), Some(seen));
+    }
+}
+
+#[test]
 fn the_golden_entry_reads_the_same_for_ever() {
     crate::testing::check_golden_document(ENTRY, || {
         let mut one = Replica::new(ENTRY, 1);

@@ -18,7 +18,7 @@ impl Executor {
         workspace: WorkspaceId,
         id: DocumentId,
     ) -> Result<(), Error> {
-        if self.commands.contains(&id) {
+        if self.commands.contains_key(&id) {
             return Ok(());
         }
         let Taken::Accepted(command) = self.tools.serving.take(workspace, id).await? else {
@@ -36,7 +36,19 @@ impl Executor {
         let tools = self.tools.clone();
         if let Ask::ValidateIntegrations { integration } = ask {
             // It talks to the outside: others need not wait for it.
-            self.commands.insert(id);
+            let member = command.issued_by.as_ref().map(|author| author.member);
+            let others = self.commands.values().filter(|of| **of == member).count();
+            let max = self.tools.options.commands_per_member;
+            if others >= max {
+                let message = format!("{max} commands of the same member go on already");
+                let outcome = Outcome {
+                    retryable: true,
+                    ..Outcome::refused("too_many_commands", message)
+                };
+                let ending = (outcome, Changes::new());
+                return tools.end(workspace, id, &command, ending).await;
+            }
+            self.commands.insert(id, member);
             self.tasks.spawn(async move {
                 let ended = async {
                     let ending = ending_of(tools.validate_all(workspace, integration).await)?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::limits::COMMANDS_WAITING_MAX;
 use crate::replica::EditMode;
 use crate::{
     Ask, Changes, CommandFilter, Commands, DocumentId, Due, EntryFilter, Error, IntegrationState,
@@ -124,6 +125,39 @@ async fn a_command_is_carried_out_once_with_what_it_changes() {
             .is_empty();
     }
     assert_eq!(commands.list(CommandFilter::All).await.unwrap().len(), 1);
+    replica.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_commands_wait_than_there_is_a_bound_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let replica = server(&dir).await;
+    let commands = replica.commands();
+    let first = Commands::new_id();
+    commands.issue(first, &stop(first)).await.unwrap();
+    for _ in 1..COMMANDS_WAITING_MAX {
+        let id = Commands::new_id();
+        commands.issue(id, &stop(id)).await.unwrap();
+    }
+    let further = Commands::new_id();
+    let refused = commands.issue(further, &stop(further)).await.unwrap_err();
+    assert_eq!(refused.code(), "too_many_commands");
+    assert!(
+        commands.show(further).await.is_err(),
+        "nothing is stored of it"
+    );
+    // The same again is no further one, and room is made by an outcome.
+    commands.issue(first, &stop(first)).await.unwrap();
+    let (serving, workspace) = (
+        replica.serving().unwrap(),
+        replica.current_workspace().unwrap(),
+    );
+    let outcome = Outcome::refused("no", "no");
+    serving
+        .finish(workspace, first, outcome, Changes::new())
+        .await
+        .unwrap();
+    commands.issue(further, &stop(further)).await.unwrap();
     replica.close().await.unwrap();
 }
 

@@ -15,7 +15,11 @@ use crate::{Events, NewMeeting, ReplicaEvent, Role};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Closes a peer's store, lets records of it rot, and opens it again.
-async fn damage(peer: Peer, role: Role, keys: impl FnOnce(&SledReader) -> Vec<Key>) -> Peer {
+pub(super) async fn damage(
+    peer: Peer,
+    role: Role,
+    keys: impl FnOnce(&SledReader) -> Vec<Key>,
+) -> Peer {
     peer.replica.close().await.unwrap();
     let mut store = open_store(&open_data_dir(peer.dir.path()).unwrap())
         .unwrap()
@@ -32,12 +36,12 @@ async fn damage(peer: Peer, role: Role, keys: impl FnOnce(&SledReader) -> Vec<Ke
     Peer { dir, replica }
 }
 
-fn keys(reader: &SledReader, range: KeyRange) -> Vec<Key> {
+pub(super) fn keys(reader: &SledReader, range: KeyRange) -> Vec<Key> {
     let rows = reader.scan(&Scan::ascending(range, 10_000)).unwrap().rows;
     rows.into_iter().map(|(key, _)| key).collect()
 }
 
-async fn until(events: &mut Events, wanted: impl Fn(&ReplicaEvent) -> bool) {
+pub(super) async fn until(events: &mut Events, wanted: impl Fn(&ReplicaEvent) -> bool) {
     let waited = timeout(DEADLINE, async {
         while !wanted(&events.next().await.unwrap()) {}
     });
@@ -48,7 +52,7 @@ fn is_damaged(event: &ReplicaEvent, id: DocumentId) -> bool {
     matches!(event, ReplicaEvent::DocumentDamaged { document, .. } if *document == id)
 }
 
-fn is_healed(event: &ReplicaEvent, id: DocumentId) -> bool {
+pub(super) fn is_healed(event: &ReplicaEvent, id: DocumentId) -> bool {
     matches!(event, ReplicaEvent::DocumentHealed { document, .. } if *document == id)
 }
 

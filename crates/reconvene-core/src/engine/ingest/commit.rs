@@ -9,6 +9,7 @@ use super::{
     AckDue, Author, CursorMove, Job, JobDocument, PendingBatch, Placed, Redeemed, Work, enter,
 };
 use crate::engine::reconcile::Healing;
+use crate::engine::relay::Waypoints;
 use crate::engine::{CloseReason, EditError, Engine, Event};
 use crate::ids::{DocumentId, LinkId, RequestId, WorkspaceId};
 use crate::keys::{Key, KeyKind};
@@ -119,10 +120,10 @@ impl Engine {
             let ids = documents.iter().map(|document| &document.document);
             state.slots.forget_purged(ids);
         }
-        let takes_orphans = self.is(Mutant::TakesOrphans);
         let roots = std::mem::take(&mut self.config.roots);
+        let documents_max = self.config.workspace_documents_max;
         let placed = match self.ready(&workspace) {
-            Some(state) => place(state, &roots, &documents, &author, takes_orphans),
+            Some(state) => place(state, &roots, documents_max, &documents, &author),
             None => panic!("a prepared job's workspace is loaded"),
         };
         self.config.roots = roots;
@@ -418,6 +419,10 @@ impl Engine {
                 Healing::AskAgain => fresh_wants.push(document),
                 Healing::Open => {}
             }
+        }
+        if !due.accepted.is_empty() {
+            // What was left out of them so far is further on in our feed than they say.
+            known.waypoints = Waypoints::default();
         }
         if moved == Ok(true)
             || (known.dirty && !pending.entries.is_empty())

@@ -64,11 +64,16 @@ impl std::ops::Deref for PlacedDocument {
 pub(super) fn place(
     state: &mut Workspace,
     roots: &BTreeMap<ChangeHash, Root>,
+    documents_max: u64,
     documents: &[JobDocument],
     author: &Author,
-    takes_orphans: bool,
 ) -> Placed {
     let mut placed = Placed::default();
+    let mut room = match author {
+        Author::Peer { .. } => documents_max.saturating_sub(state.documents),
+        // What this side writes, or wrote, is its host's business.
+        Author::Host { .. } | Author::Journal { .. } => u64::MAX,
+    };
     let mut staged = Vec::new();
     for document in documents {
         let Some(slot) = state.slots.slots.get(&document.document) else {
@@ -96,6 +101,11 @@ pub(super) fn place(
                 Verdict::Refuse(code) => refused = Some(code),
             }
         }
+        if is_new && room == 0 {
+            let refused = (document.document, RefusalCode::WorkspaceFull);
+            placed.refused.push(refused);
+            continue;
+        }
         let tombstone_refused = refused;
         let mut row = slot
             .row
@@ -111,7 +121,7 @@ pub(super) fn place(
         let mut added = Vec::new();
         let mut hashes = BTreeMap::new();
         let is_own = matches!(author, Author::Host { .. });
-        let orphans = takes_orphans || matches!(author, Author::Journal { .. });
+        let orphans = matches!(author, Author::Journal { .. });
         let from_snapshot = document.snapshot.iter();
         let from_snapshot = from_snapshot.flat_map(|snapshot| &snapshot.changes);
         let from_snapshot = from_snapshot.map(|header| (header, None));
@@ -185,6 +195,7 @@ pub(super) fn place(
         row.snapshots
             .extend(snapshot.map(|checked| checked.snapshot));
         if !added.is_empty() || snapshot.is_some() {
+            room = room.saturating_sub(u64::from(is_new));
             staged.push((document, row, hashes, is_new, snapshot, added));
         }
     }

@@ -127,6 +127,7 @@ impl Side {
             },
             state_version: 1,
             staleness_bound: crate::limits::STALENESS_BOUND,
+            workspace_documents_max: u64::MAX,
             roots: BTreeMap::from([(genesis(), ROOT)]),
             mutants: crate::mutants::Mutants::NONE,
         };
