@@ -170,6 +170,9 @@ struct Peer {
     /// Where in its own feed and in ours the peer was when what it sent was stored: a device that has
     /// ours up to there has the peer's up to there, too.
     waypoints: Waypoints,
+    /// Batches on their way that take what was refused of the peer before: until they are released
+    /// there are no waypoints, since what was left out of them is further on in our feed.
+    accepting: usize,
 }
 
 #[derive(Debug)]

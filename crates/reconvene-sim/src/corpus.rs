@@ -6,10 +6,20 @@ use crate::plan::Plan;
 const CLASSIC: &str = include_str!("../corpus/classic.txt");
 
 /// Plans by name.
-const PLANS: &[(&str, &str)] = &[(
-    "rotten-snapshot-of-what-only-the-journal-has",
-    include_str!("../corpus/rotten-snapshot-of-what-only-the-journal-has.plan"),
-)];
+const PLANS: &[(&str, &str)] = &[
+    (
+        "rotten-snapshot-of-what-only-the-journal-has",
+        include_str!("../corpus/rotten-snapshot-of-what-only-the-journal-has.plan"),
+    ),
+    (
+        "taken-and-not-stored-yet",
+        include_str!("../corpus/taken-and-not-stored-yet.plan"),
+    ),
+    (
+        "taken-since-it-was-refused",
+        include_str!("../corpus/taken-since-it-was-refused.plan"),
+    ),
+];
 
 /// The seeds of [`crate::classic`] that once failed.
 pub fn classic_seeds() -> Vec<u64> {

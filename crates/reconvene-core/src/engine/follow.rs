@@ -677,6 +677,12 @@ impl Engine {
 
     /// Sends the acknowledgements of stored batches, one frame per link and workspace.
     pub(super) fn acknowledge(&mut self, acks: Vec<AckDue>) {
+        for ack in acks.iter().filter(|ack| !ack.accepted.is_empty()) {
+            let state = self.ready(&ack.workspace);
+            if let Some(known) = state.and_then(|state| state.peers.get_mut(&ack.peer)) {
+                known.accepting = known.accepting.saturating_sub(1);
+            }
+        }
         let mut merged: Vec<AckDue> = Vec::new();
         for ack in acks {
             let same = merged

@@ -60,6 +60,7 @@ impl Engine {
         };
         let ours = state.released.seq;
         if let Some(known) = state.peers.get_mut(&peer)
+            && known.accepting == 0
             && let Some(theirs) = known.held_stored
         {
             known.waypoints.note(ours, theirs);

@@ -421,8 +421,8 @@ impl Engine {
             }
         }
         if !due.accepted.is_empty() {
-            // What was left out of them so far is further on in our feed than they say.
             known.waypoints = Waypoints::default();
+            known.accepting += 1;
         }
         if moved == Ok(true)
             || (known.dirty && !pending.entries.is_empty())
