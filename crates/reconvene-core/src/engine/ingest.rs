@@ -36,8 +36,10 @@ mod batches;
 mod commit;
 mod counters;
 mod place;
+mod restore;
 
 pub(super) use place::{Placed, PlacedDocument, enter};
+pub use restore::{Restore, RestoreError, Restored, RestoredDocument};
 
 /// A change that passed the guard, with its bytes as received.
 #[derive(Clone, Debug)]
@@ -79,6 +81,8 @@ pub(super) enum Author {
         request: RequestId,
         rows: Vec<(Key, Bytes)>,
     },
+    /// An archive that is restored.
+    Archive { request: RequestId },
     /// A journal frame; done at once if the feed already covers it.
     Journal { epoch: StoreEpoch, through: FeedSeq },
     Peer {
@@ -145,7 +149,9 @@ impl Work {
     /// Whether someone waits to be told what came of it.
     pub(super) fn is_waited_for(&self) -> bool {
         match self {
-            Self::Changes { author, .. } => matches!(author, Author::Host { .. }),
+            Self::Changes { author, .. } => {
+                matches!(author, Author::Host { .. } | Author::Archive { .. })
+            }
             Self::Write(_) | Self::Redeem { .. } | Self::Compact(_) | Self::Purge(_) => true,
             Self::PeerRow { .. }
             | Self::Learn(_)
@@ -408,6 +414,8 @@ pub(super) struct PendingBatch {
     edit: Option<RequestId>,
     write: Option<RequestId>,
     compact: Option<RequestId>,
+    /// Restores that are done with it.
+    restores: Vec<(RequestId, Restored)>,
     /// A purge, and how many documents it purges.
     purge: Option<(RequestId, u64)>,
     replayed: Option<u64>,
