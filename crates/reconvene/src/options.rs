@@ -1,6 +1,6 @@
 //! How a replica is opened: what its host may choose, and the files that are opened for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reconvene_core::ids::MemberId;
@@ -134,6 +134,11 @@ impl OpenOptions {
             Ok(false) => Err(Error::NotInitialised(self.path)),
             _ => Ok(self.path),
         }
+    }
+
+    /// The directory, and what a new replica is called and is, where that was said.
+    pub(crate) fn to_be_made(&self) -> (&Path, Option<&str>, Option<Role>) {
+        (&self.path, self.name.as_deref(), self.role)
     }
 
     fn open_files(self) -> Result<Files, Error> {
