@@ -12,6 +12,7 @@ mod devices;
 mod merging;
 mod moving;
 
+mod archive;
 mod cost;
 mod cuts;
 mod damage;

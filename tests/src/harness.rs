@@ -206,6 +206,13 @@ impl Server {
         self.process = Some(process);
     }
 
+    /// Serves again, and at this address.
+    pub(crate) fn listen(&mut self, address: &str) {
+        self.args
+            .extend(["--listen".to_owned(), address.to_owned()]);
+        self.start();
+    }
+
     /// A ticket for a device of this member.
     pub(crate) fn ticket(&self, member: &str) -> String {
         let answer = self.peer.run(&["invite", "--member", member]);
@@ -287,6 +294,11 @@ impl Process {
             }
             assert!(Instant::now() < until, "not said in time; last was {line}");
         }
+    }
+
+    /// What it logs.
+    pub(crate) fn log(&self) -> &Receiver<String> {
+        &self.errors
     }
 
     /// Whether the process has ended.

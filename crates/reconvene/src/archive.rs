@@ -114,7 +114,8 @@ pub struct RestoreReport {
     pub changes: u64,
     /// Documents that are purged now because the archive says so.
     pub purged: u64,
-    /// Documents that were purged here, and stay so.
+    /// Documents that were purged here, and of which the archive has something that was not known then.
+    /// They stay purged.
     pub stayed_deleted: u64,
     /// Documents that the archive says were purged, and that stay: something here was not known then,
     /// or the server of the workspace has the last word.

@@ -10,6 +10,7 @@ use crate::{
     SyncOptions, qmsum,
 };
 
+mod archive;
 mod commands;
 mod compaction;
 mod deletion;

@@ -43,7 +43,10 @@ pub(crate) fn restored(answer: &Value) -> String {
     );
     for (count, what) in [
         ("purged", "were deleted for good, as the archive says"),
-        ("stayed_deleted", "are deleted here, and stay so"),
+        (
+            "stayed_deleted",
+            "are deleted here for good, though the archive has more of them",
+        ),
         ("stayed", "are deleted in the archive and stay here"),
         ("refusals", "were refused, in whole or in part"),
         ("losses", "stretches of the file are damaged"),

@@ -485,6 +485,7 @@ impl Taking<'_> {
             documents,
         };
         let restored = shared.driver.restore(restore).await?;
+        tracing::debug!(documents = ids.len(), "a batch of an archive is restored");
         self.count(workspace, restored, &unloadable, &with_tombstone);
         // Only the last one may go on with the next batch.
         let goes_on = ids.first().is_some_and(|first| Some(*first) == self.last);
