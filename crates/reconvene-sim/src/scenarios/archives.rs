@@ -331,9 +331,17 @@ fn a_crash_at_any_step_of_a_restore_leaves_a_store_that_can_be_restored_again() 
         for _ in 0..cut {
             world.step();
         }
+        let told: Vec<_> = outcomes(&world, server)
+            .into_iter()
+            .flat_map(|outcome| outcome.expect("the store takes it").documents)
+            .collect();
         let kept = world.pick(3);
         world.crash(server, kept);
         world.restart(server);
+        for document in told {
+            let row = world.head_row(server, of, document);
+            assert!(row.is_some(), "{document} was said to be durable");
+        }
         if cut % 2 == 0 {
             restore(&mut world, server, of, &archived, true);
         }
@@ -342,6 +350,38 @@ fn a_crash_at_any_step_of_a_restore_leaves_a_store_that_can_be_restored_again() 
         world.run_until_quiet();
         world.check_converged(&[server, devices[0], devices[1]], of);
     }
+}
+
+#[test]
+fn what_a_peer_was_refused_comes_once_an_archive_brings_what_it_builds_on() {
+    let (mut world, server, devices, of) = linked_team(507, 2);
+    world.edit(devices[1], of, document(1), 60);
+    world.run_until_quiet();
+    let archived = archive(&world, devices[1], of);
+    world.part(devices[0], server);
+    world.run_until_quiet();
+    world.edit(devices[0], of, document(1), 60);
+    world.run_until_quiet();
+    // Of the first change nothing is left but the archive, and of the second the journal.
+    world.part(devices[1], server);
+    for node in [server, devices[0]] {
+        world.crash(node, 0);
+        world.wipe(node);
+        world.restart(node);
+    }
+    world.heal(devices[0], server);
+    world.run_until_quiet();
+    let refused = |world: &World| world.refusal(server, devices[0], of, document(1));
+    assert_eq!(refused(&world), Some(RefusalCode::MissingDependencies));
+    restore(&mut world, server, of, &archived, true);
+    world.run_until_quiet();
+    assert_eq!(refused(&world), None);
+    let row = world.head_row(server, of, document(1));
+    assert_eq!(row.map(|row| row.change_count), Some(2));
+    world.heal(devices[1], server);
+    world.run_until_quiet();
+    world.advance(seconds(70));
+    world.check_converged(&[server, devices[0], devices[1]], of);
 }
 
 #[test]
