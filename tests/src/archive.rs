@@ -254,8 +254,7 @@ fn a_wiped_server_restored_with_its_identity_takes_its_devices_back() {
         "--append-note",
         "from A, offline",
     ]);
-    let listening = server.info["listening"][0].as_str().unwrap().to_owned();
-    let address = listening.split("/p2p/").next().unwrap().to_owned();
+    let listening = server.info["listening"].clone();
     server.kill();
     fs::remove_dir_all(server.peer.data()).unwrap();
 
@@ -264,8 +263,9 @@ fn a_wiped_server_restored_with_its_identity_takes_its_devices_back() {
         .run(&["archive", "restore", &file, "--with-identity"]);
     assert_eq!(report["complete"], true, "{report}");
     assert_eq!(report["archived_by"], peer_id);
-    server.listen(&address);
+    server.start();
     assert_eq!(server.info["peer_id"], peer_id);
+    assert_eq!(server.info["listening"], listening);
     for device in [&a, &b, &a] {
         device.sync();
     }

@@ -206,13 +206,6 @@ impl Server {
         self.process = Some(process);
     }
 
-    /// Serves again, and at this address.
-    pub(crate) fn listen(&mut self, address: &str) {
-        self.args
-            .extend(["--listen".to_owned(), address.to_owned()]);
-        self.start();
-    }
-
     /// A ticket for a device of this member.
     pub(crate) fn ticket(&self, member: &str) -> String {
         let answer = self.peer.run(&["invite", "--member", member]);

@@ -251,7 +251,8 @@ impl OpenOptions {
     /// Opens the replica and restores an archive into it: see [`Replica::restore`]. Where there is no
     /// store one is made, for the member that the archive is of, with their home and with the servers
     /// that workspaces were synced with. It is a device of its own, which those servers let in with a
-    /// ticket; with [`RestoreOptions::with_identity`] it is the device that the archive is of.
+    /// ticket; with [`RestoreOptions::with_identity`] it is the device that the archive is of. Whether a
+    /// store may be or must be made is not asked.
     ///
     /// Dropping this midway may leave a store with a part of it, into which it can be restored again.
     ///
@@ -272,7 +273,7 @@ impl OpenOptions {
             Ok::<_, Error>((self, file, contents))
         });
         let (open, file, contents) = prepared.await.map_err(|_| Error::Closed)??;
-        let replica = open.open().await?;
+        let replica = open.create_new(false).open().await?;
         match restore::restore(&replica, file, contents, &options).await {
             Ok(report) => Ok((replica, report)),
             Err(error) => {

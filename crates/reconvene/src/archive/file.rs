@@ -31,10 +31,14 @@ pub(super) struct NewArchive {
 impl NewArchive {
     /// Begins one beside the name that it will have.
     pub(super) fn begin(path: &Path, overwrite: bool) -> Result<Self, Error> {
-        let (Some(name), false) = (path.file_name(), path.is_dir()) else {
+        let Some(name) = path.file_name() else {
             let what = format!("{} does not name a file", path.display());
             return Err(Error::BadInput(what));
         };
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            let what = format!("{} is there and no file", path.display());
+            return Err(Error::BadInput(what));
+        }
         if !overwrite && path.try_exists().map_err(|error| failed(path, error))? {
             return Err(Error::FileExists(path.to_owned()));
         }

@@ -13,7 +13,7 @@ use reconvene_core::guard::ChangeHeader;
 use reconvene_core::ids::{DocumentId, DocumentKind, WorkspaceId};
 use reconvene_core::keys::{Key, KeyKind};
 use reconvene_core::limits::{
-    BATCH_BYTES_MAX, NAME_BYTES_MAX, RESTORE_DOCUMENTS_MAX, VALUE_BYTES_MAX,
+    ARCHIVE_PIECE_BYTES_MAX, BATCH_BYTES_MAX, NAME_BYTES_MAX, RESTORE_DOCUMENTS_MAX,
 };
 use reconvene_core::records::{Record as _, WorkspaceRow};
 use reconvene_core::refusal::RefusalCode;
@@ -27,6 +27,7 @@ use super::{
     ArchiveProgress, IncompleteDocument, LostStretch, RefusedRestore, RestoreOptions, RestoreReport,
 };
 use crate::clock::wall_now;
+use crate::limits::ARCHIVE_WORKSPACES_MAX;
 use crate::profile::ProfileWorkspace;
 use crate::replica::{Shared, request_id, workspace_rows};
 use crate::verify::{DAMAGES_MAX, Damage};
@@ -34,6 +35,8 @@ use crate::{Error, Replica, Role};
 
 /// Bytes of bodies that are restored with one barrier, about.
 const RESTORED_BYTES: usize = 1024 * 1024;
+/// What a change takes in memory besides its bytes, about.
+const CHANGE_COST_BYTES: usize = 64;
 /// Documents that are restored with one barrier.
 const RESTORED_DOCUMENTS: usize = 256;
 /// Batches that wait for the one that is being stored.
@@ -43,7 +46,7 @@ const FILES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long it is waited for lists to show what was restored, while none of it comes to be shown.
 const INDEX_WAIT: Duration = Duration::from_secs(10);
 
-const _: () = assert!(RESTORED_BYTES + VALUE_BYTES_MAX < BATCH_BYTES_MAX);
+const _: () = assert!(RESTORED_BYTES + ARCHIVE_PIECE_BYTES_MAX < BATCH_BYTES_MAX);
 const _: () = assert!(RESTORED_DOCUMENTS < RESTORE_DOCUMENTS_MAX);
 
 /// What an archive holds, apart from documents.
@@ -74,6 +77,7 @@ impl Contents {
         let mut files_bytes = 0;
         let mut last = None;
         let mut too_large = None;
+        let mut too_many = false;
         file.each(contents.decoder(), |found| {
             match found {
                 Found::Piece { offset, piece } => match piece {
@@ -89,7 +93,13 @@ impl Contents {
                                 .extend(&file.part);
                         }
                     }
-                    piece => contents.note(piece, &mut last),
+                    piece => {
+                        contents.note(piece, &mut last);
+                        if contents.workspaces.len() > ARCHIVE_WORKSPACES_MAX {
+                            too_many = true;
+                            contents.workspaces.clear();
+                        }
+                    }
                 },
                 Found::Lost(lost) => {
                     contents.report.losses += 1;
@@ -115,6 +125,10 @@ impl Contents {
             }
             Ok(())
         })?;
+        if too_many {
+            let what = format!("the archive names more than {ARCHIVE_WORKSPACES_MAX} workspaces");
+            return Err(Error::BadInput(what));
+        }
         match too_large {
             Some(offset) => Err(file.refused(ArchiveError::Damaged {
                 offset,
@@ -175,18 +189,20 @@ impl Contents {
         }
     }
 
-    /// What a workspace is called.
+    /// What a workspace is called; where it is not the member's own home, whose home it is.
     pub(super) fn name_of(&self, id: &WorkspaceId) -> String {
         let archived = self.workspaces.get(id).and_then(Option::as_ref);
-        let mut name = match archived {
-            Some(archived) if !archived.name.trim().is_empty() => archived.name.clone(),
-            _ => format!("restored {id}"),
-        };
-        while name.len() > NAME_BYTES_MAX {
-            name.pop();
-        }
-        name
+        let name = archived.map(|archived| archived.name.clone());
+        let name = name.filter(|name| !name.trim().is_empty());
+        shortened(name.unwrap_or_else(|| format!("restored {id}")))
     }
+}
+
+fn shortened(mut name: String) -> String {
+    while name.len() > NAME_BYTES_MAX {
+        name.pop();
+    }
+    name
 }
 
 /// Restores what a file holds.
@@ -270,7 +286,7 @@ async fn enter_workspaces(
         let home_of = archived.as_ref().and_then(|archived| archived.home_of);
         let about = contents.about.as_ref();
         let name = match (home_of, about.filter(|about| about.home == id)) {
-            (Some(_), Some(about)) => format!("home of {}", about.member_name),
+            (Some(_), Some(about)) => shortened(format!("home of {}", about.member_name)),
             _ => contents.name_of(&id),
         };
         // A server has homes of members, and its profile none but its own.
@@ -419,17 +435,19 @@ impl<'a> Batcher<'a> {
         let last = batch.documents.last_mut();
         let last = last.expect("a document was just added to the batch");
         match added {
-            Added::Document(purged) => last.tombstone = purged,
+            Added::Document(purged) => {
+                batch.bytes += purged.as_ref().map_or(0, Purged::bytes);
+                last.tombstone = purged.or(last.tombstone.take());
+            }
             Added::Snapshot(chunk, headers) => {
                 batch.bytes += chunk.len();
                 last.snapshot = Some((chunk, headers));
             }
             Added::Change(chunk) => {
-                batch.bytes += chunk.len();
+                batch.bytes += chunk.len() + CHANGE_COST_BYTES;
                 last.changes.push(chunk);
             }
         }
-        batch.bytes += last.tombstone.as_ref().map_or(0, Purged::bytes);
         Ok(())
     }
 
