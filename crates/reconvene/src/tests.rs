@@ -824,3 +824,29 @@ async fn what_a_left_and_removed_workspace_had_in_the_journal_stays_gone() {
         .unwrap();
     assert!(page.meetings.is_empty(), "{page:?}");
 }
+
+#[test]
+fn a_document_that_is_read_anew_keeps_the_edits_that_are_on_their_way() {
+    run(async {
+        let device = Peer::new(Role::Device).await;
+        let meetings = device.replica.meetings();
+        let id = meetings.add(NewMeeting::titled("read anew")).await;
+        let id = id.unwrap().meeting.id;
+        let workspace = device.replica.current_workspace().unwrap();
+        let documents = &device.replica.shared.documents;
+        let mut notes = String::new();
+        for n in 0..200 {
+            let note = format!("{n}\n");
+            notes.push_str(&note);
+            let edit = meetings.edit_buffered(id, move |meeting| meeting.append_note(&note));
+            edit.await.unwrap();
+            // As when a whole version of it came, or its compaction is read after a restart.
+            documents.note_replaced(workspace, id);
+            let shown = meetings.show(id).await.unwrap();
+            assert_eq!(shown.meeting.notes, notes);
+        }
+        let device = device.reopen(Role::Device).await;
+        let shown = device.replica.meetings().show(id).await.unwrap();
+        assert_eq!(shown.meeting.notes, notes);
+    });
+}
