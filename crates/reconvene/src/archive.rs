@@ -269,11 +269,14 @@ impl OpenOptions {
         let prepared = tokio::task::spawn_blocking(move || {
             let mut file = ArchiveFile::open(path)?;
             let mut contents = Contents::read(&mut file, partial, with_identity)?;
-            device::prepare(&self, &mut contents, with_identity)?;
-            Ok::<_, Error>((self, file, contents))
+            let open = match device::prepare(&self, &mut contents, with_identity)? {
+                true => self.create_new(false).restored(),
+                false => self.create_new(false),
+            };
+            Ok::<_, Error>((open, file, contents))
         });
         let (open, file, contents) = prepared.await.map_err(|_| Error::Closed)??;
-        let replica = open.create_new(false).open().await?;
+        let replica = open.open().await?;
         match restore::restore(&replica, file, contents, &options).await {
             Ok(report) => Ok((replica, report)),
             Err(error) => {

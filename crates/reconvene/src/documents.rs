@@ -174,9 +174,11 @@ impl Documents {
 
     /// An edit is in the store, for readers too, or failed.
     pub(crate) fn settle(&self, edit: LocalEdit) {
-        if let Some(entry) = self.table().entries.get_mut(&edit.place) {
+        let mut table = self.table();
+        if let Some(entry) = table.entries.get_mut(&edit.place) {
             entry.local.remove(&edit.number);
         }
+        self.evict(&mut table);
     }
 
     /// A document lost changes: what is open of it is not what is stored, and the numbers of what was
@@ -252,6 +254,11 @@ impl Documents {
         let before = std::mem::replace(&mut entry.bytes, bytes);
         table.bytes = table.bytes - before + bytes;
         drop(lease);
+        self.evict(&mut table);
+    }
+
+    /// Closes the least recently used documents beyond the budget.
+    fn evict(&self, table: &mut Table) {
         while table.bytes > self.bytes_max || table.entries.len() > OPEN_DOCUMENTS_MAX {
             // A locked document is in use and stays, and one whose edits are on their way.
             let free = table

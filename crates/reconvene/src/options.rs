@@ -27,6 +27,7 @@ pub struct OpenOptions {
     staleness_bound: Duration,
     state_version: u32,
     clock: Option<ManualClock>,
+    is_restored: bool,
 }
 
 impl OpenOptions {
@@ -42,6 +43,7 @@ impl OpenOptions {
             staleness_bound: STALENESS_BOUND,
             state_version: STATE_VERSION,
             clock: None,
+            is_restored: false,
         }
     }
 
@@ -111,6 +113,14 @@ impl OpenOptions {
     pub fn clock(self, clock: ManualClock) -> Self {
         Self {
             clock: Some(clock),
+            ..self
+        }
+    }
+
+    /// That the store was just made for an archive: of what its profile names nothing was lost.
+    pub(crate) fn restored(self) -> Self {
+        Self {
+            is_restored: true,
             ..self
         }
     }
@@ -202,6 +212,7 @@ impl OpenOptions {
             staleness_bound: self.staleness_bound,
             state_version: self.state_version,
             clock: self.clock,
+            is_restored: self.is_restored,
         })
     }
 }
@@ -220,4 +231,5 @@ pub(crate) struct Files {
     pub(crate) staleness_bound: Duration,
     pub(crate) state_version: u32,
     pub(crate) clock: Option<ManualClock>,
+    pub(crate) is_restored: bool,
 }

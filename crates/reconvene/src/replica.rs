@@ -128,6 +128,7 @@ impl Replica {
             staleness_bound,
             state_version,
             clock,
+            is_restored,
         } = files;
         let peer = identity.peer_id();
         let reader = opened.store.reader();
@@ -184,7 +185,7 @@ impl Replica {
         if let Some(error) = unreadable.filter(|_| lost.workspaces && !is_new) {
             return Err(error);
         }
-        if lost.workspaces && !is_new {
+        if lost.workspaces && !is_new && !is_restored {
             tracing::warn!("the store had lost workspaces; they were entered from the profile");
         }
         if !lost.rows.is_empty() {

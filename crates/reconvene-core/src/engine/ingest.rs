@@ -7,7 +7,7 @@
 //!
 //! Here are the jobs and what they wait for; `place` puts changes into the graphs of their documents,
 //! `commit` makes a job whose turn has come into a batch, `batches` hands batches to the store and
-//! lets out what is behind its barrier.
+//! lets out what is behind its barrier, `restore` takes in what an archive has.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

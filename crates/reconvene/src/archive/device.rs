@@ -23,13 +23,13 @@ const PROFILE: &str = "profile.json";
 /// made. Nor are tickets, which could be redeemed twice.
 pub(super) const FILES: [&str; 4] = [IDENTITY, crate::runs::key::FILE, "enrolled.json", PROFILE];
 
-/// Makes a store where there is none. Its profile comes last: without it there is no store, and this
+/// Makes a store where there is none; whether it did. Its profile comes last: without it there is no store, and this
 /// can be done again.
 pub(super) fn prepare(
     options: &OpenOptions,
     contents: &mut Contents,
     with_identity: bool,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let (path, name, role) = options.to_be_made();
     let files = std::mem::take(&mut contents.files);
     let is_there = path.join(PROFILE).try_exists().unwrap_or(true);
@@ -37,7 +37,7 @@ pub(super) fn prepare(
         return Err(Error::AlreadyInitialised(path.to_owned()));
     }
     if is_there {
-        return Ok(());
+        return Ok(false);
     }
     if let Some(name) = name {
         check_name(name)?;
@@ -65,7 +65,7 @@ pub(super) fn prepare(
     }
     ProfileFile::in_dir(path).save(&profile)?;
     drop(directory);
-    Ok(())
+    Ok(true)
 }
 
 /// The profile of the device that the archive is of.
@@ -143,7 +143,10 @@ fn of_its_own(contents: &Contents, name: Option<&str>, role: Option<Role>) -> Pr
         }
         profile.put_workspace(ProfileWorkspace {
             id: *id,
-            name: contents.name_of(id),
+            name: match is_home {
+                true => "home".to_owned(),
+                false => contents.name_of(id),
+            },
             home: is_home,
             server: archived.and_then(|archived| archived.server),
         });

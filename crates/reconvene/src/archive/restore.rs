@@ -189,7 +189,7 @@ impl Contents {
         }
     }
 
-    /// What a workspace is called; where it is not the member's own home, whose home it is.
+    /// What a workspace is called.
     pub(super) fn name_of(&self, id: &WorkspaceId) -> String {
         let archived = self.workspaces.get(id).and_then(Option::as_ref);
         let name = archived.map(|archived| archived.name.clone());
