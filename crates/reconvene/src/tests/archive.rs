@@ -208,11 +208,18 @@ fn an_archive_of_a_store_that_is_written_meanwhile_is_a_version_of_each_document
         let device = Peer::new(Role::Device).await;
         let ids = meetings(&device).await;
         let of = device.replica.current_workspace().unwrap();
+        // One of them with more changes than a store reads at a time.
+        for n in 0..1_500 {
+            let note = format!("{n} ");
+            let meetings = device.replica.meetings();
+            let edit = meetings.edit_buffered(ids[2], move |meeting| meeting.append_note(&note));
+            edit.await.unwrap();
+        }
         let writer = device.replica.clone();
         let typed = ids.clone();
         let typing = tokio::spawn(async move {
             for n in 0..400 {
-                let id = typed[n % 2];
+                let id = typed[n % 3];
                 let note = format!("{n} ");
                 let meetings = writer.meetings();
                 let edit = meetings.edit(id, move |meeting| meeting.append_note(&note));
