@@ -4,7 +4,7 @@ use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let schema = Path::new("../../schema");
-    let files = [schema.join("storage.proto"), schema.join("wire.proto")];
+    let files = ["archive", "storage", "wire"].map(|name| schema.join(format!("{name}.proto")));
     for file in &files {
         println!("cargo:rerun-if-changed={}", file.display());
     }

@@ -73,6 +73,15 @@ impl Disk {
         Peer::at(self.path.join("data"), apart)
     }
 
+    /// A file on this disk: as this process sees it, and as the peer does.
+    pub(crate) fn file(&self, name: &str) -> (PathBuf, PathBuf) {
+        let seen = self.path.join(name);
+        match &self.mounted {
+            Mounted::Here => (seen.clone(), seen),
+            Mounted::Apart(_) => (seen, self.root.path().join("disk").join(name)),
+        }
+    }
+
     /// Takes up space until no more than this is free.
     pub(crate) fn fill(&self, leave: u64) {
         self.free();

@@ -13,6 +13,7 @@ mod merging;
 mod moving;
 mod mutants;
 
+mod archive;
 mod cost;
 mod cuts;
 mod damage;

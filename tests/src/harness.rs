@@ -299,6 +299,11 @@ impl Process {
         }
     }
 
+    /// What it logs.
+    pub(crate) fn log(&self) -> &Receiver<String> {
+        &self.errors
+    }
+
     /// Whether the process has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()

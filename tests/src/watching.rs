@@ -48,6 +48,7 @@ fn every_command_runs_beside_a_serving_process() {
     let retryable = entry(&integration);
     let amended = format!("meeting={workspace}");
     let run = "0".repeat(32);
+    let archive = peer.files().join("archive").to_str().unwrap().to_owned();
     for (command, alone) in reconvene_cli::commands() {
         let words: Vec<_> = command.split(' ').collect();
         // A command that is not here yet: say how it is called, or enter it in the table of those
@@ -86,6 +87,7 @@ fn every_command_runs_beside_a_serving_process() {
             "import qmsum" => &[file.to_str().unwrap()],
             "import vtt" => &[vtt.to_str().unwrap()],
             "import srt" => &[srt.to_str().unwrap()],
+            "archive create" | "archive restore" => &[&archive],
             "demo" => &["--meetings", "1"],
             new => panic!("how `{new}` runs beside a serving process is not tested"),
         };

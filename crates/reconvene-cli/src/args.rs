@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use clap::{ArgAction, Parser, Subcommand};
 use reconvene::{State, WallTime};
 
+use crate::args::archive::ArchiveCommand;
 use crate::args::outbox::{
     CommandsCommand, InboxCommand, IntegrationsCommand, IssueArgs, RunsCommand,
 };
@@ -17,6 +18,7 @@ use crate::exit;
 use crate::request::TagEdit;
 use crate::time::parse_moment;
 
+pub(crate) mod archive;
 pub(crate) mod outbox;
 
 /// Most meetings that one page of `meeting list` can hold.
@@ -36,7 +38,7 @@ pub(crate) struct Args {
     pub json: bool,
 
     /// The workspace to use instead of the current one, by id or name: for project, meeting, commands,
-    /// integrations, runs, import, export and invite.
+    /// integrations, runs, import, export, archive and invite.
     #[arg(long = "workspace", global = true, value_name = "ID_OR_NAME")]
     pub within: Option<String>,
 
@@ -152,6 +154,9 @@ pub(crate) enum Command {
     /// Print a workspace as canonical JSON, or its meetings as Markdown: the same bytes wherever the
     /// same is held.
     Export(ExportArgs),
+    /// Archives: a whole store or one workspace in one file, whatever keeps the store, and back.
+    #[command(subcommand)]
+    Archive(ArchiveCommand),
     /// Print events as they happen, until told to stop; stays connected meanwhile.
     Events,
     /// Show the main job on real meetings: a server and two devices in a temporary directory, or in

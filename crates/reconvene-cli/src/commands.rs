@@ -4,6 +4,7 @@
 //! line that joins them with its text in `human`. Whether it runs here or over the control socket is
 //! nobody's business but `session`'s; what cannot run beside an open store stands in `beside`.
 
+mod archive;
 mod hosting;
 mod outbox;
 mod serve;
@@ -63,6 +64,7 @@ async fn dispatch(
             | Command::Runs(_)
             | Command::Import(_)
             | Command::Export(_)
+            | Command::Archive(_)
             | Command::Compact
             | Command::Purge { .. }
             | Command::Status { records: true, .. }
@@ -155,6 +157,7 @@ async fn dispatch(
             at.answer(request, human::markdown).await
         }
         Command::Export(_) => at.export().await,
+        Command::Archive(command) => at.archive(command).await,
         Command::Events => at.watch(Request::Events, human::event).await,
         Command::Demo { .. } => unreachable!("it was run without a data directory"),
     }

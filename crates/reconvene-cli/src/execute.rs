@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use reconvene::{
-    DocumentId, InviteOptions, JoinOptions, LeaveOptions, ListOptions, MeetingEditor,
-    MeetingFilter, ModelError, NewMeeting, ProjectId, Replica, SyncOptions,
+    ArchiveOptions, DocumentId, InviteOptions, JoinOptions, LeaveOptions, ListOptions,
+    MeetingEditor, MeetingFilter, ModelError, NewMeeting, ProjectId, Replica, RestoreOptions,
+    SyncOptions,
 };
 use serde_json::{Value, json};
 
@@ -179,6 +180,26 @@ pub(crate) async fn execute(
             Ok(status)
         }
         Request::StatusWatch => streams::status(replica, items).await,
+        Request::ArchiveCreate {
+            file,
+            with_identity,
+            overwrite,
+        } => {
+            let options = ArchiveOptions {
+                with_identity,
+                overwrite,
+                progress: Some(progress::of_archive("archiving", progress)),
+            };
+            to_value(&replica.archive(file, options).await?)
+        }
+        Request::ArchiveRestore { file, partial } => {
+            let options = RestoreOptions {
+                partial,
+                with_identity: false,
+                progress: Some(progress::of_archive("restoring", progress)),
+            };
+            to_value(&replica.restore(file, options).await?)
+        }
         Request::Verify => {
             let told = progress::of_verify(progress);
             to_value(&replica.verify(Some(told)).await?)

@@ -23,8 +23,8 @@ pub(crate) const FAILURE: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 /// Bad input, or what it names does not exist.
 pub(crate) const BAD_INPUT: u8 = 7;
-/// Some files were not imported.
-pub(crate) const IMPORT_INCOMPLETE: u8 = 8;
+/// Some files were not imported, or some documents of an archive not restored.
+pub(crate) const INCOMPLETE: u8 = 8;
 
 /// Every exit code, in order.
 pub(crate) const TABLE: &[Exit] = &[
@@ -93,11 +93,13 @@ pub(crate) const TABLE: &[Exit] = &[
             "project_deleted",
             "project_in_use",
             "not_retryable",
+            "not_an_archive",
+            "file_exists",
         ],
     },
     Exit {
-        code: IMPORT_INCOMPLETE,
-        meaning: "some files were not imported; the others were",
+        code: INCOMPLETE,
+        meaning: "some files were not imported, or documents not restored; the others were",
         errors: &[],
     },
     Exit {
@@ -108,6 +110,7 @@ pub(crate) const TABLE: &[Exit] = &[
             "store_failed",
             "document_damaged",
             "document_too_new",
+            "archive_damaged",
             "identity",
             "profile",
             "newer_version",

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::time::rfc3339;
 
+pub(crate) mod archive;
 pub(crate) mod outbox;
 
 /// Answer of `init`.

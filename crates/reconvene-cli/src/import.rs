@@ -105,7 +105,7 @@ pub(crate) fn exit_code(answer: &Value) -> u8 {
         return exit::code_of(code);
     }
     match answer["failed"].as_array() {
-        Some(failed) if !failed.is_empty() => exit::IMPORT_INCOMPLETE,
+        Some(failed) if !failed.is_empty() => exit::INCOMPLETE,
         _ => exit::OK,
     }
 }

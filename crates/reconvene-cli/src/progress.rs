@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use reconvene::{SyncProgress, VerifyProgress};
+use reconvene::{ArchiveProgress, SyncProgress, VerifyProgress};
 use tokio::task::JoinHandle;
 
 use crate::request::{Progress, ProgressSink};
@@ -94,6 +94,24 @@ pub(crate) fn of_verify(progress: &ProgressSink) -> Arc<dyn Fn(VerifyProgress) +
         } = read;
         progress(Progress {
             what: "verifying".to_owned(),
+            done: documents,
+            total: Some(total),
+        });
+    })
+}
+
+/// What the node tells of an archive or a restore, as progress.
+pub(crate) fn of_archive(
+    what: &'static str,
+    progress: &ProgressSink,
+) -> Arc<dyn Fn(ArchiveProgress) + Send + Sync> {
+    let progress = Arc::clone(progress);
+    Arc::new(move |moved| {
+        let ArchiveProgress {
+            documents, total, ..
+        } = moved;
+        progress(Progress {
+            what: what.to_owned(),
             done: documents,
             total: Some(total),
         });

@@ -202,6 +202,22 @@ pub(crate) enum Request {
     /// The same without records, again whenever links, freshness or what is to be delivered change: a
     /// stream.
     StatusWatch,
+    /// Write an archive.
+    ArchiveCreate {
+        /// The file, absolute: the process that writes it may stand elsewhere.
+        file: PathBuf,
+        /// With what makes the store this device.
+        with_identity: bool,
+        /// Also where there is such a file.
+        overwrite: bool,
+    },
+    /// Take in what an archive has.
+    ArchiveRestore {
+        /// The file, absolute.
+        file: PathBuf,
+        /// As far as it still reads.
+        partial: bool,
+    },
     /// Read everything, and say what is damaged.
     Verify,
     /// A workspace as canonical JSON text.
@@ -270,6 +286,8 @@ impl Request {
             Self::Import { .. } => "importing",
             Self::Sync { .. } => "syncing",
             Self::Verify => "verifying",
+            Self::ArchiveCreate { .. } => "archiving",
+            Self::ArchiveRestore { .. } => "restoring",
             Self::Export { .. } | Self::ExportMarkdown { .. } => "exporting",
             Self::Compact => "compacting",
             Self::Purge { .. } => "purging",

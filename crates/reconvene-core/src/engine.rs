@@ -56,6 +56,7 @@ pub use alive::Stall;
 pub use compact::needs_singly;
 pub use follow::{StoredBodies, stored_frames};
 pub use fresh::{Verified, word_counts};
+pub use ingest::{Restore, RestoreError, Restored, RestoredDocument};
 pub use links::Trouble;
 pub use purge::tombstone_of;
 pub use rebuild::{Remains, rebuilt_row};
@@ -332,6 +333,7 @@ impl Engine {
             Input::Write(write) => self.on_write(write),
             Input::Compact(compact) => self.on_compact(*compact),
             Input::Purge(purge) => self.on_purge(purge),
+            Input::Restore(restore) => self.on_restore(restore),
             Input::Replay(entries) => self.on_replay(entries),
             Input::Connect { peer, addresses } => self.on_connect(peer, addresses),
             Input::Disconnect { peer } => self.on_disconnect(peer),

@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 
+use crate::archive::{Decoder, Found, HEAD_BYTES, HEADER_BYTES};
 use crate::guard::{ChangeHeader, parse_change, seal};
 use crate::limits;
 use crate::records::{
@@ -23,7 +24,11 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
+    Target {
+        name: "archive",
+        run: archive,
+    },
     Target {
         name: "change",
         run: change,
@@ -49,6 +54,50 @@ pub const TARGETS: [Target; 6] = [
         run: ticket,
     },
 ];
+
+/// An archive, strictly and in salvage. What is whole for the one is whole for the other, whatever is
+/// lost is told, and every byte is accounted for.
+pub fn archive(data: &[u8]) {
+    let strict = decode_archive(Decoder::strict(), data);
+    let Ok(salvaged) = decode_archive(Decoder::salvaging(), data) else {
+        assert!(strict.is_err());
+        return;
+    };
+    if let Ok(whole) = strict {
+        assert_eq!(whole, salvaged);
+        return;
+    }
+    assert!(salvaged.iter().any(|found| matches!(found, Found::Lost(_))));
+    let mut reached = HEADER_BYTES as u64;
+    for found in &salvaged {
+        match found {
+            Found::Piece { offset, .. } => {
+                assert!(*offset >= reached);
+                reached = offset + HEAD_BYTES as u64;
+            }
+            Found::Lost(lost) => assert!(lost.offset + lost.bytes <= data.len() as u64),
+            Found::Incomplete(_) => {}
+        }
+    }
+}
+
+fn decode_archive(
+    mut decoder: Decoder,
+    data: &[u8],
+) -> Result<Vec<Found>, crate::archive::ArchiveError> {
+    let mut all = Vec::new();
+    let mut portions = data.chunks(97);
+    loop {
+        match (decoder.next_found()?, decoder.is_complete()) {
+            (Some(found), _) => all.push(found),
+            (None, true) => return Ok(all),
+            (None, false) => match portions.next() {
+                Some(portion) => decoder.feed(portion),
+                None => decoder.finish(),
+            },
+        }
+    }
+}
 
 /// The guard, given a chunk.
 pub fn change(data: &[u8]) {

@@ -10,6 +10,7 @@ pub mod ids;
 pub mod limits;
 pub mod time;
 
+pub mod archive;
 pub mod feed;
 pub mod guard;
 pub mod keys;
@@ -40,6 +41,10 @@ mod golden;
     reason = "generated; the .proto files carry the documentation"
 )]
 pub mod schema {
+    /// Pieces of archives (`schema/archive.proto`).
+    pub mod archive {
+        include!(concat!(env!("OUT_DIR"), "/reconvene.archive.v1.rs"));
+    }
     /// Stored records (`schema/storage.proto`).
     pub mod storage {
         include!(concat!(env!("OUT_DIR"), "/reconvene.storage.v1.rs"));

@@ -294,6 +294,12 @@ pub const RELAYED_REFUSALS_MAX: usize = 64;
 /// device further behind is told of later.
 pub const WAYPOINTS_MAX: usize = 1024;
 
+/// Largest payload of one piece of an archive. A longer one is not written, and read as damage.
+pub const ARCHIVE_PIECE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most documents that one restore names. One with more is refused.
+pub const RESTORE_DOCUMENTS_MAX: usize = 1024;
+
 /// Longest device, member or workspace name, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 200;
 
@@ -310,6 +316,8 @@ const _: () = assert!(SNAPSHOT_BYTES_MAX < VALUE_BYTES_MAX);
 const TOMBSTONE_BYTES_MAX: usize =
     ACTORS_PER_DOCUMENT_MAX * (ACTOR_BYTES_MAX + 21) + WANT_BEYOND_MAX * 10;
 const _: () = assert!(TOMBSTONE_BYTES_MAX + FRAME_HEADROOM_BYTES <= ASSEMBLED_FRAME_BYTES_MAX);
+const _: () = assert!(TOMBSTONE_BYTES_MAX + FRAME_HEADROOM_BYTES <= ARCHIVE_PIECE_BYTES_MAX);
+const _: () = assert!(VALUE_BYTES_MAX + FRAME_HEADROOM_BYTES <= ARCHIVE_PIECE_BYTES_MAX);
 const _: () = assert!(WINDOW_BYTES * 2 + TOMBSTONE_BYTES_MAX <= LINK_INGEST_BYTES_MAX);
 const _: () = assert!(WINDOW_BYTES * 2 + CHANGE_BYTES_MAX <= LINK_INGEST_BYTES_MAX);
 const _: () = assert!(WINDOW_BYTES * 2 + SNAPSHOT_BYTES_MAX <= LINK_INGEST_BYTES_MAX);

@@ -10,6 +10,7 @@ use reconvene_core::wire::Role;
 
 use crate::world::{NodeId, World, document, workspace};
 
+mod archives;
 mod damage;
 mod devices;
 mod failures;

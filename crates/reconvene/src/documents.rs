@@ -67,6 +67,9 @@ struct Entry {
     remote: Vec<ChangeHash>,
     /// More were noted than are kept: what is open is not worth bringing up to date.
     outdated: bool,
+    /// Edits on their way into the store, which a reader may not see yet: whoever reads the document
+    /// anew adds them.
+    local: BTreeMap<u64, Vec<Bytes>>,
 }
 
 #[derive(Default)]
@@ -74,6 +77,7 @@ struct Table {
     entries: BTreeMap<Place, Entry>,
     bytes: usize,
     clock: u64,
+    edits: u64,
     applied: ApplyStats,
 }
 
@@ -140,6 +144,7 @@ impl Documents {
                 used,
                 remote: Vec::new(),
                 outdated: false,
+                local: BTreeMap::new(),
             });
             entry.used = used;
             Arc::clone(&entry.lock)
@@ -152,6 +157,28 @@ impl Documents {
             }
         }
         Lease { place, guard }
+    }
+
+    /// Notes an edit of a leased document that was handed to the engine. Until it is settled whoever
+    /// reads the document anew adds it to what the store shows.
+    pub(crate) fn note_local(&self, lease: &Lease, changes: Vec<Bytes>) -> LocalEdit {
+        let mut table = self.table();
+        table.edits += 1;
+        let number = table.edits;
+        if let Some(entry) = table.entries.get_mut(&lease.place) {
+            entry.local.insert(number, changes);
+        }
+        let place = lease.place;
+        LocalEdit { place, number }
+    }
+
+    /// An edit is in the store, for readers too, or failed.
+    pub(crate) fn settle(&self, edit: LocalEdit) {
+        let mut table = self.table();
+        if let Some(entry) = table.entries.get_mut(&edit.place) {
+            entry.local.remove(&edit.number);
+        }
+        self.evict(&mut table);
     }
 
     /// A document lost changes: what is open of it is not what is stored, and the numbers of what was
@@ -207,6 +234,7 @@ impl Documents {
             .retain(|_, entry| Arc::strong_count(&entry.lock) > 1);
         for entry in table.entries.values_mut() {
             entry.remote = vec![REPLACED];
+            entry.local.clear();
         }
         table.bytes = table.entries.values().map(|entry| entry.bytes).sum();
     }
@@ -226,12 +254,17 @@ impl Documents {
         let before = std::mem::replace(&mut entry.bytes, bytes);
         table.bytes = table.bytes - before + bytes;
         drop(lease);
+        self.evict(&mut table);
+    }
+
+    /// Closes the least recently used documents beyond the budget.
+    fn evict(&self, table: &mut Table) {
         while table.bytes > self.bytes_max || table.entries.len() > OPEN_DOCUMENTS_MAX {
-            // A locked document is in use and stays.
+            // A locked document is in use and stays, and one whose edits are on their way.
             let free = table
                 .entries
                 .iter()
-                .filter(|(_, entry)| Arc::strong_count(&entry.lock) == 1);
+                .filter(|(_, entry)| Arc::strong_count(&entry.lock) == 1 && entry.local.is_empty());
             let Some(place) = free
                 .min_by_key(|(_, entry)| entry.used)
                 .map(|(place, _)| *place)
@@ -313,13 +346,7 @@ impl Documents {
             .is_some_and(|document| !document.is_poisoned());
         if !reusable {
             open.remote.clear();
-            open.document = Some(read_document(
-                &self.reader,
-                &self.counter,
-                workspace,
-                id,
-                purpose,
-            )?);
+            open.document = Some(self.read_with_local(workspace, id, purpose)?);
         }
         let Some(document) = open.document.as_mut() else {
             return Err(not_found(id));
@@ -339,10 +366,30 @@ impl Documents {
             // Built anew from the durable bytes, it says what is wrong, if anything is; and what can
             // not be built anew is not shown as it was.
             open.document = None;
-            let anew = read_document(&self.reader, &self.counter, workspace, id, purpose)?;
-            open.document = Some(anew);
+            open.document = Some(self.read_with_local(workspace, id, purpose)?);
         }
         open.document.as_mut().ok_or_else(|| not_found(id))
+    }
+
+    /// Materialises a document from its stored changes and from what is on its way there.
+    fn read_with_local(
+        &self,
+        workspace: WorkspaceId,
+        id: DocumentId,
+        purpose: Purpose,
+    ) -> Result<Document, Error> {
+        // First these: what is in the store by now is seen there.
+        let local: Vec<_> = match self.table().entries.get(&(workspace, id)) {
+            Some(entry) => entry.local.values().flatten().cloned().collect(),
+            None => Vec::new(),
+        };
+        let read = || read_document(&self.reader, &self.counter, workspace, id, purpose);
+        let mut document = read()?;
+        if local.is_empty() || document.apply(local.iter().map(|body| &body[..])).is_ok() {
+            return Ok(document);
+        }
+        // They do not follow from what is stored: the engine refuses them.
+        read()
     }
 
     /// Applies remote changes, all in one batch; whether they could be applied.
@@ -355,6 +402,13 @@ impl Documents {
         stats.changes_max = stats.changes_max.max(changes);
         applied
     }
+}
+
+/// An edit that is on its way into the store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalEdit {
+    place: Place,
+    number: u64,
 }
 
 impl Lease {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reconvene_core::engine::{
     CloseReason, CompactHold, EditError, Engine, Enrolment, Event, Input, Moment, Output,
-    PurgeError, ReadQuery, ReadResult, SendStored, stored_frames,
+    PurgeError, ReadQuery, ReadResult, RestoreError, Restored, SendStored, stored_frames,
 };
 use reconvene_core::examine;
 use reconvene_core::ids::{
@@ -108,6 +108,7 @@ pub(crate) fn start(
         writes: BTreeMap::new(),
         compactions: BTreeMap::new(),
         purges: BTreeMap::new(),
+        restores: BTreeMap::new(),
         joins: BTreeMap::new(),
         listens: BTreeMap::new(),
         links: HashMap::new(),
@@ -144,6 +145,7 @@ struct Driver {
     writes: BTreeMap<RequestId, oneshot::Sender<Result<(), Error>>>,
     compactions: BTreeMap<RequestId, oneshot::Sender<Result<(), CompactHold>>>,
     purges: BTreeMap<RequestId, oneshot::Sender<Result<u64, PurgeError>>>,
+    restores: BTreeMap<RequestId, (WorkspaceId, oneshot::Sender<Result<Restored, RestoreError>>)>,
     joins: BTreeMap<RequestId, oneshot::Sender<Result<Enrolment, Error>>>,
     listens: BTreeMap<String, oneshot::Sender<Result<String, Error>>>,
     /// Only ever looked up by key, or summed over.
@@ -460,6 +462,11 @@ impl Driver {
                 self.purges.insert(purge.request, answer);
                 self.input(Input::Purge(purge));
             }
+            Command::Restore(restore, answer) => {
+                let waiting = (restore.workspace, answer);
+                self.restores.insert(restore.request, waiting);
+                self.input(Input::Restore(restore));
+            }
             Command::Replay(entries) => self.input(Input::Replay(entries)),
             Command::Connect(peer, addresses) => self.input(Input::Connect { peer, addresses }),
             Command::Disconnect(peer) => self.input(Input::Disconnect { peer }),
@@ -682,6 +689,22 @@ impl Driver {
             }
             Event::PurgeRefused { request, error } => {
                 if let Some(answer) = self.purges.remove(request) {
+                    reply(answer, Err(error.clone()));
+                }
+                return;
+            }
+            Event::Restored { request, restored } => {
+                if let Some((workspace, answer)) = self.restores.remove(request) {
+                    // Open ones have to be read anew.
+                    for document in &restored.documents {
+                        self.documents.note_replaced(workspace, *document);
+                    }
+                    reply(answer, Ok(restored.clone()));
+                }
+                return;
+            }
+            Event::RestoreRefused { request, error } => {
+                if let Some((_, answer)) = self.restores.remove(request) {
                     reply(answer, Err(error.clone()));
                 }
                 return;

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use reconvene_core::engine::{EditError, PurgeError};
+use reconvene_core::archive::ArchiveError;
+use reconvene_core::engine::{EditError, PurgeError, RestoreError};
 use reconvene_core::ids::{DocumentId, ParseIdError};
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::StoreError;
@@ -145,6 +146,20 @@ pub enum Error {
     /// A project was named that does not exist or is ambiguous.
     #[error(transparent)]
     Project(#[from] ResolveError),
+    /// A file that would be written is there already.
+    #[error("there is a file {} already", .0.display())]
+    FileExists(PathBuf),
+    /// An archive is not what it should be.
+    #[error("the archive {}: {source}", .path.display())]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ArchiveError,
+    },
+    /// Documents of an archive were not taken.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// The edit was refused by the model.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -268,15 +283,26 @@ impl Error {
             Self::Purge(PurgeError::TooMany { .. }) => "bad_input",
             Self::Edit(EditError::Store(error))
             | Self::Purge(PurgeError::Store(error))
+            | Self::Restore(RestoreError::Store(error))
             | Self::Store(error) => match error {
                 StoreError::NoSpace | StoreError::LowSpace { .. } => "no_space",
                 StoreError::Damaged { .. } => "store_damaged",
                 StoreError::Closed => "closed",
                 _ => "store_failed",
             },
-            Self::Edit(_) | Self::Purge(_) => "edit_refused",
+            Self::Edit(_) | Self::Purge(_) | Self::Restore(_) => "edit_refused",
+            Self::FileExists(_) => "file_exists",
+            Self::Archive { source, .. } => match source {
+                ArchiveError::NotAnArchive => "not_an_archive",
+                ArchiveError::TooNew { .. } => "newer_version",
+                ArchiveError::TooLarge { .. } => "too_large",
+                _ => "archive_damaged",
+            },
             Self::Document { .. } | Self::Read(_) => "document_damaged",
             Self::Network(_) | Self::Listen { .. } => "network",
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                "no_space"
+            }
             Self::Io { .. } => "io",
             Self::Closed => "closed",
         }
@@ -295,9 +321,7 @@ impl Error {
             }
             "already_initialised" => "use it as it is, or choose another directory with --data",
             "store_locked" => "close the other program that uses this directory, or talk to it",
-            "newer_version" => {
-                "use the version of reconvene that wrote this directory, or a later one"
-            }
+            "newer_version" => "use the version of reconvene that wrote it, or a later one",
             "not_a_store" => "choose an empty or new directory with --data",
             "permission" => "make the directory yours, or choose another one with --data",
             "no_space" => "free some space on the disk; nothing that was stored is lost",
@@ -327,6 +351,10 @@ impl Error {
             "ambiguous_project" => "name the project by its id (`reconvene project list`)",
             "not_found" => {
                 "see the list for what there is (`meeting list`, `project list`, `workspace list`)"
+            }
+            "file_exists" => "choose another name, or say --overwrite",
+            "archive_damaged" => {
+                "use another copy of it, or restore what still reads with --partial"
             }
             "other_history" => "list anew, and go on from the cursor of a new watch",
             "bad_id" => "copy the id from a list",

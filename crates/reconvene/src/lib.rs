@@ -32,6 +32,7 @@ mod error;
 mod options;
 mod replica;
 
+mod archive;
 mod deletion;
 mod feed_watch;
 mod filter;
@@ -80,6 +81,10 @@ mod clock;
 mod enrolled;
 mod profile;
 
+pub use archive::{
+    ArchiveOptions, ArchiveProgress, ArchiveReport, IncompleteDocument, LostStretch,
+    OnArchiveProgress, RefusedRestore, RestoreOptions, RestoreReport,
+};
 pub use clock::ManualClock;
 pub use commands::{CommandFilter, Commands};
 pub use compaction::{CompactReport, HeldDocument};

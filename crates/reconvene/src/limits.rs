@@ -22,6 +22,9 @@ pub const CHANGES_ENTRIES_MAX: usize = 512;
 /// More are refused.
 pub const APPEND_SEGMENTS_MAX: usize = 500;
 
+/// Most workspaces of an archive. One that names more is refused.
+pub const ARCHIVE_WORKSPACES_MAX: usize = 10_000;
+
 /// How long a deleted meeting can be restored before it is purged by itself.
 pub const DELETED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 

@@ -1,6 +1,6 @@
 //! How a replica is opened: what its host may choose, and the files that are opened for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reconvene_core::ids::MemberId;
@@ -28,6 +28,7 @@ pub struct OpenOptions {
     state_version: u32,
     workspace_documents_max: u64,
     clock: Option<ManualClock>,
+    is_restored: bool,
 }
 
 impl OpenOptions {
@@ -44,6 +45,7 @@ impl OpenOptions {
             state_version: STATE_VERSION,
             workspace_documents_max: WORKSPACE_DOCUMENTS_DEFAULT,
             clock: None,
+            is_restored: false,
         }
     }
 
@@ -129,6 +131,14 @@ impl OpenOptions {
         }
     }
 
+    /// That the store was just made for an archive: of what its profile names nothing was lost.
+    pub(crate) fn restored(self) -> Self {
+        Self {
+            is_restored: true,
+            ..self
+        }
+    }
+
     /// Opens the replica on the current tokio runtime.
     ///
     /// Costs time with the journal and the store's own recovery, not with the number of documents.
@@ -148,6 +158,11 @@ impl OpenOptions {
             Ok(false) => Err(Error::NotInitialised(self.path)),
             _ => Ok(self.path),
         }
+    }
+
+    /// The directory, and what a new replica is called and is, where that was said.
+    pub(crate) fn to_be_made(&self) -> (&Path, Option<&str>, Option<Role>) {
+        (&self.path, self.name.as_deref(), self.role)
     }
 
     fn open_files(self) -> Result<Files, Error> {
@@ -215,6 +230,7 @@ impl OpenOptions {
                 Role::Device => u64::MAX,
             },
             clock: self.clock,
+            is_restored: self.is_restored,
         })
     }
 }
@@ -234,4 +250,5 @@ pub(crate) struct Files {
     pub(crate) state_version: u32,
     pub(crate) workspace_documents_max: u64,
     pub(crate) clock: Option<ManualClock>,
+    pub(crate) is_restored: bool,
 }

@@ -180,13 +180,7 @@ impl ProfileFile {
     /// Reads the profile; `None` if there is no file.
     pub(crate) fn load(&self) -> Result<Option<Profile>, Error> {
         let profile: Option<Profile> = read_file(&self.path)?;
-        if let Some(newer) = profile.as_ref().filter(|known| known.version > VERSION) {
-            return Err(Error::Open(reconvene_sled::OpenError::NewerVersion {
-                found: newer.version,
-                supported: VERSION,
-            }));
-        }
-        Ok(profile)
+        profile.map(of_known_version).transpose()
     }
 
     /// Replaces the profile; after a crash either the old or the new one is there, whole.
@@ -201,6 +195,23 @@ impl ProfileFile {
         }
         self.save(profile)
     }
+}
+
+fn of_known_version(profile: Profile) -> Result<Profile, Error> {
+    if profile.version > VERSION {
+        return Err(Error::Open(reconvene_sled::OpenError::NewerVersion {
+            found: profile.version,
+            supported: VERSION,
+        }));
+    }
+    Ok(profile)
+}
+
+/// A profile as it stands in its file.
+pub(crate) fn parse_profile(bytes: &[u8]) -> Result<Profile, Error> {
+    let parsed = serde_json::from_slice(bytes);
+    let parsed = parsed.map_err(|error| Error::BadInput(format!("it is no profile: {error}")));
+    of_known_version(parsed?)
 }
 
 /// Reads a value from a file; `None` if there is no file.

@@ -152,7 +152,7 @@ impl Repair {
                 Err(error) => {
                     let from = Key::from_bytes(range.start().to_vec());
                     self.lose(&from, format!("nothing from here on can be read: {error}"));
-                    match self.past(&range) {
+                    match past(&self.reader, &range) {
                         Some(rest) => range = rest,
                         None => return Ok(()),
                     }
@@ -171,29 +171,6 @@ impl Repair {
                 None => return Ok(()),
             }
         }
-    }
-
-    /// The rest of a range past a place where sled does not read on, as near as it is found: keys are
-    /// counted up at ever earlier bytes until something reads.
-    fn past(&self, range: &KeyRange) -> Option<KeyRange> {
-        let start = range.start();
-        for at in (1..start.len().min(41)).rev() {
-            let mut from = start[..=at].to_vec();
-            for _ in 0..STEPS_MAX {
-                let Some(next) = from[at].checked_add(1) else {
-                    break;
-                };
-                from[at] = next;
-                if range.end().is_some_and(|end| from.as_slice() >= end) {
-                    return None;
-                }
-                let rest = KeyRange::new(from.clone(), range.end().map(<[u8]>::to_vec));
-                if self.reader.survey(&rest).is_ok() {
-                    return Some(rest);
-                }
-            }
-        }
-        None
     }
 
     /// Keeps what is not of documents. Cursors go: nobody knows any more what they stood for.
@@ -450,6 +427,29 @@ impl Repair {
 }
 
 type Documents = BTreeMap<DocumentId, Option<DocumentKind>>;
+
+/// The rest of a range past a place where sled does not read on, as near as it is found: keys are
+/// counted up at ever earlier bytes until something reads.
+pub(crate) fn past(reader: &SledReader, range: &KeyRange) -> Option<KeyRange> {
+    let start = range.start();
+    for at in (1..start.len().min(41)).rev() {
+        let mut from = start[..=at].to_vec();
+        for _ in 0..STEPS_MAX {
+            let Some(next) = from[at].checked_add(1) else {
+                break;
+            };
+            from[at] = next;
+            if range.end().is_some_and(|end| from.as_slice() >= end) {
+                return None;
+            }
+            let rest = KeyRange::new(from.clone(), range.end().map(<[u8]>::to_vec));
+            if reader.survey(&rest).is_ok() {
+                return Some(rest);
+            }
+        }
+    }
+    None
+}
 
 fn all_of(kind: KeyKind) -> KeyRange {
     KeyRange::new(vec![kind as u8], Some(vec![kind as u8 + 1]))

@@ -25,7 +25,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::clock::{Clock, wall_now};
 use crate::deletion::check_living;
-use crate::documents::{Documents, Lease};
+use crate::documents::{Documents, Lease, LocalEdit};
 use crate::driver::{self, Command, DriverHandle, Notice};
 use crate::enrolled::{self, EnrolledFile};
 use crate::findings::{self, Finder, Findings, Look};
@@ -131,6 +131,7 @@ impl Replica {
             state_version,
             workspace_documents_max,
             clock,
+            is_restored,
         } = files;
         let peer = identity.peer_id();
         let reader = opened.store.reader();
@@ -189,7 +190,7 @@ impl Replica {
         if let Some(error) = unreadable.filter(|_| lost.workspaces && !is_new) {
             return Err(error);
         }
-        if lost.workspaces && !is_new {
+        if lost.workspaces && !is_new && !is_restored {
             tracing::warn!("the store had lost workspaces; they were entered from the profile");
         }
         if !lost.rows.is_empty() {
@@ -495,11 +496,13 @@ impl Replica {
             documents: vec![document],
             rows,
         };
+        let bodies = edit.documents[0].changes.clone();
         let durable = self.shared.driver.edit(edit).await?;
+        let local = self.shared.documents.note_local(&lease, bodies);
         self.shared.documents.give_back(lease);
         let replica = self.clone();
         let confirm = async move {
-            replica.confirm(workspace, &[id], durable).await?;
+            replica.confirm(workspace, &[(id, local)], durable).await?;
             replica.tell(news);
             replica.shared.findings.note(look);
             Ok::<_, Error>(())
@@ -516,14 +519,17 @@ impl Replica {
     pub(crate) async fn confirm(
         &self,
         workspace: WorkspaceId,
-        ids: &[DocumentId],
+        edits: &[(DocumentId, LocalEdit)],
         durable: oneshot::Receiver<Result<(), Error>>,
     ) -> Result<(), Error> {
         let outcome = durable.await.map_err(|_| Error::Closed)?;
+        for (_, edit) in edits {
+            self.shared.documents.settle(*edit);
+        }
         if let Err(error) = &outcome {
             tracing::warn!(%error, "an edit failed; its document is loaded anew");
             self.shared.documents.forget_incarnation();
-            for id in ids {
+            for (id, _) in edits {
                 let mut lease = self.shared.documents.lease(workspace, *id).await;
                 lease.forget();
                 self.shared.documents.give_back(lease);

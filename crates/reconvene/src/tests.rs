@@ -10,6 +10,7 @@ use crate::{
     SyncOptions, qmsum,
 };
 
+mod archive;
 mod commands;
 mod compaction;
 mod deletion;
@@ -902,5 +903,31 @@ fn a_server_takes_no_more_documents_of_a_workspace_than_it_may_until_there_is_ro
             (held(&server).await, held(&b).await),
             (MEETINGS + 2, MEETINGS + 2)
         );
+    });
+}
+
+#[test]
+fn a_document_that_is_read_anew_keeps_the_edits_that_are_on_their_way() {
+    run(async {
+        let device = Peer::new(Role::Device).await;
+        let meetings = device.replica.meetings();
+        let id = meetings.add(NewMeeting::titled("read anew")).await;
+        let id = id.unwrap().meeting.id;
+        let workspace = device.replica.current_workspace().unwrap();
+        let documents = &device.replica.shared.documents;
+        let mut notes = String::new();
+        for n in 0..200 {
+            let note = format!("{n}\n");
+            notes.push_str(&note);
+            let edit = meetings.edit_buffered(id, move |meeting| meeting.append_note(&note));
+            edit.await.unwrap();
+            // As when a whole version of it came, or its compaction is read after a restart.
+            documents.note_replaced(workspace, id);
+            let shown = meetings.show(id).await.unwrap();
+            assert_eq!(shown.meeting.notes, notes);
+        }
+        let device = device.reopen(Role::Device).await;
+        let shown = device.replica.meetings().show(id).await.unwrap();
+        assert_eq!(shown.meeting.notes, notes);
     });
 }

@@ -1,5 +1,7 @@
 //! Edits of several documents of one workspace that become durable together or not at all.
 
+use std::collections::BTreeMap;
+
 use reconvene_core::engine::{Edit, EditedDocument};
 use reconvene_core::ids::{DocumentId, WorkspaceId};
 use reconvene_model::{Editor, ModelError};
@@ -95,7 +97,10 @@ impl Replica {
             looks.extend(done.look);
             leases.push((id, done.lease));
         }
-        let ids: Vec<_> = documents.iter().map(|edited| edited.document).collect();
+        let made: BTreeMap<_, _> = documents
+            .iter()
+            .map(|edited| (edited.document, edited.changes.clone()))
+            .collect();
         let mut durable = None;
         if !documents.is_empty() {
             let edit = Edit {
@@ -106,13 +111,18 @@ impl Replica {
             };
             durable = Some(self.shared.driver.edit(edit).await?);
         }
-        for (_, lease) in leases {
+        let mut local = Vec::with_capacity(made.len());
+        for (id, lease) in leases {
+            if let Some(changes) = made.get(&id) {
+                let edit = self.shared.documents.note_local(&lease, changes.clone());
+                local.push((id, edit));
+            }
             self.shared.documents.give_back(lease);
         }
         let Some(durable) = durable else {
             return Ok(());
         };
-        self.confirm(workspace, &ids, durable).await?;
+        self.confirm(workspace, &local, durable).await?;
         self.tell(news);
         self.shared.findings.note(looks);
         Ok(())

@@ -191,7 +191,7 @@ async fn a_bad_file_does_not_keep_the_others_out() {
         );
     }
     assert_eq!(named(&imported, "/failed/0/file"), "bad.json");
-    assert_eq!(import::exit_code(&imported), exit::IMPORT_INCOMPLETE);
+    assert_eq!(import::exit_code(&imported), exit::INCOMPLETE);
     store.close().await;
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Here are the jobs and what they wait for; `place` puts changes into the graphs of their documents,
 //! `commit` makes a job whose turn has come into a batch, `batches` hands batches to the store and
-//! lets out what is behind its barrier.
+//! lets out what is behind its barrier, `restore` takes in what an archive has.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -37,8 +37,10 @@ mod batches;
 mod commit;
 mod counters;
 mod place;
+mod restore;
 
 pub(super) use place::{Placed, PlacedDocument, enter};
+pub use restore::{Restore, RestoreError, Restored, RestoredDocument};
 
 /// A change that passed the guard, with its bytes as received.
 #[derive(Clone, Debug)]
@@ -80,6 +82,8 @@ pub(super) enum Author {
         request: RequestId,
         rows: Vec<(Key, Bytes)>,
     },
+    /// An archive that is restored.
+    Archive { request: RequestId },
     /// A journal frame; done at once if the feed already covers it.
     Journal { epoch: StoreEpoch, through: FeedSeq },
     Peer {
@@ -146,7 +150,9 @@ impl Work {
     /// Whether someone waits to be told what came of it.
     pub(super) fn is_waited_for(&self) -> bool {
         match self {
-            Self::Changes { author, .. } => matches!(author, Author::Host { .. }),
+            Self::Changes { author, .. } => {
+                matches!(author, Author::Host { .. } | Author::Archive { .. })
+            }
             Self::Write(_) | Self::Redeem { .. } | Self::Compact(_) | Self::Purge(_) => true,
             Self::PeerRow { .. }
             | Self::Learn(_)
@@ -420,6 +426,8 @@ pub(super) struct PendingBatch {
     edit: Option<RequestId>,
     write: Option<RequestId>,
     compact: Option<RequestId>,
+    /// Restores that are done with it.
+    restores: Vec<(RequestId, Restored)>,
     /// A purge, and how many documents it purges.
     purge: Option<(RequestId, u64)>,
     replayed: Option<u64>,

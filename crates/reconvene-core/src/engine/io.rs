@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::ingest::{Restore, RestoreError, Restored};
 use crate::examine::{Examined, Found};
 use crate::feed::FeedPoint;
 use crate::guard::ChangeHeader;
@@ -116,6 +117,8 @@ pub enum Input {
     Compact(Box<Compact>),
     /// The host has decided that documents are to be purged, for everyone.
     Purge(Purge),
+    /// The host restores documents of an archive.
+    Restore(Restore),
     /// All journal frames found at open, in their order. To be given before any edit or link:
     /// what the engine then releases may free any of them.
     Replay(Vec<JournalEntry>),
@@ -584,6 +587,20 @@ pub enum Event {
         request: RequestId,
         /// Why.
         error: PurgeError,
+    },
+    /// Documents of an archive are durable here, as far as they were taken.
+    Restored {
+        /// The request.
+        request: RequestId,
+        /// What was taken.
+        restored: Restored,
+    },
+    /// Nothing of a restore was taken, or it is not known what was.
+    RestoreRefused {
+        /// The request.
+        request: RequestId,
+        /// Why.
+        error: RestoreError,
     },
     /// A document was purged, durably, here or by a peer: nothing of it is to be shown any more.
     DocumentPurged {

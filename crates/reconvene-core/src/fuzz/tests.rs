@@ -32,6 +32,7 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
         seeds.iter().flat_map(with).collect()
     };
     match target {
+        "archive" => golden("archive.json"),
         "change" => seeds(1).into_iter().map(|(body, _)| body).collect(),
         "change_data" => seeds(2).into_iter().map(|(_, data)| data).collect(),
         "frame" => golden("frames.json"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use reconvene_core::engine::{
     Compact, CompactHold, Edit, Enrolment, Event, JoinRequest, LinkStats, Moment, Purge,
-    PurgeError, Stall, Trouble, Verified, Write,
+    PurgeError, Restore, RestoreError, Restored, Stall, Trouble, Verified, Write,
 };
 use reconvene_core::feed::FeedPoint;
 use reconvene_core::ids::{DocumentId, FeedSeq, LinkId, PeerId, WorkspaceId};
@@ -24,6 +24,7 @@ pub(crate) enum Command {
     Suspect(WorkspaceId, Option<DocumentId>),
     Compact(Box<Compact>, oneshot::Sender<Result<(), CompactHold>>),
     Purge(Purge, oneshot::Sender<Result<u64, PurgeError>>),
+    Restore(Restore, oneshot::Sender<Result<Restored, RestoreError>>),
     Replay(Vec<JournalEntry>),
     Connect(PeerId, Vec<String>),
     Disconnect(PeerId),
@@ -149,6 +150,13 @@ impl DriverHandle {
     pub(crate) async fn purge(&self, purge: Purge) -> Result<u64, Error> {
         let (sender, receiver) = oneshot::channel();
         self.send(Command::Purge(purge, sender)).await?;
+        Ok(receiver.await.map_err(|_| Error::Closed)??)
+    }
+
+    /// Has the engine take in documents of an archive; what was taken is durable.
+    pub(crate) async fn restore(&self, restore: Restore) -> Result<Restored, Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Command::Restore(restore, sender)).await?;
         Ok(receiver.await.map_err(|_| Error::Closed)??)
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::{Author, Entry, Job, PendingBatch, Redeemed, Work};
+use super::{Author, Entry, Job, PendingBatch, Redeemed, RestoreError, Work};
 use crate::engine::shares::Roster;
 use crate::engine::{CompactHold, EditError, Engine, Event, Output, PurgeError, WorkspaceState};
 use crate::feed::FeedPoint;
@@ -159,6 +159,9 @@ impl Engine {
             events.append(&mut batch.told);
             let compacted = batch.compact.take();
             events.extend(compacted.map(|request| Event::Compacted { request }));
+            let restored = batch.restores.drain(..);
+            events
+                .extend(restored.map(|(request, restored)| Event::Restored { request, restored }));
             let purged = batch.purge.take();
             events.extend(purged.map(|(request, documents)| Event::Purged { request, documents }));
             if let Some(changes) = batch.replayed.take() {
@@ -247,6 +250,10 @@ impl Engine {
             let why = CompactHold::Store(error.clone());
             self.emit(Event::CompactRefused { request, why });
         }
+        for (request, _) in batch.restores {
+            let error = RestoreError::Store(error.clone());
+            self.emit(Event::RestoreRefused { request, error });
+        }
         if let Some((request, _)) = batch.purge {
             let error = PurgeError::Store(error.clone());
             self.emit(Event::PurgeRefused { request, error });
@@ -306,6 +313,13 @@ impl Engine {
             } => {
                 let error = EditError::Store(error.clone());
                 self.emit(Event::EditRefused { request, error });
+            }
+            Work::Changes {
+                author: Author::Archive { request },
+                ..
+            } => {
+                let error = RestoreError::Store(error.clone());
+                self.emit(Event::RestoreRefused { request, error });
             }
             Work::Write(write) => {
                 let error = error.clone();
@@ -547,6 +561,7 @@ impl PendingBatch {
             edit: None,
             write: None,
             compact: None,
+            restores: Vec::new(),
             purge: None,
             replayed: None,
             heals: false,

@@ -144,6 +144,9 @@ impl Engine {
                 }
                 self.commit_local(workspace, placed, ids, Some(request), rows, None);
             }
+            Author::Archive { request } => {
+                self.commit_restored(workspace, placed, ids, request);
+            }
             Author::Journal { epoch, .. } => {
                 self.note_purged_since(workspace, &placed);
                 let replayed = placed.change_count();

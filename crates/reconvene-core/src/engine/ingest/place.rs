@@ -71,8 +71,8 @@ pub(super) fn place(
     let mut placed = Placed::default();
     let mut room = match author {
         Author::Peer { .. } => documents_max.saturating_sub(state.documents),
-        // What this side writes, or wrote, is its host's business.
-        Author::Host { .. } | Author::Journal { .. } => u64::MAX,
+        // What this side writes, wrote or has restored is its host's business.
+        Author::Host { .. } | Author::Journal { .. } | Author::Archive { .. } => u64::MAX,
     };
     let mut staged = Vec::new();
     for document in documents {
