@@ -8,6 +8,10 @@ const CLASSIC: &str = include_str!("../corpus/classic.txt");
 /// Plans by name.
 const PLANS: &[(&str, &str)] = &[
     (
+        "compaction-ahead-of-what-it-waits-for",
+        include_str!("../corpus/compaction-ahead-of-what-it-waits-for.plan"),
+    ),
+    (
         "rotten-snapshot-of-what-only-the-journal-has",
         include_str!("../corpus/rotten-snapshot-of-what-only-the-journal-has.plan"),
     ),

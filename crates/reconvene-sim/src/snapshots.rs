@@ -4,6 +4,7 @@
 //! other, each behind its length, deflated. What Automerge makes of real ones is tested where it is
 //! used.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use reconvene_core::storage::{StoreError, StoreRead};
 use reconvene_core::stored::{Replaceable, chunks};
 use reconvene_core::wire::KnownActor;
 
+use crate::changes::{KIND, OTHER_KIND, genesis};
 use crate::world::{NodeId, World};
 
 /// What a chunk begins with if it is a snapshot; a change begins with another byte.
@@ -126,6 +128,16 @@ impl World {
             return self.give(node, Input::Compact(Box::new(compact)));
         }
         let changes = changes_of(&chunks);
+        let known: BTreeSet<_> = changes.iter().map(|(header, _)| header.hash).collect();
+        let mut needed = changes.iter().flat_map(|(header, _)| &header.dependencies);
+        let is_root = |hash: &ChangeHash| {
+            [KIND, OTHER_KIND]
+                .iter()
+                .any(|kind| genesis(*kind).hash == *hash)
+        };
+        if needed.any(|hash| !known.contains(hash) && !is_root(hash)) {
+            return; // A snapshot of it would lose those that build on what is not here.
+        }
         let mut deflater = DeflateEncoder::new(vec![MARK], Compression::fast());
         for (_, change) in &changes {
             let length = u32::try_from(change.len()).expect("a change is far below 4 GiB");

@@ -117,10 +117,14 @@ impl Engine {
         if is_stopped || self.leaving.contains_key(&workspace) {
             return;
         }
+        self.put_ahead(Job::new(work));
+    }
+
+    fn put_ahead(&mut self, job: Job) {
         // What the first job was promised to be told comes to the first job.
         let first = self.jobs.front();
         let place = usize::from(first.is_some_and(|job| job.looking_up > 0));
-        self.jobs.insert(place, Job::new(work));
+        self.jobs.insert(place.min(self.jobs.len()), job);
     }
 
     /// Looks for damaged records among some.
@@ -177,12 +181,16 @@ impl Engine {
                 (_, Some(KeyKind::Feed | KeyKind::Peer | KeyKind::Index | KeyKind::Share)) => {
                     let of_share = record.key.share_parts().map(|(_, workspace)| workspace);
                     let workspace = of_share.unwrap_or(workspace);
-                    let mut jobs = self.jobs.iter();
-                    let is_queued = jobs.any(
+                    let known = self.jobs.iter().position(
                         |job| matches!(&job.work, Work::SetAside(_, known) if known.key == record.key),
                     );
-                    if !is_queued {
-                        self.enqueue_ahead(workspace, Work::SetAside(workspace, Box::new(record)));
+                    match known.and_then(|place| self.jobs.remove(place)) {
+                        // What asks again and again may be in its way.
+                        Some(queued) => self.put_ahead(queued),
+                        None => {
+                            let work = Work::SetAside(workspace, Box::new(record));
+                            self.enqueue_ahead(workspace, work);
+                        }
                     }
                 }
                 _ => {}
