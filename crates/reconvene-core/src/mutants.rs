@@ -32,8 +32,8 @@ pub enum Mutant {
     DeletesUnread,
     /// Takes changes of a document that was purged for those of a new one.
     ForgetsTombstones,
-    /// Ends a reconciliation with its first run, whatever that leaves out.
-    ComparesOnce,
+    /// Ends a reconciliation with its first run, and leaves a document out of that.
+    ComparesInPart,
     /// Has the journal let go of what was sent.
     ReleasesOnSend,
     /// Says that it holds all a peer has as soon as it knows how much that is.
@@ -67,7 +67,7 @@ impl Mutant {
         Self::ConfirmsNothing,
         Self::DeletesUnread,
         Self::ForgetsTombstones,
-        Self::ComparesOnce,
+        Self::ComparesInPart,
         Self::ReleasesOnSend,
         Self::VerifiesUnseen,
         Self::ForgetsRefusals,

@@ -12,6 +12,10 @@ const PLANS: &[(&str, &str)] = &[
         include_str!("../corpus/compaction-ahead-of-what-it-waits-for.plan"),
     ),
     (
+        "history-that-had-to-be-begun-twice",
+        include_str!("../corpus/history-that-had-to-be-begun-twice.plan"),
+    ),
+    (
         "rotten-snapshot-of-what-only-the-journal-has",
         include_str!("../corpus/rotten-snapshot-of-what-only-the-journal-has.plan"),
     ),

@@ -391,7 +391,8 @@ impl Draw {
                 node,
                 document: self.below(DOCUMENTS - 2),
                 changes: 1 + self.count(3),
-                bytes: bytes.min(1_000),
+                // Large enough for several frames, or small.
+                bytes: bytes.min(70_000),
             },
             false => Action::Edit {
                 node,

@@ -504,7 +504,8 @@ impl Engine {
             state.stats.documents_compared += u64::from(mutual);
             flow.exchange.wants.push_back((*document, mutual));
         }
-        for document in session.here.difference(&session.there) {
+        let left_out = usize::from(self.config.mutants.has(Mutant::ComparesInPart));
+        for document in session.here.difference(&session.there).skip(left_out) {
             flow.exchange.answers.push_back((*document, Vec::new()));
         }
         self.send_wants(link, workspace);
@@ -1079,7 +1080,7 @@ impl Engine {
             return;
         };
         let differed = session.here.union(&session.there).count();
-        let runs_max = match self.config.mutants.has(Mutant::ComparesOnce) {
+        let runs_max = match self.config.mutants.has(Mutant::ComparesInPart) {
             true => 1,
             false => limits::RECONCILE_RUNS_MAX,
         };

@@ -292,6 +292,10 @@ impl Engine {
             batch.pinned.clear();
             batch.reaches = None;
         }
+        // Until what only the journal has is in the feed, its place there may go to something else. A
+        // history that began for that may be what was not stored.
+        let owed = self.owed.iter().filter_map(Job::journaled_through);
+        self.forked.extend(owed.map(|(workspace, ..)| workspace));
         if first {
             self.emit(Event::StoreFailed {
                 error: error.clone(),
