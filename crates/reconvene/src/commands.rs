@@ -63,7 +63,7 @@ impl Commands {
     /// Cancel-safe: the command is either issued whole or not at all.
     ///
     /// # Errors
-    /// [`Error::TooManyCommands`] if [`COMMANDS_WAITING_MAX`](crate::limits::COMMANDS_WAITING_MAX) of this
+    /// [`Error::TooManyCommands`] if [`COMMANDS_WAITING_MAX`] of this
     /// member's wait already. If the id is another command's or another document's, or the store fails.
     pub async fn issue(&self, id: DocumentId, ask: &Ask) -> Result<CommandRow, Error> {
         let workspace = self.replica.current_workspace()?;

@@ -68,7 +68,7 @@ impl Inbox {
     }
 
     /// Lists entries, the latest filed first. Loads no document. What documents show is looked at first,
-    /// [`ROWS_INDEX_WAIT`](crate::limits::ROWS_INDEX_WAIT) at most.
+    /// [`ROWS_INDEX_WAIT`] at most.
     ///
     /// # Errors
     /// If the store fails.
