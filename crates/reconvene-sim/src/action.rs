@@ -213,6 +213,18 @@ pub enum Failure {
     Space,
 }
 
+impl Failure {
+    /// One of them by a number below four.
+    pub(crate) fn of(number: u64) -> Self {
+        match number {
+            0 => Self::Journal,
+            1 => Self::Barrier,
+            2 => Self::Apply,
+            _ => Self::Space,
+        }
+    }
+}
+
 /// The server, in every history.
 pub const SERVER: NodeId = 0;
 

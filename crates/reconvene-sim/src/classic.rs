@@ -182,12 +182,7 @@ fn edit(stage: &mut Stage, node: NodeId) {
 fn fail(world: &mut World, node: NodeId) -> Action {
     let call = world.pick(3) as u64;
     let lands = one_in(world, 2);
-    let what = match world.pick(4) {
-        0 => Failure::Journal,
-        1 => Failure::Barrier,
-        2 => Failure::Apply,
-        _ => Failure::Space,
-    };
+    let what = Failure::of(world.pick(4) as u64);
     Action::Fail {
         node,
         what,

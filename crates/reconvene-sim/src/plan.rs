@@ -403,12 +403,7 @@ impl Draw {
     }
 
     fn fail(&mut self, node: NodeId) -> Action {
-        let what = match self.below(4) {
-            0 => Failure::Journal,
-            1 => Failure::Barrier,
-            2 => Failure::Apply,
-            _ => Failure::Space,
-        };
+        let what = Failure::of(self.below(4));
         Action::Fail {
             node,
             what,

@@ -198,17 +198,22 @@ fn a_device_learns_through_the_server_what_its_member_s_other_devices_hold() {
     assert_eq!(told.seq.0, end);
 }
 
-#[test]
-fn what_is_said_before_a_history_is_confirmed_is_taken_when_it_is() {
-    let (mut world, server, devices, of) = linked_team(87, 2);
-    let [a, b] = [devices[0], devices[1]];
+/// A device writes, then another takes that from the server while the first is away; in the end both are.
+fn one_after_the_other(world: &mut World, server: NodeId, [a, b]: [NodeId; 2], of: WorkspaceId) {
     world.part(b, server);
-    fill(&mut world, a, of, 0..5);
+    fill(world, a, of, 0..5);
     world.part(a, server);
     world.run_until_quiet();
     world.heal(b, server);
     world.run_until_quiet();
     world.part(b, server);
+}
+
+#[test]
+fn what_is_said_before_a_history_is_confirmed_is_taken_when_it_is() {
+    let (mut world, server, devices, of) = linked_team(87, 2);
+    let [a, b] = [devices[0], devices[1]];
+    one_after_the_other(&mut world, server, [a, b], of);
     let end = feed_end(&world, a, of);
     // The server is behind, so that its cursor has to be confirmed, and has nothing more to say of b.
     world.settings.read = (40, 40);
@@ -222,13 +227,7 @@ fn what_is_said_before_a_history_is_confirmed_is_taken_when_it_is() {
 fn a_server_that_restarted_tells_of_a_device_that_is_away() {
     let (mut world, server, devices, of) = linked_team(88, 2);
     let [a, b] = [devices[0], devices[1]];
-    world.part(b, server);
-    fill(&mut world, a, of, 0..5);
-    world.part(a, server);
-    world.run_until_quiet();
-    world.heal(b, server);
-    world.run_until_quiet();
-    world.part(b, server);
+    one_after_the_other(&mut world, server, [a, b], of);
     world.crash(server, 0);
     world.restart(server);
     world.run_until_quiet();
