@@ -16,6 +16,14 @@ const PLANS: &[(&str, &str)] = &[
         include_str!("../corpus/history-that-had-to-be-begun-twice.plan"),
     ),
     (
+        "not-verified-in-time",
+        include_str!("../corpus/not-verified-in-time.plan"),
+    ),
+    (
+        "pass-ahead-of-the-disk",
+        include_str!("../corpus/pass-ahead-of-the-disk.plan"),
+    ),
+    (
         "rotten-snapshot-of-what-only-the-journal-has",
         include_str!("../corpus/rotten-snapshot-of-what-only-the-journal-has.plan"),
     ),

@@ -219,9 +219,9 @@ impl Engine {
         // Whatever the peer still refuses it told again right behind its greeting.
         let peer = state.peer;
         let flows = state.flows.iter_mut().filter(|(_, flow)| !flow.has_retold);
-        let retold = flows.filter_map(|(workspace, flow)| {
+        let retold = flows.map(|(workspace, flow)| {
             flow.has_retold = true;
-            (!flow.refused_before.is_empty()).then_some(*workspace)
+            *workspace
         });
         for workspace in retold.collect::<Vec<_>>() {
             self.relay_of(workspace, peer);

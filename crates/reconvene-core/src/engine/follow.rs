@@ -1,7 +1,7 @@
 //! Following feeds: sending what a peer's cursor lacks, pushing what is new, acknowledging what
 //! came, and knowing from that who holds what.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -152,7 +152,9 @@ impl Flow {
     }
 
     pub(super) fn pass_complete(&self, peer: &Peer) -> bool {
+        // What was refused and is taken now may not be stored yet.
         self.is_sound()
+            && peer.accepting == 0
             && self.pass.is_some_and(|(theirs, ours)| {
                 reached(peer.held_stored, theirs) && reached(peer.row.acknowledged, ours)
             })
@@ -677,10 +679,14 @@ impl Engine {
 
     /// Sends the acknowledgements of stored batches, one frame per link and workspace.
     pub(super) fn acknowledge(&mut self, acks: Vec<AckDue>) {
+        let mut settled = BTreeSet::new();
         for ack in acks.iter().filter(|ack| !ack.accepted.is_empty()) {
             let state = self.ready(&ack.workspace);
             if let Some(known) = state.and_then(|state| state.peers.get_mut(&ack.peer)) {
                 known.accepting = known.accepting.saturating_sub(1);
+                if known.accepting == 0 {
+                    settled.insert((ack.peer, ack.workspace));
+                }
             }
         }
         let mut merged: Vec<AckDue> = Vec::new();
@@ -709,6 +715,15 @@ impl Engine {
         }
         for ack in merged {
             self.acknowledge_one(ack);
+        }
+        // Whoever waited for that may be linked anew by now.
+        for (peer, workspace) in &settled {
+            for link in self.links_to(*peer) {
+                self.note_held(link, *workspace);
+            }
+        }
+        if !settled.is_empty() {
+            self.greet_waiting_links();
         }
     }
 
@@ -790,6 +805,7 @@ impl Engine {
             && is_sound
             && let Some(known) = self.ready(&workspace)
             && let Some(record) = known.peers.get_mut(&peer)
+            && record.accepting == 0
             && record
                 .held_stored
                 .is_some_and(|held| held.epoch == head.epoch && (is_unseen || held.seq >= head.seq))
@@ -867,7 +883,7 @@ impl Engine {
         let has_retold = self.flow(link, &workspace).is_some_and(|flow| {
             let is_new = ack.number > 0 && !flow.has_retold;
             flow.has_retold |= is_new;
-            is_new && !flow.refused_before.is_empty()
+            is_new
         });
         if moved || refused_other || has_retold {
             self.relay_of(workspace, peer);

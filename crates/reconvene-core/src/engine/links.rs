@@ -372,9 +372,7 @@ impl Engine {
         if self.recovering {
             return; // What was known is no longer.
         }
-        if self.low_space.is_some() {
-            return self.drop_waiting(link);
-        }
+        let is_low = self.low_space.is_some();
         for (workspace, flow) in &gone.flows {
             let state = self.ready(workspace);
             let mut known = state.and_then(|state| state.peers.get_mut(&gone.peer));
@@ -384,9 +382,12 @@ impl Engine {
                     known.dirty |= known.row.refuse_there(*document, *code);
                 }
             }
-            if known.is_some_and(|known| known.dirty) {
+            if known.is_some_and(|known| known.dirty) && !is_low {
                 self.enqueue_peer_row(*workspace, gone.peer);
             }
+        }
+        if is_low {
+            self.drop_waiting(link);
         }
     }
 
@@ -543,6 +544,17 @@ impl Engine {
         // The dialling side greets first, so that it knows the answer to be later.
         let has_been_greeted = state.dialed || !state.early_frames.is_empty();
         if !loaded || !self.roster.is_known() || !has_been_greeted {
+            return;
+        }
+        // What was refused of the peer, and is taken by what is not stored yet, cannot be told truly.
+        let is_accepting = state.flows.keys().any(|of| match self.workspaces.get(of) {
+            Some(WorkspaceState::Ready(known)) => {
+                let known = known.peers.get(&peer);
+                known.is_some_and(|known| known.accepting > 0)
+            }
+            Some(WorkspaceState::Loading) | None => false,
+        });
+        if is_accepting {
             return;
         }
         let workspaces = state.flows.keys().copied();

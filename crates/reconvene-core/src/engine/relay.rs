@@ -164,6 +164,9 @@ impl Engine {
         let Some(WorkspaceState::Ready(state)) = self.workspaces.get(&workspace) else {
             return None;
         };
+        if self.is_to_retell(workspace, holder) {
+            return None;
+        }
         let row = &state.peers.get(&holder)?.row;
         let acknowledged = row.acknowledged;
         let acknowledged = acknowledged.filter(|point| point.epoch == state.released.epoch);
@@ -185,6 +188,16 @@ impl Engine {
             refused_unlisted: row.refused_there_unlisted
                 + kept_out.refused_here_unlisted
                 + left_out as u64,
+        })
+    }
+
+    /// Whether a linked peer has yet to tell again what it refuses of ours: until then its cursor alone
+    /// says too much, since what it refused before may not have been stored here.
+    pub(super) fn is_to_retell(&self, workspace: WorkspaceId, peer: PeerId) -> bool {
+        let mut links = self.links.values().filter(|link| link.peer == peer);
+        links.any(|link| {
+            let flow = link.flows.get(&workspace);
+            flow.is_some_and(|flow| !flow.has_retold)
         })
     }
 

@@ -1,5 +1,7 @@
 //! What a host may say of freshness and delivery: how old what it shows is, and who holds what it did.
 
+use std::collections::BTreeMap;
+
 use reconvene_core::engine::{Event, Input};
 use reconvene_core::ids::WorkspaceId;
 use reconvene_core::limits::{STALENESS_BOUND, STALENESS_BOUND_MIN};
@@ -336,6 +338,35 @@ fn what_the_server_refused_is_not_said_to_be_held_by_another_device() {
     let held = row.held.expect("it holds what the server took");
     assert_eq!(held.seq.0, feed_end(&world, a, of));
     assert!(row.refused.contains_key(&document(1)), "{row:?}");
+}
+
+#[test]
+fn what_was_refused_stays_in_the_journal_of_a_device_that_was_killed_before_it_wrote_that_down() {
+    let (mut world, server, [a, _], of) = team_with_a_late_change(100);
+    let is_kept = |world: &World| {
+        let entries = world.disk(a).store.journal_entries();
+        let mut facts = entries.iter().flat_map(crate::disk::journal_facts);
+        facts.any(|fact| fact.1 == document(1))
+    };
+    assert!(is_kept(&world));
+    // What it knows of the server is as before the server refused anything.
+    let peer = world.peer(server);
+    let key = reconvene_core::keys::Key::peer(&of, &peer);
+    let engine = world.engine(a).expect("it runs");
+    let status = engine.workspace_status(&of).expect("it is in use");
+    let row = PeerRow {
+        refused_there: BTreeMap::new(),
+        ..status.peers[&peer].clone()
+    };
+    world.part(a, server);
+    world.run_until_quiet();
+    world.write(a, vec![(key, row.encode())]);
+    world.run_until_quiet();
+    world.crash(a, 0);
+    world.restart(a);
+    world.heal(a, server);
+    world.run_until_quiet();
+    assert!(world.is_greeted(a, server) && is_kept(&world));
 }
 
 #[test]

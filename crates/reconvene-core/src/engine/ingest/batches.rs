@@ -479,7 +479,8 @@ impl Engine {
         let held = state.peers.iter().filter_map(|(peer, known)| {
             let row = &known.row;
             let point = row.acknowledged.filter(|point| point.epoch == epoch)?;
-            (row.refused_there_unlisted == 0).then_some((*peer, point.seq))
+            let is_known = row.refused_there_unlisted == 0 && !self.is_to_retell(workspace, *peer);
+            is_known.then_some((*peer, point.seq))
         });
         let held: Vec<_> = held.collect();
         let sent = Some(state.released.seq).filter(|_| self.is(Mutant::ReleasesOnSend));
