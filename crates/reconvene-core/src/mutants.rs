@@ -38,7 +38,7 @@ pub enum Mutant {
     ReleasesOnSend,
     /// Says that it holds all a peer has as soon as it knows how much that is.
     VerifiesUnseen,
-    /// Forgets at a greeting what the peer still refuses.
+    /// Forgets at a greeting what the peer still refuses, and does not wait to be told again.
     ForgetsRefusals,
     /// Goes on numbering its feed after a batch that failed.
     LeavesGaps,
@@ -46,8 +46,8 @@ pub enum Mutant {
     RelaysTooMuch,
     /// Does not read the journal when it starts.
     IgnoresJournal,
-    /// Leaves the last change out where a document's changes take several frames.
-    SkipsLastOfFrame,
+    /// Leaves the last change out of an entry of several.
+    SkipsLastOfEntry,
     /// Enters what is left of a damaged document without beginning a new history.
     HealsQuietly,
 }
@@ -74,7 +74,7 @@ impl Mutant {
         Self::LeavesGaps,
         Self::RelaysTooMuch,
         Self::IgnoresJournal,
-        Self::SkipsLastOfFrame,
+        Self::SkipsLastOfEntry,
         Self::HealsQuietly,
     ];
 

@@ -350,7 +350,8 @@ impl Engine {
                 }
                 let snapshot = row.snapshot.take().map(|snapshot| snapshot.hash);
                 let (mut changes, taken) = take_changes(&mut row.changes, bytes + snapshot_bytes);
-                if !row.changes.is_empty() && mutants.has(Mutant::SkipsLastOfFrame) {
+                let is_of_several = row.changes.is_empty() && changes.len() > 1;
+                if is_of_several && mutants.has(Mutant::SkipsLastOfEntry) {
                     changes.pop();
                 }
                 let purged = row.purged.is_some();
