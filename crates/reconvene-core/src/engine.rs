@@ -63,7 +63,7 @@ pub use rebuild::{Remains, rebuilt_row};
 pub use reconcile::progress_of;
 pub use snapshots::snapshot_hash;
 
-use heal::{LostHead, Search};
+use heal::Search;
 use ingest::{Job, PendingBatch, Replay, Slots};
 use links::{Dialer, Link};
 use relay::Waypoints;
@@ -187,7 +187,11 @@ enum WorkspaceState {
 enum Reading {
     Damages(WorkspaceId),
     Workspace(WorkspaceId, BTreeMap<DocumentId, DamageRow>),
-    LostHead(Box<LostHead>),
+    FeedEnd(
+        WorkspaceId,
+        BTreeMap<DocumentId, DamageRow>,
+        Option<StoreError>,
+    ),
     Search(WorkspaceId, Search),
     Examine(WorkspaceId, DocumentId),
     Shares(LinkId),
@@ -426,6 +430,16 @@ impl Engine {
         })
     }
 
+    /// The linked peers that have yet to tell again what they refuse: until then what they hold of our
+    /// feed says too much.
+    pub fn to_retell(&self) -> impl Iterator<Item = (WorkspaceId, PeerId)> + '_ {
+        self.links.values().flat_map(|link| {
+            let flows = link.flows.iter();
+            let to_retell = flows.filter(|(_, flow)| !flow.has_retold);
+            to_retell.map(|(workspace, _)| (*workspace, link.peer))
+        })
+    }
+
     /// What peers refused before they greeted and have not told again yet: it counts until they have.
     pub fn refused_before(
         &self,
@@ -518,7 +532,10 @@ impl Engine {
             (Reading::Workspace(workspace, damaged), ReadResult::Values(values)) => {
                 self.on_workspace_row(*workspace, damaged, &values)
             }
-            (Reading::LostHead(lost), ReadResult::Rows(rows)) => self.on_lost_head(lost, &rows),
+            (Reading::FeedEnd(workspace, damaged, why), ReadResult::FeedEnd(end)) => {
+                self.on_feed_end(*workspace, damaged, why.as_ref(), end);
+                Ok(())
+            }
             (Reading::Search(workspace, search), ReadResult::Found(found)) => {
                 self.on_found(*workspace, search, found);
                 Ok(())
@@ -620,7 +637,7 @@ impl Engine {
             Reading::Search(_, Search::Any(_)) => self.emit(Event::StoreFailed { error }),
             Reading::Damages(_)
             | Reading::Examine(..)
-            | Reading::LostHead(_)
+            | Reading::FeedEnd(..)
             | Reading::Search(..)
             | Reading::Workspace(..)
             | Reading::Roster
@@ -658,10 +675,26 @@ impl Engine {
         damaged: &BTreeMap<DocumentId, DamageRow>,
         values: &[Option<bytes::Bytes>],
     ) -> Result<(), RecordError> {
-        let row = match values.first() {
-            Some(Some(value)) => Some(FeedHeadRow::decode(value)?),
-            _ => None,
-        };
+        match values.first() {
+            Some(Some(value)) => {
+                let row = FeedHeadRow::decode(value)?;
+                self.load_workspace(workspace, damaged, Some(row));
+            }
+            _ => {
+                let reading = Reading::FeedEnd(workspace, damaged.clone(), None);
+                self.read(ReadQuery::FeedEnd(workspace), reading);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with a workspace whose feed ends as this says; one that is new without it.
+    fn load_workspace(
+        &mut self,
+        workspace: WorkspaceId,
+        damaged: &BTreeMap<DocumentId, DamageRow>,
+        row: Option<FeedHeadRow>,
+    ) {
         let forked = self.forked.remove(&workspace) && row.is_some();
         let persisted = row.is_some() && !forked;
         let (mut point, documents, compacted) = match row {
@@ -693,7 +726,6 @@ impl Engine {
             self.enqueue_feed_head(workspace);
         }
         self.greet_waiting_links();
-        Ok(())
     }
 
     /// The record of where a workspace's feed ends.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use crate::engine::{Remains, snapshot_hash};
+use crate::feed::Digest;
 use crate::guard::{ChangeHeader, parse_change};
 use crate::ids::{
     ChangeHash, DocumentId, DocumentKind, FeedSeq, PeerId, SnapshotHash, WorkspaceId,
@@ -69,6 +70,32 @@ impl Examined {
     }
 }
 
+/// Where the feed of a workspace ends, as its record says or, without that, as everything else does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FeedEnd {
+    /// There is neither a record of it, nor a feed, nor a document.
+    Unused,
+    /// The record reads.
+    Read,
+    /// The record does not read, or is missing.
+    Lost(Box<LostEnd>),
+}
+
+/// What is known of the end of a feed without its record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LostEnd {
+    /// The record.
+    pub record: DamagedRecord,
+    /// The place of the feed's last entry, whether or not that reads; 0 if there is none.
+    pub last: FeedSeq,
+    /// The feed's digest there, if that entry reads.
+    pub digest: Option<Digest>,
+    /// Documents that are not purged. One whose head row does not read is taken for one.
+    pub documents: u64,
+    /// Head rows and feed entries that do not read either, at most `limits::DAMAGES_FOUND_MAX`.
+    pub damaged: Vec<Found>,
+}
+
 /// Visits every record of a range as it reads.
 fn each(
     reader: &impl StoreRead,
@@ -129,7 +156,7 @@ pub fn search(
     workspace: &WorkspaceId,
     ranges: &[KeyRange],
 ) -> Result<Vec<Found>, StoreError> {
-    let mut found = Vec::new();
+    let mut found: Vec<DamagedRecord> = Vec::new();
     for range in ranges {
         each(reader, range.clone(), |key, value| {
             let read = match key.kind() {
@@ -152,7 +179,15 @@ pub fn search(
             Ok(())
         })?;
     }
-    let with_owner = found.into_iter().map(|record| {
+    with_owners(reader, workspace, found)
+}
+
+fn with_owners(
+    reader: &impl StoreRead,
+    workspace: &WorkspaceId,
+    damaged: Vec<DamagedRecord>,
+) -> Result<Vec<Found>, StoreError> {
+    let with_owner = damaged.into_iter().map(|record| {
         let document = match record.key.feed_seq() {
             Some(seq) => owner_of(reader, workspace, seq)?,
             None => record.key.document(),
@@ -160,6 +195,60 @@ pub fn search(
         Ok(Found { record, document })
     });
     with_owner.collect()
+}
+
+/// Where a workspace's feed ends, whatever of it does not read.
+///
+/// # Errors
+/// If the store fails otherwise.
+pub fn feed_end(reader: &impl StoreRead, workspace: &WorkspaceId) -> Result<FeedEnd, StoreError> {
+    let key = Key::feed_head(workspace);
+    let record = match reader.read(&key).transpose() {
+        None => None,
+        Some(value) => match read_as::<FeedHeadRow>(reader, &key, value)? {
+            Ok(_) => return Ok(FeedEnd::Read),
+            Err(record) => Some(record),
+        },
+    };
+    let (mut last, mut digest, mut documents) = (FeedSeq(0), None, 0);
+    let mut damaged = Vec::new();
+    let mut note = |record: DamagedRecord| {
+        if damaged.len() < limits::DAMAGES_FOUND_MAX {
+            damaged.push(record);
+        }
+    };
+    each(reader, KeyRange::feed(workspace), |key, value| {
+        last = key.feed_seq().unwrap_or(last);
+        digest = match read_as::<FeedRow>(reader, &key, value)? {
+            Ok(row) => Some(row.digest),
+            Err(record) => {
+                note(record);
+                None
+            }
+        };
+        Ok(())
+    })?;
+    each(reader, KeyRange::heads(workspace), |key, value| {
+        match read_as::<HeadRow>(reader, &key, value)? {
+            Ok(row) => documents += u64::from(row.purged_at.is_none()),
+            Err(record) => {
+                documents += 1;
+                note(record);
+            }
+        }
+        Ok(())
+    })?;
+    let is_unused = record.is_none() && last.0 == 0 && documents == 0;
+    if is_unused && damaged.is_empty() {
+        return Ok(FeedEnd::Unused);
+    }
+    Ok(FeedEnd::Lost(Box::new(LostEnd {
+        record: record.unwrap_or_else(|| missing(key)),
+        last,
+        digest,
+        documents,
+        damaged: with_owners(reader, workspace, damaged)?,
+    })))
 }
 
 /// A feed entry that is not there, with its document as far as that can be told.
@@ -217,7 +306,12 @@ fn owner_of(
 /// What loading a snapshot shows to be in it, without the genesis; `None` if it cannot be loaded.
 pub type Inspect<'a> = &'a dyn Fn(DocumentKind, &Bytes) -> Option<Vec<ChangeHeader>>;
 
-/// Reads everything that is left of a document. Snapshots are loaded by `inspect`.
+/// Reads everything that is left of a document. Snapshots are loaded by `inspect`; `roots` are the
+/// changes that documents begin with, by which a change that depends on one shows the kind.
+///
+/// Where nothing says of what kind a document is, nobody can read what is left of it, and all of that
+/// is among the damaged records. Nothing that only this device has is lost by it: of that the
+/// journal, too, says the kind.
 ///
 /// # Errors
 /// If the store fails otherwise than by damage to single records.
@@ -225,6 +319,7 @@ pub fn examine(
     reader: &impl StoreRead,
     journal: &[JournalEntry],
     (workspace, document): (&WorkspaceId, &DocumentId),
+    roots: &BTreeMap<ChangeHash, DocumentKind>,
     inspect: Inspect<'_>,
 ) -> Result<Examined, StoreError> {
     let mut examined = Examined::default();
@@ -315,7 +410,19 @@ pub fn examine(
     let recovered = from_journal(journal, (workspace, document), &mut examined.kind);
     examined.kind = examined
         .kind
-        .or_else(|| kind_of_row(reader, workspace, document));
+        .or_else(|| kind_of_row(reader, workspace, document))
+        .or_else(|| kind_by_root(roots, &examined.remains.changes));
+    if examined.kind.is_none() {
+        let what = "nothing says what kind of document it is of";
+        for header in std::mem::take(&mut examined.remains.changes) {
+            let key = Key::change(workspace, document, &header.hash);
+            examined
+                .damaged
+                .push(damaged(reader, &key, what.to_owned())?);
+            held.remove(&header.hash);
+            wanted.insert(header.hash);
+        }
+    }
     read_snapshots(
         reader,
         (workspace, document),
@@ -607,6 +714,15 @@ fn read_snapshots(
         }
     }
     Ok(())
+}
+
+/// The kind of a document, from the root that a change of it depends on.
+fn kind_by_root(
+    roots: &BTreeMap<ChangeHash, DocumentKind>,
+    changes: &[ChangeHeader],
+) -> Option<DocumentKind> {
+    let mut dependencies = changes.iter().flat_map(|of| &of.dependencies);
+    dependencies.find_map(|hash| roots.get(hash).copied())
 }
 
 /// The kind that a document's index row is filed under.

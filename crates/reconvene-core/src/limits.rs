@@ -297,6 +297,9 @@ pub const WAYPOINTS_MAX: usize = 1024;
 /// Largest payload of one piece of an archive. A longer one is not written, and read as damage.
 pub const ARCHIVE_PIECE_BYTES_MAX: usize = 1024 * 1024;
 
+/// Most pieces of an archive. A higher number is read as damage.
+pub const ARCHIVE_PIECES_MAX: u64 = 1 << 48;
+
 /// Most documents that one restore names. One with more is refused.
 pub const RESTORE_DOCUMENTS_MAX: usize = 1024;
 

@@ -170,8 +170,10 @@ impl ActorProgress {
             return;
         }
         self.beyond.insert(seq);
-        while self.beyond.remove(&(self.last_seq + 1)) {
-            self.last_seq += 1;
+        while let Some(next) = self.last_seq.checked_add(1)
+            && self.beyond.remove(&next)
+        {
+            self.last_seq = next;
         }
     }
 }

@@ -20,6 +20,10 @@ const PLANS: &[(&str, &str)] = &[
         include_str!("../corpus/not-verified-in-time.plan"),
     ),
     (
+        "nothing-says-what-kind",
+        include_str!("../corpus/nothing-says-what-kind.plan"),
+    ),
+    (
         "pass-ahead-of-the-disk",
         include_str!("../corpus/pass-ahead-of-the-disk.plan"),
     ),

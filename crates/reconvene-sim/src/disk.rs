@@ -314,15 +314,20 @@ impl Disk {
                 self.counts.searches += 1;
                 ReadResult::Found(vec![examine::missing_entry(reader, workspace, *seq)?])
             }
+            ReadQuery::FeedEnd(workspace) => {
+                self.counts.searches += 1;
+                ReadResult::FeedEnd(examine::feed_end(reader, workspace)?)
+            }
             ReadQuery::Examine {
                 workspace,
                 document,
+                roots,
             } => {
                 self.counts.loads += 1;
                 let journal = self.store.journal_entries();
                 let place = (workspace, document);
                 let inspect = |_, body: &Bytes| snapshots::inspect(body).ok();
-                let examined = examine::examine(reader, &journal, place, &inspect)?;
+                let examined = examine::examine(reader, &journal, place, roots, &inspect)?;
                 ReadResult::Examined(Box::new(examined))
             }
         };

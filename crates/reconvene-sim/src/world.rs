@@ -14,6 +14,7 @@ use reconvene_core::engine::{
     Config, Engine, Event, Input, JoinRequest, LinkStats, Moment, Output, ReadQuery, ReadResult,
     Root, SendStored, Write,
 };
+use reconvene_core::examine::FeedEnd;
 use reconvene_core::ids::{LinkId, PeerId, ReadId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::limits::STALENESS_BOUND;
@@ -900,6 +901,8 @@ impl World {
                     Ok(ReadResult::Inspected(inspected)) => inspected.len(),
                     Ok(ReadResult::Changes(bodies)) => bodies.len(),
                     Ok(ReadResult::Found(found)) => found.len(),
+                    Ok(ReadResult::FeedEnd(FeedEnd::Lost(lost))) => lost.damaged.len(),
+                    Ok(ReadResult::FeedEnd(_)) => 0,
                     Ok(ReadResult::Examined(examined)) => examined.damaged.len(),
                     Err(_) => usize::MAX,
                 };

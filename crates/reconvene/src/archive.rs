@@ -9,11 +9,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use reconvene_core::engine::Write;
 use reconvene_core::ids::{DocumentId, PeerId, WorkspaceId};
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::time::WallTime;
 use serde::Serialize;
 
+use crate::replica::request_id;
 use crate::verify::Damage;
 use crate::{Error, OpenOptions, Replica};
 
@@ -207,6 +209,19 @@ impl Replica {
             options,
             has_ended: watched,
         };
+        // What was edited before is then in the store, or else the journal is asked for it.
+        let settled = self.shared.driver.write(Write {
+            request: request_id(),
+            puts: Vec::new(),
+            deletes: Vec::new(),
+        });
+        match settled.await {
+            Err(Error::Closed) => return Err(Error::Closed),
+            Err(error) => {
+                tracing::debug!(%error, "an archive is made of a store that takes nothing")
+            }
+            Ok(()) => {}
+        }
         self.blocking(move |shared| creation.write(shared, &path))
             .await
     }

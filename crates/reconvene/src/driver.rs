@@ -325,6 +325,7 @@ impl Driver {
                         | ReadQuery::Beyond { .. }
                         | ReadQuery::Search { .. }
                         | ReadQuery::Owner { .. }
+                        | ReadQuery::FeedEnd(_)
                         | ReadQuery::Examine { .. }
                 );
                 let work = move || {
@@ -516,6 +517,12 @@ impl Driver {
             let known = peers.get_mut(&workspace);
             if let Some(row) = known.and_then(|known| known.get_mut(&peer)) {
                 row.refused_there.entry(document).or_insert(code);
+            }
+        }
+        for (workspace, peer) in self.engine.to_retell() {
+            let known = peers.get_mut(&workspace);
+            if let Some(row) = known.and_then(|known| known.get_mut(&peer)) {
+                row.acknowledged = None;
             }
         }
         Live {
@@ -910,14 +917,18 @@ fn run_query(
         ReadQuery::Owner { workspace, seq } => {
             ReadResult::Found(vec![examine::missing_entry(reader, &workspace, seq)?])
         }
+        ReadQuery::FeedEnd(workspace) => {
+            ReadResult::FeedEnd(examine::feed_end(reader, &workspace)?)
+        }
         ReadQuery::Examine {
             workspace,
             document,
+            roots,
         } => {
             let journal = reader.journal_entries()?;
             let place = (&workspace, &document);
             let inspect = |kind, body: &Bytes| snapshot::inspect(kind, body, counter).ok();
-            let examined = examine::examine(reader, &journal, place, &inspect)?;
+            let examined = examine::examine(reader, &journal, place, &roots, &inspect)?;
             ReadResult::Examined(Box::new(examined))
         }
     })

@@ -57,6 +57,8 @@ struct State {
     /// Documents whose damage changed.
     damaged: BTreeSet<Place>,
     left_out: BTreeMap<WorkspaceId, LeftOut>,
+    /// Entries that cannot be written, such as those that were purged: they are tried once.
+    unwritable: BTreeSet<DocumentId>,
 }
 
 /// Documents that were left out for want of room.
@@ -254,6 +256,24 @@ impl Findings {
         matches!(waited, Ok(Ok(_)))
     }
 
+    /// As if so many entries more could be open.
+    #[cfg(test)]
+    pub(crate) fn leave_room(&self, room: usize) {
+        let mut state = self.lock();
+        let others = crate::limits::FINDINGS_OPEN_MAX - state.open() - room;
+        for number in 0..others {
+            let id = DocumentId::from_bytes((number as u128 + 1).to_be_bytes());
+            let known = Known {
+                place: (WorkspaceId::from_bytes([0; 16]), id),
+                topic: entries::CONFLICT.to_owned(),
+                changes: Vec::new(),
+                is_open: true,
+                is_seen_to: false,
+            };
+            state.entries.insert(id, known);
+        }
+    }
+
     fn wake(&self) {
         self.is_idle.send_replace(false);
         self.wake.notify_one();
@@ -340,7 +360,7 @@ impl State {
     /// Whether there is an entry that is not to be filed again.
     fn is_filed(&self, id: &DocumentId) -> bool {
         let known = self.entries.get(id);
-        known.is_some_and(|known| known.is_open || known.is_seen_to)
+        self.unwritable.contains(id) || known.is_some_and(|known| known.is_open || known.is_seen_to)
     }
 
     fn is_left_out(&self, (workspace, document): &Place) -> bool {

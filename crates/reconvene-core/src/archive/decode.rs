@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::order::{Incomplete, Order};
 use super::pieces::{End, Piece};
 use super::{ArchiveError, CHECKSUM_BYTES, HEAD_BYTES, HEADER_BYTES, MAGIC, Mark, VERSION};
-use crate::limits::ARCHIVE_PIECE_BYTES_MAX;
+use crate::limits::{ARCHIVE_PIECE_BYTES_MAX, ARCHIVE_PIECES_MAX};
 
 /// Something that was found in an archive.
 #[derive(Clone, Debug, PartialEq)]
@@ -220,6 +220,7 @@ impl Decoder {
             };
         }
         let head = read_head(&self.buffer, self.mark);
+        let head = head.filter(|head| head.number < ARCHIVE_PIECES_MAX);
         let head = head.filter(|head| match self.salvages {
             true => head.number >= self.tally.pieces,
             false => head.number == self.tally.pieces,

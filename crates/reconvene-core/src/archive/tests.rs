@@ -276,6 +276,29 @@ fn what_is_lost_is_told_with_its_place_and_its_documents() {
 }
 
 #[test]
+fn a_number_that_no_piece_can_have_is_damage() {
+    let whole = pieces();
+    let mut begun = Vec::new();
+    let mut encoder = Encoder::begin(MARK, &mut begun);
+    encoder.put(&whole[0], &mut begun).unwrap();
+    let second = begun.len();
+    let mut bytes = encode(&whole);
+    for number in [u64::MAX, crate::limits::ARCHIVE_PIECES_MAX] {
+        bytes[second + 8..second + 16].copy_from_slice(&number.to_be_bytes());
+        let checksum = crc32fast::hash(&bytes[second..second + 21]).to_be_bytes();
+        bytes[second + 21..second + 25].copy_from_slice(&checksum);
+        let refused = decode(Decoder::strict(), &bytes, 64).unwrap_err();
+        assert!(
+            matches!(refused, ArchiveError::Damaged { piece: 1, .. }),
+            "{refused}"
+        );
+        // All others are found.
+        let (found, has_lost) = salvage(&bytes).unwrap();
+        assert_eq!((found.len(), has_lost), (whole.len() - 1, true));
+    }
+}
+
+#[test]
 fn a_later_version_is_refused_also_in_salvage() {
     let mut bytes = encode(&pieces());
     bytes[8..12].copy_from_slice(&2_u32.to_be_bytes());

@@ -15,9 +15,9 @@ use sha2::{Digest as _, Sha256};
 use super::ingest::{Entry, Job, PendingBatch, Work};
 use super::purge::tombstone_of;
 use super::relay::Waypoints;
-use super::{CloseReason, Engine, Event, ReadQuery, Reading, Remains, Workspace, rebuilt_row};
-use crate::examine::{DamagedRecord, Examined, Found};
-use crate::feed::{Digest, FeedPoint};
+use super::{CloseReason, Engine, Event, ReadQuery, Reading, Workspace, rebuilt_row};
+use crate::examine::{DamagedRecord, Examined, FeedEnd, Found};
+use crate::feed::FeedPoint;
 use crate::guard::ChangeHeader;
 use crate::ids::{ChangeHash, DocumentId, DocumentKind, FeedSeq, LinkId, WorkspaceId};
 use crate::keys::{Key, KeyKind, KeyRange};
@@ -25,9 +25,8 @@ use crate::limits;
 use crate::mutants::Mutant;
 use crate::records::{
     ChangeRow, DamageRow, FeedHeadRow, FeedRow, HeadRow, PeerRow, QuarantineRow, Record as _,
-    RecordError,
 };
-use crate::storage::{Direction, Rows, Scan, StoreError};
+use crate::storage::{Rows, StoreError};
 use crate::time::WallTime;
 
 /// Most changes that one feed entry of a document that was entered anew names.
@@ -48,16 +47,6 @@ pub(super) struct Examination {
     result: Option<Result<Box<Examined>, StoreError>>,
 }
 
-/// A workspace of which the record of where its feed ends does not read.
-#[derive(Clone, Debug)]
-pub(super) struct LostHead {
-    workspace: WorkspaceId,
-    damaged: BTreeMap<DocumentId, DamageRow>,
-    record: DamagedRecord,
-    /// The end of its feed, once that is found; then its documents are counted.
-    end: Option<(FeedSeq, Digest)>,
-}
-
 /// What waits for a search for damaged records.
 #[derive(Clone, Debug)]
 pub(super) enum Search {
@@ -65,9 +54,6 @@ pub(super) enum Search {
     Slots(Vec<DocumentId>, StoreError),
     /// The job whose turn it is wants the rows of all peers.
     Holders(StoreError),
-    /// A workspace that is to be loaded wants to know where its feed ends, its damaged documents being
-    /// known.
-    FeedHead(BTreeMap<DocumentId, DamageRow>, StoreError),
     /// Nobody. With what is searched: it is not searched again meanwhile.
     Any(ReadQuery),
 }
@@ -146,9 +132,7 @@ impl Engine {
 
     pub(super) fn on_found(&mut self, workspace: WorkspaceId, search: &Search, found: Vec<Found>) {
         match search {
-            Search::Slots(_, error) | Search::Holders(error) | Search::FeedHead(_, error)
-                if found.is_empty() =>
-            {
+            Search::Slots(_, error) | Search::Holders(error) if found.is_empty() => {
                 return self.fail_store(error);
             }
             Search::Slots(documents, _) => {
@@ -165,14 +149,13 @@ impl Engine {
                     job.looking_up = 0; // It asks again.
                 }
             }
-            Search::FeedHead(damaged, _) => {
-                if let Some(Found { record, .. }) = found.into_iter().next() {
-                    self.rebuild_feed_head(workspace, damaged.clone(), record);
-                }
-                return;
-            }
             Search::Any(_) => {}
         }
+        self.see_to(workspace, found);
+    }
+
+    /// Has what was found examined or set aside.
+    fn see_to(&mut self, workspace: WorkspaceId, found: Vec<Found>) {
         for Found { record, document } in found {
             match (document, record.key.kind()) {
                 (Some(document), kind) if kind != Some(KeyKind::Index) => {
@@ -267,8 +250,8 @@ impl Engine {
                 self.close_link(*link, CloseReason::Healing);
             }
             Reading::Workspace(workspace, damaged) => {
-                let head = vec![KeyRange::one(&Key::feed_head(workspace))];
-                self.search(*workspace, head, Search::FeedHead(damaged.clone(), error));
+                let reading = Reading::FeedEnd(*workspace, damaged.clone(), Some(error));
+                self.read(ReadQuery::FeedEnd(*workspace), reading);
             }
             Reading::Roster => {
                 self.roster.read_again();
@@ -291,58 +274,40 @@ impl Engine {
         self.search_any(workspace, ReadQuery::Search { workspace, ranges });
     }
 
-    /// Where a feed ends does not read: its last entry says it, of a history that nobody can tell from
-    /// another any more.
-    fn rebuild_feed_head(
+    /// The end of a workspace's feed, of which the record did not read, for a reason, or was not there.
+    /// What is lost is of a history that nobody can tell from another any more: a new one begins.
+    pub(super) fn on_feed_end(
         &mut self,
         workspace: WorkspaceId,
-        damaged: BTreeMap<DocumentId, DamageRow>,
-        record: DamagedRecord,
+        damaged: &BTreeMap<DocumentId, DamageRow>,
+        why: Option<&StoreError>,
+        end: FeedEnd,
     ) {
-        let scan = Scan {
-            range: KeyRange::feed(&workspace),
-            direction: Direction::Descending,
-            rows_max: 1,
-            bytes_max: usize::MAX,
+        let lost = match (end, why) {
+            (FeedEnd::Unused, None) => return self.load_workspace(workspace, damaged, None),
+            (FeedEnd::Lost(lost), _) => *lost,
+            // It came and went, which is no damage that can be mended.
+            (_, Some(error)) => return self.fail_store(error),
+            (FeedEnd::Read, None) => return self.read_workspace(workspace, damaged.clone()),
         };
-        let lost = LostHead {
-            workspace,
-            damaged,
-            record,
-            end: None,
-        };
-        self.read(ReadQuery::Scan(scan), Reading::LostHead(Box::new(lost)));
-    }
-
-    pub(super) fn on_lost_head(&mut self, lost: &LostHead, rows: &Rows) -> Result<(), RecordError> {
-        let workspace = lost.workspace;
-        let Some((seq, digest)) = lost.end else {
-            let mut lost = lost.clone();
-            lost.end = Some((FeedSeq(0), FeedPoint::start_of(self.fresh_epoch()).digest));
-            if let Some((key, value)) = rows.rows.first() {
-                let seq = key.feed_seq().unwrap_or_default();
-                lost.end = Some((seq, FeedRow::decode(value)?.digest));
-            }
-            let heads = Scan::ascending(KeyRange::heads(&workspace), usize::MAX);
-            self.read(ReadQuery::Scan(heads), Reading::LostHead(Box::new(lost)));
-            return Ok(());
-        };
-        let heads = rows.rows.iter().map(|(_, value)| HeadRow::decode(value));
-        let heads: Vec<_> = heads.collect::<Result<_, _>>()?;
-        let documents = heads.iter().filter(|row| row.purged_at.is_none()).count();
         let epoch = self.fresh_epoch();
+        let unknown = FeedPoint::start_of(epoch).digest;
         let row = FeedHeadRow {
-            point: FeedPoint { epoch, seq, digest },
-            documents: documents as u64,
-            compacted: seq,
+            point: FeedPoint {
+                epoch,
+                seq: lost.last,
+                digest: lost.digest.unwrap_or(unknown),
+            },
+            documents: lost.documents,
+            compacted: lost.last,
         };
-        // Another history begins, and what the journal has of earlier ones stays until others hold it.
+        // What the journal has of earlier histories stays until others hold it.
         self.forked.insert(workspace);
-        self.replays.entry(workspace).or_default().through = seq;
-        self.on_workspace_row(workspace, &lost.damaged, &[Some(row.encode())])?;
-        let record = Box::new(lost.record.clone());
+        self.replays.entry(workspace).or_default().through = lost.last;
+        self.load_workspace(workspace, damaged, Some(row));
+        let record = Box::new(lost.record);
         self.enqueue_ahead(workspace, Work::SetAside(workspace, record));
-        Ok(())
+        self.see_to(workspace, lost.damaged);
     }
 
     /// Bodies of a document could not be sent, and nothing after them on the link was.
@@ -379,9 +344,11 @@ impl Engine {
             return false;
         }
         if !std::mem::replace(&mut examination.is_asked, true) {
+            let roots = self.config.roots.iter();
             let query = ReadQuery::Examine {
                 workspace,
                 document,
+                roots: roots.map(|(hash, root)| (*hash, root.kind)).collect(),
             };
             self.read(query, Reading::Examine(workspace, document));
         }
@@ -423,31 +390,12 @@ impl Engine {
             return;
         }
         let what = describe(&examined.damaged);
-        let kind = examined.kind.or_else(|| self.kind_of(&examined.remains));
-        let has_snapshots = examined
-            .damaged
-            .iter()
-            .any(|record| record.key.kind() == Some(KeyKind::Snapshot));
-        let kind = match kind {
-            Some(kind) => kind,
-            // Nothing is left, so that nothing is lost by leaving it open.
-            None if examined.remains.is_empty() && !has_snapshots => DocumentKind(0),
-            None => {
-                let what = format!("{what}; nothing says what kind of document it is");
-                return self.give_up(workspace, document, what);
-            }
-        };
+        // Of a document whose kind nothing says nothing is left.
+        let kind = examined.kind.unwrap_or(DocumentKind(0));
         if !self.is(Mutant::HealsQuietly) {
             self.begin_history(workspace, CloseReason::Healing);
         }
         self.heal(workspace, document, kind, examined, what);
-    }
-
-    /// The kind of a document, from the root that a change of it depends on.
-    fn kind_of(&self, remains: &Remains) -> Option<DocumentKind> {
-        let dependencies = remains.changes.iter().flat_map(|of| &of.dependencies);
-        let mut roots = dependencies.filter_map(|hash| self.config.roots.get(hash));
-        roots.next().map(|root| root.kind)
     }
 
     /// Puts what is left of a document in the place of what is damaged.

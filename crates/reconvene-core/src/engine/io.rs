@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::ingest::{Restore, RestoreError, Restored};
-use crate::examine::{Examined, Found};
+use crate::examine::{Examined, FeedEnd, Found};
 use crate::feed::FeedPoint;
 use crate::guard::ChangeHeader;
 use crate::ids::{
@@ -354,12 +354,16 @@ pub enum ReadQuery {
         /// The entry.
         seq: FeedSeq,
     },
+    /// Where a feed ends whose record does not read or is not there: `examine::feed_end`.
+    FeedEnd(WorkspaceId),
     /// All that is left of a document, in the store and in the journal: `examine::examine`.
     Examine {
         /// Where.
         workspace: WorkspaceId,
         /// The document.
         document: DocumentId,
+        /// The changes that documents begin with, and the kind of those.
+        roots: BTreeMap<ChangeHash, DocumentKind>,
     },
 }
 
@@ -379,6 +383,8 @@ pub enum ReadResult {
     Changes(Vec<Bytes>),
     /// Answers [`ReadQuery::Search`], and [`ReadQuery::Owner`] with that one entry.
     Found(Vec<Found>),
+    /// Answers [`ReadQuery::FeedEnd`].
+    FeedEnd(FeedEnd),
     /// Answers [`ReadQuery::Examine`].
     Examined(Box<Examined>),
 }

@@ -84,7 +84,7 @@ impl Tombstone {
         let mut actors = row.actors.iter();
         let knows_all = actors.all(|(actor, held)| {
             let contiguous = self.known.get(actor).map_or(0, |known| known.last_seq);
-            (contiguous + 1..=held.last_seq).all(|seq| knows(actor, seq))
+            (contiguous.saturating_add(1)..=held.last_seq).all(|seq| knows(actor, seq))
                 && held.beyond.iter().all(|seq| knows(actor, *seq))
         });
         match knows_all && owes_nothing {

@@ -444,3 +444,16 @@ fn fields_of_later_versions_are_ignored() {
         assert!((case.tries)(&later), "{}", case.vector.name);
     }
 }
+
+#[test]
+fn progress_may_have_come_to_the_last_number_there_is() {
+    let mut progress = ActorProgress {
+        last_seq: u64::MAX - 2,
+        beyond: BTreeSet::from([u64::MAX]),
+    };
+    progress.add(u64::MAX - 1);
+    assert_eq!(progress.last_seq, u64::MAX);
+    assert!(progress.beyond.is_empty());
+    progress.add(u64::MAX);
+    assert!(progress.holds(u64::MAX));
+}

@@ -307,26 +307,48 @@ fn what_many_meet_at_once_is_searched_for_once() {
 
 #[test]
 fn where_a_feed_ends_is_found_again_and_everything_goes_on() {
-    for (seed, victim) in [(830, 0), (831, 1)] {
-        let (mut world, all, of) = grown(seed, Rot::Head, victim);
-        let node = all[victim];
-        world.part(all[1], all[0]);
-        world.edit(all[1], of, document(3), 60);
-        world.edit(all[2], of, document(4), 60);
-        world.run_until_quiet();
-        world.crash(node, 0);
-        world.rot(node, &Key::feed_head(&of));
-        world.restart(node);
-        world.edit(node, of, document(2), 60);
-        world.heal(all[1], all[0]);
-        world.connect(all[3], all[0]);
-        world.run_until_quiet();
-        world.advance(seconds(70));
-        world.run_until_quiet();
-        world.check_converged(&all, of);
-        assert_eq!(quarantined(&world, node), 1);
-        let failed = told(&world, node).any(|event| matches!(event, Event::StoreFailed { .. }));
-        assert!(!failed, "nothing stops");
+    let mut seed = 830;
+    for (victim, how) in [
+        (0, How::Rots),
+        (1, How::Rots),
+        (0, How::GetsLost),
+        (1, How::GetsLost),
+    ] {
+        for with in [vec![], vec!["entry"], vec!["head"], vec!["entry", "head"]] {
+            let case = format!("node {victim}, {how:?}, with {with:?}");
+            let (mut world, all, of) = grown(seed, Rot::Head, victim);
+            seed += 1;
+            let node = all[victim];
+            world.part(all[1], all[0]);
+            world.edit(all[1], of, document(3), 60);
+            world.edit(all[2], of, document(4), 60);
+            world.run_until_quiet();
+            world.crash(node, 0);
+            let end = Key::feed_head(&of);
+            match how {
+                How::Rots => world.rot(node, &end),
+                How::GetsLost => world.lose(node, &end),
+            }
+            for record in &with {
+                let key = match *record {
+                    "entry" => keys(&world, node, KeyRange::feed(&of)).pop().unwrap(),
+                    _ => Key::head(&of, &document(5)),
+                };
+                world.rot(node, &key);
+            }
+            world.restart(node);
+            world.edit(node, of, document(2), 60);
+            world.heal(all[1], all[0]);
+            world.connect(all[3], all[0]);
+            world.run_until_quiet();
+            world.advance(seconds(70));
+            world.run_until_quiet();
+            world.check_converged(&all, of);
+            let rotten = with.len() + usize::from(matches!(how, How::Rots));
+            assert_eq!(quarantined(&world, node), rotten, "{case}");
+            let failed = told(&world, node).any(|event| matches!(event, Event::StoreFailed { .. }));
+            assert!(!failed, "nothing stops: {case}");
+        }
     }
 }
 

@@ -15,9 +15,12 @@ use reconvene_core::archive::{
 };
 use reconvene_core::engine::tombstone_of;
 use reconvene_core::examine::{Examined, examine};
+use reconvene_core::guard::{ChangeHeader, parse_change};
 use reconvene_core::ids::{DocumentId, DocumentKind, WorkspaceId};
 use reconvene_core::keys::{Key, KeyKind, KeyRange};
-use reconvene_core::records::{DamageRow, FeedHeadRow, HeadRow, Record, WorkspaceRow};
+use reconvene_core::records::{
+    DamageRow, FeedHeadRow, HeadRow, JournalFrame, Record, WorkspaceRow,
+};
 use reconvene_core::storage::{JournalEntry, StoreError, StoreRead as _};
 use reconvene_model::snapshot;
 
@@ -64,7 +67,9 @@ impl Creation {
                 total: 0,
             },
             journal: None,
+            unstored: BTreeMap::new(),
         };
+        writer.look_at_journal(&self.profile)?;
         writer.put(Piece::About(self.about(shared)))?;
         if self.options.with_identity {
             writer.files()?;
@@ -76,7 +81,6 @@ impl Creation {
             writer.put(Piece::Workspace(piece))?;
             writer.workspace(*workspace, &self.options)?;
         }
-        writer.check_journal()?;
         let Writer {
             new, mut report, ..
         } = writer;
@@ -150,6 +154,14 @@ struct Writer<'a> {
     progress: ArchiveProgress,
     /// All frames of the journal, once something damaged is looked for in it.
     journal: Option<Vec<JournalEntry>>,
+    /// What the journal has and the store had not when the archive was begun.
+    unstored: BTreeMap<(WorkspaceId, DocumentId), Unstored>,
+}
+
+/// Changes of one document that only the journal has.
+struct Unstored {
+    kind: DocumentKind,
+    changes: Vec<(ChangeHeader, Bytes)>,
 }
 
 type Place = (Option<WorkspaceId>, Option<DocumentId>);
@@ -341,7 +353,7 @@ impl Writer<'_> {
             }
             match until {
                 Some(until) => from = until,
-                None => return Ok(()),
+                None => return self.unstored(workspace),
             }
         }
     }
@@ -386,6 +398,7 @@ impl Writer<'_> {
             return Ok(strays);
         };
         if let Some(purged) = tombstone_of(&head) {
+            self.unstored.remove(&(workspace, document));
             self.report.purged += 1;
             self.put(Piece::Document(ArchivedDocument {
                 workspace,
@@ -467,7 +480,11 @@ impl Writer<'_> {
                 self.lose(place, format!("{:?}", record.key), record.what)?;
             }
         }
-        if reading.is_empty() || examined.is_purged {
+        if examined.is_purged {
+            self.unstored.remove(&(workspace, document));
+            return Ok(());
+        }
+        if reading.is_empty() {
             return Ok(());
         }
         match examined.kind {
@@ -495,7 +512,9 @@ impl Writer<'_> {
         let inspect =
             |kind: DocumentKind, body: &Bytes| snapshot::inspect(kind, body, counter).ok();
         let reader = &self.shared.reader;
-        examine(reader, journal, (&workspace, &document), &inspect)
+        let roots = reconvene_model::roots().iter();
+        let roots = roots.map(|root| (root.hash, root.kind)).collect();
+        examine(reader, journal, (&workspace, &document), &roots, &inspect)
     }
 
     fn put_document(
@@ -503,8 +522,13 @@ impl Writer<'_> {
         workspace: WorkspaceId,
         document: DocumentId,
         kind: DocumentKind,
-        reading: Reading,
+        mut reading: Reading,
     ) -> Result<(), Error> {
+        if let Some(unstored) = self.unstored.remove(&(workspace, document)) {
+            for (header, body) in unstored.changes {
+                reading.recover(&header, body);
+            }
+        }
         self.report.documents += 1;
         let (snapshots, changes) = reading.into_chunks();
         self.put(Piece::Document(ArchivedDocument {
@@ -565,17 +589,68 @@ impl Writer<'_> {
         Ok(reading)
     }
 
-    /// Notes what of the journal does not read: it may have been nowhere else.
-    fn check_journal(&mut self) -> Result<(), Error> {
+    /// Finds what only the journal has, since the store refused it, and notes what of the journal does
+    /// not read: it may have been nowhere else.
+    fn look_at_journal(&mut self, profile: &Profile) -> Result<(), Error> {
         let found = match self.shared.data_dir()?.check_journal() {
-            Ok(found) => found.damaged,
+            Ok(found) => found,
             Err(error) => {
                 return self.lose((None, None), "journal".to_owned(), error.to_string());
             }
         };
-        for (segment, bytes) in found {
+        for (segment, bytes) in found.damaged {
             let what = format!("{bytes} bytes of it cannot be read");
             self.lose((None, None), format!("journal/{segment}"), what)?;
+        }
+        let used = found.entries.into_iter();
+        for entry in used.filter(|entry| !profile.past.contains(&entry.epoch)) {
+            let frame = match JournalFrame::decode(&entry.frame) {
+                Ok(frame) => frame,
+                Err(error) => {
+                    let place = (Some(entry.workspace), None);
+                    self.lose(place, "journal".to_owned(), error.to_string())?;
+                    continue;
+                }
+            };
+            for journalled in frame.documents {
+                let place = (entry.workspace, journalled.document);
+                let head = self.head(place.0, place.1)?.ok().flatten();
+                let is_held = |header: &ChangeHeader| {
+                    head.as_ref().is_some_and(|head| {
+                        let progress = head.actors.get(&header.actor);
+                        progress.is_some_and(|progress| progress.holds(header.seq))
+                    })
+                };
+                let changes = journalled.changes.into_iter();
+                let changes = changes.filter_map(|body| Some((parse_change(&body).ok()?, body)));
+                let changes: Vec<_> = changes.filter(|(header, _)| !is_held(header)).collect();
+                if !changes.is_empty() {
+                    let kind = journalled.kind;
+                    let known = self.unstored.entry(place).or_insert(Unstored {
+                        kind,
+                        changes: Vec::new(),
+                    });
+                    known.changes.extend(changes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Archives the documents of a workspace that only the journal has.
+    fn unstored(&mut self, workspace: WorkspaceId) -> Result<(), Error> {
+        let first = (workspace, DocumentId::from_bytes([0; 16]));
+        let last = (workspace, DocumentId::from_bytes([0xff; 16]));
+        let places: Vec<_> = self
+            .unstored
+            .range(first..=last)
+            .map(|(of, _)| *of)
+            .collect();
+        for (_, document) in places {
+            let kind = self.unstored.get(&(workspace, document)).map(|of| of.kind);
+            if let Some(kind) = kind {
+                self.put_document(workspace, document, kind, Reading::default())?;
+            }
         }
         Ok(())
     }

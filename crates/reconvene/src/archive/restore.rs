@@ -22,6 +22,7 @@ use reconvene_core::wire::Purged;
 use reconvene_model::snapshot;
 use tokio::sync::mpsc;
 
+use super::device::FILES;
 use super::file::ArchiveFile;
 use super::{
     ArchiveProgress, IncompleteDocument, LostStretch, RefusedRestore, RestoreOptions, RestoreReport,
@@ -81,7 +82,7 @@ impl Contents {
         file.each(contents.decoder(), |found| {
             match found {
                 Found::Piece { offset, piece } => match piece {
-                    Piece::File(file) if with_files => {
+                    Piece::File(file) if with_files && FILES.contains(&&*file.name) => {
                         files_bytes += file.part.len();
                         if files_bytes > FILES_BYTES_MAX {
                             too_large = too_large.or(Some(offset));

@@ -95,10 +95,18 @@ impl Findings {
             };
             let mut damaged = BTreeSet::new();
             for workspace in known_workspaces(&shared.reader)? {
-                let scan = Scan::ascending(KeyRange::damages(&workspace), PAGE_ROWS);
-                let rows = shared.reader.scan(&scan)?.rows.into_iter();
-                let documents = rows.filter_map(|(key, _)| key.document());
-                damaged.extend(documents.map(|document| (workspace, document)));
+                let mut range = KeyRange::damages(&workspace);
+                loop {
+                    let rows = shared
+                        .reader
+                        .scan(&Scan::ascending(range.clone(), PAGE_ROWS))?;
+                    let documents = rows.rows.iter().filter_map(|(key, _)| key.document());
+                    damaged.extend(documents.map(|document| (workspace, document)));
+                    match rows.rows.last().filter(|_| rows.more) {
+                        Some((last, _)) => range = range.after(last),
+                        None => break,
+                    }
+                }
             }
             let state = findings.loaded(&shared.reader, finder)?;
             let mine = entries::damage_on(&finder.peer);
@@ -128,7 +136,7 @@ impl Findings {
         self.settle_found(found.values(), &mut writes);
         let mut written = looked;
         if written.is_ok() && !writes.is_empty() {
-            written = write(replica, &writes).await;
+            written = self.write(replica, &writes).await;
         }
         if let Err(error) = written {
             // It is tried again, unless the same was looked at anew meanwhile.
@@ -359,7 +367,7 @@ impl Findings {
             }
         }
         if !writes.is_empty() {
-            write(replica, &writes).await?;
+            self.write(replica, &writes).await?;
         }
         let mut state = self.lock();
         for (workspace, count) in &counted {
@@ -371,6 +379,31 @@ impl Findings {
             .left_out
             .retain(|_, of| of.is_uncounted() || of.told > 0 || of.is_to_be_sought);
         Ok(!counted.is_empty())
+    }
+
+    /// Writes a batch whole; where one entry cannot be written, the others one by one.
+    async fn write(&self, replica: &Replica, writes: &Writes) -> Result<(), Error> {
+        let home = replica.device().home;
+        let parts = writes.parts().into_iter().map(|(_, part)| part).collect();
+        match replica.edit_together(home, parts).await {
+            Ok(()) => return Ok(()),
+            Err(error) if is_passing(&error) => return Err(error),
+            Err(error) => tracing::debug!(%error, "entries are written one by one"),
+        }
+        for (id, part) in writes.parts() {
+            match replica.edit_together(home, vec![part]).await {
+                Ok(()) => continue,
+                Err(error) if is_passing(&error) => return Err(error),
+                // It was seen to so long ago that it was purged.
+                Err(Error::DocumentDeleted { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(entry = %id, %error, "an inbox entry cannot be written")
+                }
+            }
+            // Else the same would be tried for as long as its document is left out.
+            self.lock().unwritable.insert(id);
+        }
+        Ok(())
     }
 }
 
@@ -425,27 +458,6 @@ impl Writes {
         });
         file.chain(resolve).collect()
     }
-}
-
-/// Writes a batch whole; where one entry cannot be written, the others one by one.
-async fn write(replica: &Replica, writes: &Writes) -> Result<(), Error> {
-    let home = replica.device().home;
-    let parts = writes.parts().into_iter().map(|(_, part)| part).collect();
-    match replica.edit_together(home, parts).await {
-        Ok(()) => return Ok(()),
-        Err(error) if is_passing(&error) => return Err(error),
-        Err(error) => tracing::debug!(%error, "entries are written one by one"),
-    }
-    for (id, part) in writes.parts() {
-        match replica.edit_together(home, vec![part]).await {
-            Ok(()) => {}
-            Err(error) if is_passing(&error) => return Err(error),
-            // It was seen to so long ago that it was purged.
-            Err(Error::DocumentDeleted { .. }) => {}
-            Err(error) => tracing::warn!(entry = %id, %error, "an inbox entry cannot be written"),
-        }
-    }
-    Ok(())
 }
 
 /// Whether the same may succeed later.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use reconvene_core::engine::Write;
 use reconvene_core::keys::Key;
@@ -31,6 +32,8 @@ fn nothing_is_said_to_be_indexed_whose_finding_is_not_filed() {
         }
         let shared = &b.replica.shared;
         let workspace = b.replica.current_workspace().unwrap();
+        let wait = b.replica.wait_for_index(Duration::from_secs(60));
+        wait.await.unwrap();
         let indexed = shared.index.borrow().get(&workspace).copied().unwrap();
         for (peer, byte) in [(&a, 1), (&b, 2)] {
             let project = reconvene_model::ProjectId::from_bytes([byte; 16]);
@@ -126,7 +129,11 @@ fn a_row_holds_what_the_feed_names_though_nobody_noted_it_for_the_open_document(
         for peer in [&a, &b] {
             peer.sync().await;
         }
-        // Another indexer has written the row; it is this one's turn.
+        // Another indexer has written the row, and is done; it is this one's turn.
+        b.replica
+            .wait_for_index(Duration::from_secs(60))
+            .await
+            .unwrap();
         let key = Key::index(&workspace, MEETING, &id);
         let state = IndexStateRow {
             seq: indexed,

@@ -5,14 +5,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use reconvene_core::engine::Write;
 use reconvene_core::ids::{BatchId, DocumentId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
-use reconvene_core::records::{ChangeRow, HeadRow, Record as _};
+use reconvene_core::records::{ChangeRow, FeedHeadRow, HeadRow, Record as _};
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{Batch, Durability, Scan, StoreRead as _, StoreWrite as _};
 use reconvene_sled::{SledReader, SledStore, open_data_dir, open_store};
 
 use super::{Peer, run};
+use crate::replica::request_id;
 use crate::{
     ArchiveOptions, ArchiveReport, MeetingFilter, NewMeeting, OpenOptions, Replica, RestoreOptions,
     Role,
@@ -138,12 +140,15 @@ fn of_a_damaged_store_all_that_reads_is_archived_and_the_rest_is_named() {
             .map(|damage| (damage.document, damage.record.clone()))
             .collect();
         let record = |document: usize, key: &Key| (Some(ids[document]), format!("{key:?}"));
-        let expected = BTreeSet::from([
-            record(0, &rotten.unwrap()),
-            record(1, &missing.unwrap()),
-            record(2, &Key::head(&of, &ids[2])),
-            record(3, &Key::head(&of, &ids[3])),
-        ]);
+        let mut expected =
+            BTreeSet::from([record(0, &rotten.unwrap()), record(1, &missing.unwrap())]);
+        // A head row that was made anew from the changes before the archive was is not damaged.
+        for made_anew in [2, 3] {
+            let head = record(made_anew, &Key::head(&of, &ids[made_anew]));
+            if named.contains(&head) {
+                expected.insert(head);
+            }
+        }
         assert_eq!(named, expected, "{report:?}");
         assert_eq!(report.damages, expected.len() as u64);
         assert!(!report.complete);
@@ -193,6 +198,45 @@ fn what_rotted_and_is_in_the_journal_is_archived_from_there() {
             delete(store, vec![missing]);
         })
         .await;
+        let file = device.dir.path().join("archive");
+        let report = archive(&device.replica, &file).await;
+        assert!(report.complete, "{report:?}");
+        let (restored, taken) = restored(&file).await;
+        assert!(taken.complete, "{taken:?}");
+        assert_eq!(export(&restored.replica, of).await, before);
+    });
+}
+
+#[test]
+fn what_the_store_refused_is_archived_from_the_journal() {
+    run(async {
+        let device = Peer::new(Role::Device).await;
+        let ids = meetings(&device).await;
+        let of = device.replica.current_workspace().unwrap();
+        let row = |key: Key| device.replica.shared.reader.read(&key).unwrap().unwrap();
+        let head = Key::head(&of, &ids[1]);
+        let end = Key::feed_head(&of);
+        let (old_head, old_end) = (row(head.clone()), row(end.clone()));
+        let known = changes(&device.replica.shared.reader, of, ids[1]);
+        let edit = device.replica.meetings();
+        let edit = edit.edit(ids[1], |meeting| meeting.append_note("kept"));
+        edit.await.unwrap();
+        let before = export(&device.replica, of).await;
+        // As if neither this edit nor all of another document had ever been applied.
+        let mut gone = changes(&device.replica.shared.reader, of, ids[1]);
+        gone.retain(|key| !known.contains(key));
+        assert_eq!(gone.len(), 1);
+        let last = FeedHeadRow::decode(&row(end.clone())).unwrap().point.seq;
+        gone.push(Key::feed(&of, last));
+        gone.extend(changes(&device.replica.shared.reader, of, ids[0]));
+        gone.push(Key::head(&of, &ids[0]));
+        let write = Write {
+            request: request_id(),
+            puts: vec![(head, old_head), (end, old_end)],
+            deletes: gone,
+        };
+        device.replica.shared.driver.write(write).await.unwrap();
+
         let file = device.dir.path().join("archive");
         let report = archive(&device.replica, &file).await;
         assert!(report.complete, "{report:?}");

@@ -410,6 +410,36 @@ fn a_storm_of_conflicts_is_bounded_and_the_rest_is_counted_and_comes_as_there_is
 }
 
 #[test]
+fn an_entry_that_was_purged_takes_no_room_from_others() {
+    run(async {
+        let server = Peer::server().await;
+        let (a, b, id) = filed_apart(&server).await;
+        let first = open(&a).await[0].id;
+        a.replica.inbox().discard(first).await.unwrap();
+        round(&[&a]).await;
+        let home = a.replica.device().home;
+        crate::purging::purge_ended(&server.replica, home, Duration::ZERO)
+            .await
+            .unwrap();
+        round(&[&a]).await;
+        assert_eq!(inbox(&a, EntryFilter::All).await, []);
+        // Now nothing says that it was seen to.
+        let a = a.reopen(Role::Device).await;
+        assert_eq!(open(&a).await, []);
+        a.replica.shared.findings.leave_room(1);
+        edit(&a, id, |meeting| meeting.set_source("here")).await;
+        edit(&b, id, |meeting| meeting.set_source("there")).await;
+        round(&[&b, &a]).await;
+        a.replica.wait_for_index(DEADLINE).await.unwrap();
+        let filed = a.replica.shared.findings.filed(DEADLINE).await;
+        assert!(filed, "it tries for ever");
+        let entries = open(&a).await;
+        assert_eq!(entries.len(), 1, "{entries:?}");
+        assert_eq!(entries[0].entry.details["path"], "source");
+    });
+}
+
+#[test]
 fn a_damaged_document_is_told_until_it_is_healed() {
     run(async {
         let server = Peer::server().await;

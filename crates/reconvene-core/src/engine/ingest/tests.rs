@@ -216,6 +216,10 @@ impl Side {
                     | ReadQuery::Examine { .. } => {
                         panic!("nothing here is damaged: {query:?}")
                     }
+                    ReadQuery::FeedEnd(workspace) => {
+                        let end = crate::examine::feed_end(&reader, &workspace).unwrap();
+                        ReadResult::FeedEnd(end)
+                    }
                     ReadQuery::Values(keys) => {
                         let values = keys.iter().map(|key| reader.read(key).unwrap());
                         ReadResult::Values(values.collect())
