@@ -17,6 +17,7 @@ mod archive;
 mod cost;
 mod cuts;
 mod damage;
+mod far;
 mod kills;
 mod outbox;
 mod space;

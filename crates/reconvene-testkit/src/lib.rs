@@ -30,7 +30,7 @@ mod proxy;
 mod server;
 
 pub use client::{ClientOptions, TestClient};
-pub use proxy::{Fault, Passed, Proxy, Strike, Way};
+pub use proxy::{Fault, Passed, Proxy, Strike, Way, Weather};
 pub use server::{Backup, TestServer};
 
 /// How long [`TestClient::settle`] waits for the slowest thing: a minute, which is far more than it

@@ -1,6 +1,7 @@
 //! A link that fails as the test decides: a TCP proxy on loopback between devices and the server.
 //!
-//! It is closed and opened at will ([`Proxy::close`]), or fails once, at a byte.
+//! It is closed and opened at will ([`Proxy::close`]), or fails once, at a byte; or is a [`Weather`] all
+//! the time.
 //!
 //! Bytes are counted per direction from [`Proxy::arm`] on, over all connections. When one direction
 //! has carried as many as a [`Strike`] names, its fault befalls the connection that carries them, and
@@ -8,10 +9,10 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,47 @@ pub enum Fault {
     OneWay,
     /// All that it carries from here on, both ways, comes this much later.
     Delay(Duration),
+}
+
+/// What the path of every connection is like, as whoever uses TCP feels it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weather {
+    /// How long everything takes, each way.
+    pub latency: Duration,
+    /// Of a thousand segments how many get lost, each way. TCP sends them again, and what comes behind
+    /// waits for them: for two latencies and a fifth of a second, the least that Linux waits, and
+    /// twice as long each further time.
+    pub lost_per_mille: u32,
+}
+
+/// Bytes of a segment.
+const SEGMENT: usize = 1460;
+/// Portions on their way at a time, each of at most 4 KiB; more than the windows of one link let out.
+const UNDER_WAY: usize = 1024;
+/// The least that a sender waits before it sends a segment again.
+const RESENT_AFTER: Duration = Duration::from_millis(200);
+
+impl Weather {
+    /// How long so many bytes take, by a sequence of chances.
+    fn takes(&self, bytes: usize, chances: &mut u64) -> Duration {
+        let mut takes = self.latency;
+        for _ in 0..bytes.div_ceil(SEGMENT) {
+            let mut again = 2 * self.latency + RESENT_AFTER;
+            while chance(chances) % 1000 < u64::from(self.lost_per_mille) {
+                takes += again;
+                again *= 2;
+            }
+        }
+        takes
+    }
+}
+
+/// The next of a sequence of chances (xorshift, Marsaglia 2003).
+fn chance(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state >> 16
 }
 
 /// When what happens.
@@ -148,6 +190,11 @@ impl Proxy {
         self.running.shared.lock().target = Some(SocketAddr::from(([127, 0, 0, 1], port)));
     }
 
+    /// What further connections are like.
+    pub fn set_weather(&self, weather: Weather) {
+        self.running.shared.lock().weather = Some(weather);
+    }
+
     /// Counts from zero, with this strike to come or none; says when it has struck.
     pub fn arm(&self, strike: Option<Strike>) -> Receiver<()> {
         // Bounded by the one word that a strike says.
@@ -210,6 +257,7 @@ struct State {
     passed: Passed,
     strike: Option<(Strike, Sender<()>)>,
     connections: Vec<Arc<Connection>>,
+    weather: Option<Weather>,
     is_closed: bool,
     is_over: bool,
 }
@@ -304,16 +352,58 @@ impl Shared {
             }
             state.connections.push(connection.clone());
         }
+        let (weather, number) = {
+            let state = this.lock();
+            (state.weather, state.connections.len() as u64)
+        };
         for way in [Way::Up, Way::Down] {
+            let path = weather.map(|weather| {
+                let (path, under_way) = sync_channel::<(Instant, Vec<u8>)>(UNDER_WAY);
+                let (this, connection) = (this.clone(), connection.clone());
+                thread::spawn(move || this.deliver(&connection, way, &under_way));
+                Path {
+                    weather,
+                    // Far from zero, so that the first chances are as good as any.
+                    chances: (2 * number + u64::from(way == Way::Up) + 1)
+                        .wrapping_mul(0x9e37_79b9_7f4a_7c15),
+                    free_at: Instant::now(),
+                    under_way: path,
+                }
+            });
             let (this, connection) = (this.clone(), connection.clone());
             thread::spawn(move || {
-                let ended = this.pump(&connection, way);
-                connection.tell(ended, way);
+                let is_far = path.is_some();
+                match this.pump(&connection, way, path) {
+                    // That goes the same long way.
+                    Ended::Sender if is_far => {}
+                    ended => connection.tell(ended, way),
+                }
             });
         }
     }
 
-    fn pump(&self, connection: &Connection, way: Way) -> Ended {
+    /// Waits so long, or until the proxy ends.
+    fn wait(&self, time: Duration) {
+        let state = self.lock();
+        let over = self
+            .changed
+            .wait_timeout_while(state, time, |state| !state.is_over);
+        drop(over);
+    }
+
+    /// Writes what is under way when it arrives, until nothing more comes or the receiver has ended.
+    fn deliver(&self, connection: &Connection, way: Way, under_way: &Receiver<(Instant, Vec<u8>)>) {
+        let mut to = connection.sockets(way).1;
+        for (at, bytes) in under_way {
+            self.wait(at.saturating_duration_since(Instant::now()));
+            if to.write_all(&bytes).is_err() {
+                return connection.tell(Ended::Receiver, way);
+            }
+        }
+        connection.tell(Ended::Sender, way);
+    }
+
+    fn pump(&self, connection: &Connection, way: Way, mut path: Option<Path>) -> Ended {
         let mut from = connection.sockets(way).0;
         let mut buffer = [0; 4096];
         loop {
@@ -325,7 +415,7 @@ impl Shared {
             };
             let (before, strike) = self.count(way, bytes.len());
             let (before, after) = bytes.split_at(before);
-            if let Some(ended) = self.pass(connection, way, before) {
+            if let Some(ended) = self.pass(connection, way, before, &mut path) {
                 return ended;
             }
             if let Some((strike, struck)) = strike {
@@ -337,7 +427,7 @@ impl Shared {
                 // Nobody listens any more if the test has gone on.
                 struck.send(()).ok();
             }
-            if let Some(ended) = self.pass(connection, way, after) {
+            if let Some(ended) = self.pass(connection, way, after, &mut path) {
                 return ended;
             }
         }
@@ -363,20 +453,45 @@ impl Shared {
     }
 
     /// Passes bytes on as far as the connection's fault allows; why no more is carried, if so.
-    fn pass(&self, connection: &Connection, way: Way, bytes: &[u8]) -> Option<Ended> {
+    fn pass(
+        &self,
+        connection: &Connection,
+        way: Way,
+        bytes: &[u8],
+        path: &mut Option<Path>,
+    ) -> Option<Ended> {
         match connection.fault() {
             Some((Fault::Cut | Fault::Stall, _)) => return Some(Ended::Neither),
             Some((Fault::OneWay, lost)) if lost == way => return None,
-            Some((Fault::Delay(by), _)) => {
-                let state = self.lock();
-                let over = self
-                    .changed
-                    .wait_timeout_while(state, by, |state| !state.is_over);
-                drop(over);
-            }
+            Some((Fault::Delay(by), _)) => self.wait(by),
             Some((Fault::OneWay, _)) | None => {}
+        }
+        if let Some(path) = path {
+            return path.carry(bytes).is_err().then_some(Ended::Receiver);
         }
         let mut to = connection.sockets(way).1;
         to.write_all(bytes).is_err().then_some(Ended::Receiver)
     }
 }
+
+/// One way of a connection that is far from ideal.
+struct Path {
+    weather: Weather,
+    chances: u64,
+    /// When what was sent last arrives: nothing overtakes.
+    free_at: Instant,
+    under_way: SyncSender<(Instant, Vec<u8>)>,
+}
+
+impl Path {
+    /// Sends bytes on their way; an error if nobody is at its end any more.
+    fn carry(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+        let takes = self.weather.takes(bytes.len(), &mut self.chances);
+        self.free_at = self.free_at.max(Instant::now() + takes);
+        let sent = self.under_way.send((self.free_at, bytes.to_vec()));
+        sent.map_err(|_| Gone)
+    }
+}
+
+/// Nobody takes what is sent.
+struct Gone;
