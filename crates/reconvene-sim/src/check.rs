@@ -365,6 +365,15 @@ impl World {
         lacking.copied().next()
     }
 
+    /// Whether a node knows that a peer refused a document of its: also if that takes it just now.
+    fn knows_refused(&self, node: NodeId, by: NodeId, fact: &Fact) -> bool {
+        let status = self
+            .engine(node)
+            .and_then(|engine| engine.workspace_status(&fact.0));
+        let row = status.and_then(|status| status.peers.get(&self.peer(by)).cloned());
+        row.is_some_and(|row| row.refused_there.contains_key(&fact.1))
+    }
+
     /// `PassComplete` must mean that each side holds what the other held when it greeted.
     pub(crate) fn check_pass(&mut self, node: NodeId, link: LinkId) {
         let Some((id, side)) = self.find_end(node, link) else {
@@ -389,7 +398,12 @@ impl World {
         let here = held(peer, theirs.held).unwrap_or_default();
         let here = self.lacking(node, peer, here, &both);
         let there = held(node, own.held).unwrap_or_default();
-        let there = self.lacking(peer, node, there, &both);
+        let there: Vec<_> = there
+            .iter()
+            .filter(|fact| !self.knows_refused(node, peer, fact))
+            .copied()
+            .collect();
+        let there = self.lacking(peer, node, &there, &both);
         if let Some(fact) = here.or(there) {
             self.fail(format_args!(
                 "the pass of node {node} with node {peer} is complete without {fact:?}"
