@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until as ready_at};
 
 /// Ready after a while.
 pub struct Delay(Pin<Box<Sleep>>);
@@ -14,7 +14,7 @@ pub struct Delay(Pin<Box<Sleep>>);
 impl Delay {
     /// Ready after so long.
     pub fn new(after: Duration) -> Self {
-        Self(Box::pin(sleep_until(Instant::now() + after)))
+        Self(Box::pin(ready_at(Instant::now() + after)))
     }
 
     /// Ready so long from now, instead.
