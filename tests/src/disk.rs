@@ -55,7 +55,7 @@ impl Disk {
             }),
             Err(why) => {
                 tried.push(why);
-                say_not_run(test, &tried.join("; "));
+                say_not_run(test, &format!("mounts no small disk ({})", tried.join("; ")));
                 None
             }
         }
@@ -175,7 +175,8 @@ fn mount_apart(at: &Path) -> Result<(PathBuf, Mounted), String> {
     Ok((seen, Mounted::Apart(holder)))
 }
 
-fn run(program: &str, args: &[&Path]) -> Result<(), String> {
+/// Runs a program to its end; what it complained about, if it failed.
+pub(crate) fn run(program: &str, args: &[&Path]) -> Result<(), String> {
     let ended = Command::new(program).args(args).output();
     match ended {
         Ok(ended) if ended.status.success() => Ok(()),
@@ -187,8 +188,9 @@ fn run(program: &str, args: &[&Path]) -> Result<(), String> {
     }
 }
 
-fn say_not_run(test: &str, why: &str) {
-    let text = format!("NOT RUN: {test}: this machine mounts no small disk ({why})\n");
+/// Says that this machine does not let a test run: it `why`.
+pub(crate) fn say_not_run(test: &str, why: &str) {
+    let text = format!("NOT RUN: {test}: this machine {why}\n");
     // Past the capture of the test harness.
     let mut loud: Box<dyn std::io::Write> = Box::new(std::io::stderr());
     loud.write_all(text.as_bytes()).unwrap();

@@ -7,6 +7,7 @@ mod disk;
 mod harness;
 mod qmsum;
 mod receiver;
+mod writer;
 
 mod devices;
 mod merging;
@@ -19,6 +20,7 @@ mod cuts;
 mod damage;
 mod kills;
 mod outbox;
+mod power;
 mod space;
 
 mod backend;

@@ -57,6 +57,9 @@ mod contain;
 mod files;
 mod space;
 
+#[doc(hidden)]
+pub mod mutants;
+
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 
