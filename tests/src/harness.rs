@@ -209,14 +209,19 @@ impl Server {
         server
     }
 
-    /// Serves again, on the same directory.
-    pub(crate) fn start(&mut self) {
+    /// Begins to serve, in a process that is not waited for.
+    pub(crate) fn begin(&self) -> Process {
         let mut command = self.peer.command(&["serve"]);
         command
             .args(&self.args)
             .arg("--json")
             .env("RECONVENE_LOG", "reconvene=debug");
-        let process = Process::spawn(command);
+        Process::spawn(command)
+    }
+
+    /// Serves again, on the same directory.
+    pub(crate) fn start(&mut self) {
+        let process = self.begin();
         self.info = process.line();
         assert!(self.info["listening"][0].is_string(), "{}", self.info);
         self.process = Some(process);
@@ -254,6 +259,19 @@ impl Server {
 
     pub(crate) fn process(&self) -> &Process {
         self.process.as_ref().unwrap()
+    }
+
+    /// Waits until it logs a word.
+    pub(crate) fn wait_for_log(&self, word: &str) {
+        let until = Instant::now() + deadline();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let line = self.log().recv_timeout(left);
+            let line = line.unwrap_or_else(|error| panic!("`{word}` was not logged: {error}"));
+            if line.contains(word) {
+                return;
+            }
+        }
     }
 
     /// Passes over what it has logged so far.

@@ -36,7 +36,7 @@ const SERVER_PROCESSES: u64 = 2;
 /// Edits that are awaited between two cuts, at most.
 const EDITS_BETWEEN: u64 = 24;
 /// Edits of each task of a writer: more than there is time for.
-const EDITS_MAX: usize = 100_000;
+const EDITS_MAX: u64 = 100_000;
 
 /// Sizes of the disks: more than a store keeps free.
 const DISK_MIB: u64 = 192;

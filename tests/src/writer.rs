@@ -43,7 +43,7 @@ pub(crate) struct WriterOptions {
     /// Whether it waits for its server to hold what it wrote.
     pub(crate) linked: bool,
     /// After how many edits of each task it closes its store.
-    pub(crate) edits: usize,
+    pub(crate) edits: u64,
 }
 
 /// A writing process.
