@@ -55,7 +55,10 @@ impl Disk {
             }),
             Err(why) => {
                 tried.push(why);
-                say_not_run(test, &format!("mounts no small disk ({})", tried.join("; ")));
+                say_not_run(
+                    test,
+                    &format!("mounts no small disk ({})", tried.join("; ")),
+                );
                 None
             }
         }

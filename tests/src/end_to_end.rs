@@ -21,6 +21,7 @@ mod damage;
 mod kills;
 mod outbox;
 mod power;
+mod rot;
 mod space;
 
 mod backend;

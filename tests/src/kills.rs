@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Peer, Process, Server, deadline};
 use crate::qmsum;
-use crate::writer::{
-    Chances, Writer, WriterOptions, check_there, has_set_aside, markers, times,
-};
+use crate::writer::{Chances, Writer, WriterOptions, check_there, has_set_aside, markers, times};
 use reconvene::Role;
 use reconvene_testkit::Proxy;
 
@@ -200,7 +198,11 @@ fn a_device_that_is_killed_while_it_writes_opens_again_with_all_it_acknowledged(
                 assert!(!has_set_aside(&device.data()), "{what}");
             }
         }
-        check_there(&markers(&device.data(), Role::Device), &acknowledged, "at the end");
+        check_there(
+            &markers(&device.data(), Role::Device),
+            &acknowledged,
+            "at the end",
+        );
         done += KILLS_PER_STORE.min(kills - done);
         edits += acknowledged.len();
     }
@@ -259,7 +261,11 @@ fn a_server_that_is_killed_while_a_device_writes_holds_all_it_said_it_holds() {
         let heard = writer.kill();
         device.sync();
         server.stop();
-        check_there(&markers(&data, Role::Server), &heard.acknowledged, "at the end");
+        check_there(
+            &markers(&data, Role::Server),
+            &heard.acknowledged,
+            "at the end",
+        );
         edits += heard.held.len();
     }
     println!("{done} kills of a server, {edits} edits held");

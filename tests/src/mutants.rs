@@ -70,7 +70,10 @@ fn cuts_of_the_power_take_what_is_not_synced() {
     for mutant in NOTICED_BY_CUTS {
         let test = power::CUTS_TEST;
         let said = run_with(&format!("{mutant:?}"), test);
-        assert!(said.contains(&format!("test {test} ... FAILED")), "{mutant:?}: {said}");
+        assert!(
+            said.contains(&format!("test {test} ... FAILED")),
+            "{mutant:?}: {said}"
+        );
     }
 }
 

@@ -159,10 +159,15 @@ fn stop(process: &Process) {
     let is_running = |task: fs::DirEntry| {
         // A task that has just ended has no state.
         let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with(['T', 'Z', 'X']));
+        let state = stat
+            .rsplit_once(") ")
+            .map(|(_, rest)| rest.starts_with(['T', 'Z', 'X']));
         state == Some(false)
     };
-    while fs::read_dir(&tasks).unwrap().any(|task| is_running(task.unwrap())) {
+    while fs::read_dir(&tasks)
+        .unwrap()
+        .any(|task| is_running(task.unwrap()))
+    {
         assert!(Instant::now() < until, "the process does not stop");
         thread::yield_now();
     }

@@ -52,6 +52,7 @@ mod reader;
 mod record;
 
 mod journal;
+mod tally;
 
 mod contain;
 mod files;
