@@ -18,6 +18,7 @@ mod archive;
 mod cost;
 mod cuts;
 mod damage;
+mod failing;
 mod kills;
 mod outbox;
 mod power;

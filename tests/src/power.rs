@@ -135,7 +135,8 @@ impl Drop for Machine {
     }
 }
 
-fn make_file_system(image: &Path, mib: u64) -> Result<(), String> {
+/// Makes an ext4 file system in an image of this size.
+pub(crate) fn make_file_system(image: &Path, mib: u64) -> Result<(), String> {
     let file = File::create(image).map_err(|error| error.to_string())?;
     file.set_len(mib * 1024 * 1024)
         .map_err(|error| error.to_string())?;
@@ -146,7 +147,8 @@ fn make_file_system(image: &Path, mib: u64) -> Result<(), String> {
     file.sync_all().map_err(|error| error.to_string())
 }
 
-fn mount(image: &Path, at: &Path) -> Result<(), String> {
+/// Mounts the file system in an image.
+pub(crate) fn mount(image: &Path, at: &Path) -> Result<(), String> {
     let options = format!("loop,{COMMIT}");
     run("mount", &[Path::new("-o"), Path::new(&options), image, at])
 }
@@ -173,8 +175,8 @@ fn stop(process: &Process) {
     }
 }
 
-/// Where images are kept: in memory, where there is enough of that.
-fn place() -> PathBuf {
+/// Where images and the like are kept: in memory, where there is enough of that.
+pub(crate) fn place() -> PathBuf {
     let memory = Path::new("/dev/shm");
     let free = rustix::fs::statvfs(memory).map_or(0, |disk| disk.f_bavail * disk.f_frsize);
     if free >= PLACE_BYTES_MIN {

@@ -313,40 +313,44 @@ fn take_lock(path: &Path) -> Result<File, OpenError> {
 
 fn check_format(dir: &Path) -> Result<(), OpenError> {
     let path = dir.join("format");
-    let io = |error| OpenError::io(&path, error);
+    let copy = dir.join("format.copy");
     let line = format!("reconvene {FORMAT_VERSION}\n");
     let whole = line.repeat(FORMAT_LINES);
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return write_atomically(&path, whole.as_bytes()).map_err(io);
-        }
-        Err(error) => return Err(io(error)),
+    let read = |path: &Path| match fs::read(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(OpenError::io(path, error)),
     };
-    match version_of(&text) {
-        Some(FORMAT_VERSION) if text == whole.as_bytes() => Ok(()),
-        Some(FORMAT_VERSION) => {
-            tracing::warn!(path = %path.display(), "the format's file is written anew");
-            write_atomically(&path, whole.as_bytes()).map_err(io)
+    let texts = [read(&path)?, read(&copy)?];
+    match version_of(texts.iter().flatten()) {
+        Some(FORMAT_VERSION) => {}
+        Some(found) if found > FORMAT_VERSION => {
+            let supported = FORMAT_VERSION;
+            return Err(OpenError::NewerVersion { found, supported });
         }
-        Some(found) if found > FORMAT_VERSION => Err(OpenError::NewerVersion {
-            found,
-            supported: FORMAT_VERSION,
-        }),
+        None if texts == [None, None] => {}
         _ if dir.join("sled").exists() || dir.join("journal").exists() => {
-            Err(OpenError::Format { path, line })
+            return Err(OpenError::Format { path, line });
         }
-        _ => Err(OpenError::NotAStore {
-            path: dir.to_owned(),
-        }),
+        _ => {
+            return Err(OpenError::NotAStore {
+                path: dir.to_owned(),
+            });
+        }
     }
+    for (path, text) in [&path, &copy].into_iter().zip(texts) {
+        if text.as_deref() != Some(whole.as_bytes()) {
+            write_atomically(path, whole.as_bytes()).map_err(|error| OpenError::io(path, error))?;
+        }
+    }
+    Ok(())
 }
 
-/// The version that most of the lines name which can be read; several say the same, so that one that is
-/// damaged does no harm.
-fn version_of(text: &[u8]) -> Option<u32> {
+/// The version that most of the lines name which can be read; several in two files say the same, so that
+/// what is damaged of them does no harm.
+fn version_of<'a>(texts: impl Iterator<Item = &'a Vec<u8>>) -> Option<u32> {
     let mut named = BTreeMap::<u32, usize>::new();
-    for line in text.split(|byte| *byte == b'\n') {
+    for line in texts.flat_map(|text| text.split(|byte| *byte == b'\n')) {
         let line = std::str::from_utf8(line).ok();
         let version = line.and_then(|line| line.strip_prefix("reconvene ")?.parse().ok());
         if let Some(version) = version {

@@ -95,20 +95,22 @@ fn a_format_that_lost_a_bit_or_its_end_is_made_whole_or_called_damaged() {
         drop(open_data_dir(temporary.path()).unwrap());
         assert_eq!(fs::read(&path).unwrap(), whole, "bit {bit}");
     }
+    let copy = temporary.path().join("format.copy");
     for length in 0..whole.len() {
-        fs::write(&path, &whole[..length]).unwrap();
-        match open_data_dir(temporary.path()) {
-            Ok(_) => assert_eq!(fs::read(&path).unwrap(), whole, "{length}"),
-            Err(error) => {
-                assert!(length < 11, "{length}");
-                assert!(matches!(error, OpenError::Format { .. }), "{error:?}");
-                assert!(
-                    error.to_string().contains(path.to_str().unwrap()),
-                    "{error}"
-                );
-            }
+        for damaged in [&path, &copy] {
+            fs::write(damaged, &whole[..length]).unwrap();
+            drop(open_data_dir(temporary.path()).unwrap());
+            assert_eq!(fs::read(damaged).unwrap(), whole, "{length}");
         }
     }
+    fs::write(&path, "recon").unwrap();
+    fs::write(&copy, "").unwrap();
+    let error = open_data_dir(temporary.path()).unwrap_err();
+    assert!(matches!(error, OpenError::Format { .. }), "{error:?}");
+    assert!(
+        error.to_string().contains(path.to_str().unwrap()),
+        "{error}"
+    );
     // As it was written once.
     fs::write(&path, "reconvene 1\n").unwrap();
     drop(open_data_dir(temporary.path()).unwrap());
