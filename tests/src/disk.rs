@@ -125,9 +125,7 @@ impl Drop for Disk {
     fn drop(&mut self) {
         match &mut self.mounted {
             Mounted::Here => {
-                if let Err(why) = run("umount", &[&self.path]) {
-                    eprintln!("{} stays mounted: {why}", self.root.path().display());
-                }
+                unmount(&self.path);
             }
             Mounted::Apart(holder) => {
                 // The mount goes with the last who sees it.
@@ -188,6 +186,14 @@ pub(crate) fn run(program: &str, args: &[&Path]) -> Result<(), String> {
             String::from_utf8_lossy(&ended.stderr).trim()
         )),
         Err(error) => Err(format!("{program}: {error}")),
+    }
+}
+
+/// Unmounts, also where something of a test that failed is left there.
+pub(crate) fn unmount(at: &Path) {
+    let unmounted = run("umount", &[at]).or_else(|_| run("umount", &[Path::new("-l"), at]));
+    if let Err(why) = unmounted {
+        eprintln!("{} stays mounted: {why}", at.display());
     }
 }
 

@@ -16,7 +16,7 @@ use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::cuts::copy_dir;
-use crate::disk::{run, say_not_run};
+use crate::disk::{run, say_not_run, unmount};
 use crate::harness::{Peer, Process, Server, deadline};
 use crate::writer::{
     Chances, Heard, UNSYNCED_BYTES, Writer, WriterOptions, check_there, has_set_aside, markers,
@@ -128,9 +128,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         for at in self.mounted.iter().rev() {
-            if let Err(why) = run("umount", &[at]) {
-                eprintln!("{} stays mounted: {why}", at.display());
-            }
+            unmount(at);
         }
     }
 }
