@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Peer, Process, Server, deadline};
 use crate::qmsum;
-use crate::writer::{Chances, Writer, WriterOptions, check_there, has_set_aside, markers, times};
+use crate::writer::{Chances, Survivors, Writer, WriterOptions, has_set_aside, times};
 use reconvene::Role;
 use reconvene_testkit::Proxy;
 
@@ -193,16 +193,12 @@ fn a_device_that_is_killed_while_it_writes_opens_again_with_all_it_acknowledged(
             acknowledged.extend(heard.acknowledged);
             // Now and then who is killed next is the first to open it.
             if chances.below(3) > 0 {
-                let found = markers(&device.data(), Role::Device);
-                check_there(&found, &acknowledged, &what);
+                let found = Survivors::of(&device.data(), Role::Device);
+                found.check(&acknowledged, &what);
                 assert!(!has_set_aside(&device.data()), "{what}");
             }
         }
-        check_there(
-            &markers(&device.data(), Role::Device),
-            &acknowledged,
-            "at the end",
-        );
+        Survivors::of(&device.data(), Role::Device).check(&acknowledged, "at the end");
         done += KILLS_PER_STORE.min(kills - done);
         edits += acknowledged.len();
     }
@@ -250,7 +246,7 @@ fn a_server_that_is_killed_while_a_device_writes_holds_all_it_said_it_holds() {
             writer.hear_now();
             done += 1;
             let what = format!("kill {done} of a server");
-            check_there(&markers(&data, Role::Server), &writer.heard.held, &what);
+            Survivors::of(&data, Role::Server).check(&writer.heard.held, &what);
             assert!(!has_set_aside(&data), "{what}");
             server.start();
             proxy.lead_to(server.info["listening"][0].as_str().unwrap());
@@ -261,11 +257,7 @@ fn a_server_that_is_killed_while_a_device_writes_holds_all_it_said_it_holds() {
         let heard = writer.kill();
         device.sync();
         server.stop();
-        check_there(
-            &markers(&data, Role::Server),
-            &heard.acknowledged,
-            "at the end",
-        );
+        Survivors::of(&data, Role::Server).check(&heard.acknowledged, "at the end");
         edits += heard.held.len();
     }
     println!("{done} kills of a server, {edits} edits held");

@@ -19,8 +19,7 @@ use crate::cuts::copy_dir;
 use crate::disk::{run, say_not_run, unmount};
 use crate::harness::{Peer, Process, Server, deadline};
 use crate::writer::{
-    Chances, Heard, UNSYNCED_BYTES, Writer, WriterOptions, check_there, has_set_aside, markers,
-    times,
+    Chances, Heard, Survivors, UNSYNCED_BYTES, Writer, WriterOptions, has_set_aside, times,
 };
 use reconvene::Role;
 use reconvene_testkit::Proxy;
@@ -256,8 +255,11 @@ fn check_device(after: &Machine, acknowledged: &BTreeSet<String>, cut: u64) {
         if loses_database && database.exists() {
             fs::remove_dir_all(database).unwrap();
         }
-        let found = markers(&copy, Role::Device);
-        check_there(&found, acknowledged, &what);
+        let found = Survivors::of(&copy, Role::Device);
+        match loses_database {
+            true => found.check_markers(acknowledged, &what),
+            false => found.check(acknowledged, &what),
+        }
         assert!(!has_set_aside(&copy), "{what}");
     }
 }
@@ -287,7 +289,7 @@ fn cut_server(mut machine: Machine, chances: &mut Chances, cuts: &mut Cuts) {
         let copy = copy.path().join("data");
         copy_dir(&after.disk().join("data"), &copy);
         let what = format!("cut {} of a server, cache {:?}", cuts.done, after.cache);
-        check_there(&markers(&copy, Role::Server), &known, &what);
+        Survivors::of(&copy, Role::Server).check(&known, &what);
         assert!(!has_set_aside(&copy), "{what}");
         if cut % CUTS_PER_PROCESS > 0 {
             kill_process(server.process().pid(), Signal::CONT).unwrap();

@@ -35,7 +35,7 @@ const LANES: u64 = 4;
 /// Edits that only the device holds; each has two entries in its journal.
 const UNSYNCED: usize = 8;
 /// Passes after which everything is back.
-const PASSES_MAX: usize = 4;
+const PASSES_MAX: usize = 10;
 
 /// Whose file is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -29,6 +29,8 @@ const EDITS: &str = "RECONVENE_TEST_WRITER_EDITS";
 const TASKS: usize = 3;
 /// Edits of a task between two waits for the server.
 const BURST: usize = 4;
+/// Edits of a task after which it compacts.
+const COMPACT_EVERY: u64 = 8;
 /// Bytes of every seventh note: more than one part of a stored record.
 const LONG_NOTE_BYTES: usize = 6_000;
 /// Bytes appended, per edit, to a file that nobody syncs.
@@ -160,39 +162,52 @@ impl Writer {
     }
 }
 
-/// What is in a store: the number of times each marker is shown.
-pub(crate) fn markers(data: &Path, role: Role) -> BTreeMap<String, usize> {
-    let export = in_runtime(async {
-        let replica = OpenOptions::new(data).role(role).open().await.unwrap();
-        let export = replica.export(None).await.unwrap();
-        let report = replica.verify(None).await.unwrap();
-        assert!(report.intact, "{report:?}");
-        replica.close().await.unwrap();
-        export
-    });
-    let mut found = BTreeMap::new();
-    for piece in export.split('<').skip(1) {
-        let (marker, _) = piece.split_once('>').unwrap();
-        *found.entry(marker.to_owned()).or_default() += 1;
-    }
-    found
+/// What a store that was ended without warning shows when it is opened again.
+pub(crate) struct Survivors {
+    /// How often each marker is shown.
+    markers: BTreeMap<String, usize>,
+    /// What was found to be damaged or missing.
+    pub(crate) told: Vec<String>,
 }
 
-/// Checks that what was acknowledged is there, and nothing is there twice.
-pub(crate) fn check_there(
-    found: &BTreeMap<String, usize>,
-    acknowledged: &BTreeSet<String>,
-    what: &str,
-) {
-    let lost = |marker: &&String| !found.contains_key(*marker);
-    let few: Vec<_> = acknowledged.iter().filter(lost).take(5).collect();
-    let (count, all) = (acknowledged.iter().filter(lost).count(), acknowledged.len());
-    assert!(
-        few.is_empty(),
-        "{what}: {count} of {all} acknowledged edits are lost, such as {few:?}"
-    );
-    let doubled = found.iter().find(|(_, times)| **times > 1);
-    assert_eq!(doubled, None, "{what}: there more than once");
+impl Survivors {
+    /// Opens a store, without a step by hand, and closes it again.
+    pub(crate) fn of(data: &Path, role: Role) -> Self {
+        let (export, told) = in_runtime(async {
+            let replica = OpenOptions::new(data).role(role).open().await.unwrap();
+            let export = replica.export(None).await.unwrap();
+            let report = replica.verify(None).await.unwrap();
+            assert!(report.intact, "{report:?}");
+            let told = replica.status().await.unwrap().found_on_open;
+            replica.close().await.unwrap();
+            (export, told)
+        });
+        let mut markers = BTreeMap::new();
+        for piece in export.split('<').skip(1) {
+            let (marker, _) = piece.split_once('>').unwrap();
+            *markers.entry(marker.to_owned()).or_default() += 1;
+        }
+        Self { markers, told }
+    }
+
+    /// Checks that what was acknowledged is there, nothing is there twice, and nothing is missed.
+    pub(crate) fn check(&self, acknowledged: &BTreeSet<String>, what: &str) {
+        self.check_markers(acknowledged, what);
+        assert!(self.told.is_empty(), "{what}: {:?}", self.told);
+    }
+
+    /// The same of a store that has lost its database, and may say so.
+    pub(crate) fn check_markers(&self, acknowledged: &BTreeSet<String>, what: &str) {
+        let lost = |marker: &&String| !self.markers.contains_key(*marker);
+        let few: Vec<_> = acknowledged.iter().filter(lost).take(5).collect();
+        let (count, all) = (acknowledged.iter().filter(lost).count(), acknowledged.len());
+        assert!(
+            few.is_empty(),
+            "{what}: {count} of {all} acknowledged edits are lost, such as {few:?}"
+        );
+        let doubled = self.markers.iter().find(|(_, times)| **times > 1);
+        assert_eq!(doubled, None, "{what}: there more than once");
+    }
 }
 
 /// Whether sled's directory was ever set aside.
@@ -323,7 +338,7 @@ impl Writing {
             if self.is_linked && self.unheld.len() >= BURST {
                 self.wait_until_held().await?;
             }
-            if n % 40 == 39 {
+            if n % COMPACT_EVERY == COMPACT_EVERY - 1 {
                 self.replica.compact(None).await?;
             }
         }
