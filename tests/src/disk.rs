@@ -55,7 +55,10 @@ impl Disk {
             }),
             Err(why) => {
                 tried.push(why);
-                say_not_run(test, &tried.join("; "));
+                say_not_run(
+                    test,
+                    &format!("mounts no small disk ({})", tried.join("; ")),
+                );
                 None
             }
         }
@@ -122,9 +125,7 @@ impl Drop for Disk {
     fn drop(&mut self) {
         match &mut self.mounted {
             Mounted::Here => {
-                if let Err(why) = run("umount", &[&self.path]) {
-                    eprintln!("{} stays mounted: {why}", self.root.path().display());
-                }
+                unmount(&self.path);
             }
             Mounted::Apart(holder) => {
                 // The mount goes with the last who sees it.
@@ -175,7 +176,8 @@ fn mount_apart(at: &Path) -> Result<(PathBuf, Mounted), String> {
     Ok((seen, Mounted::Apart(holder)))
 }
 
-fn run(program: &str, args: &[&Path]) -> Result<(), String> {
+/// Runs a program to its end; what it complained about, if it failed.
+pub(crate) fn run(program: &str, args: &[&Path]) -> Result<(), String> {
     let ended = Command::new(program).args(args).output();
     match ended {
         Ok(ended) if ended.status.success() => Ok(()),
@@ -187,8 +189,17 @@ fn run(program: &str, args: &[&Path]) -> Result<(), String> {
     }
 }
 
-fn say_not_run(test: &str, why: &str) {
-    let text = format!("NOT RUN: {test}: this machine mounts no small disk ({why})\n");
+/// Unmounts, also where something of a test that failed is left there.
+pub(crate) fn unmount(at: &Path) {
+    let unmounted = run("umount", &[at]).or_else(|_| run("umount", &[Path::new("-l"), at]));
+    if let Err(why) = unmounted {
+        eprintln!("{} stays mounted: {why}", at.display());
+    }
+}
+
+/// Says that this machine does not let a test run: it `why`.
+pub(crate) fn say_not_run(test: &str, why: &str) {
+    let text = format!("NOT RUN: {test}: this machine {why}\n");
     // Past the capture of the test harness.
     let mut loud: Box<dyn std::io::Write> = Box::new(std::io::stderr());
     loud.write_all(text.as_bytes()).unwrap();

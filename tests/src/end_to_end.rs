@@ -7,6 +7,7 @@ mod disk;
 mod harness;
 mod qmsum;
 mod receiver;
+mod writer;
 
 mod devices;
 mod merging;
@@ -17,9 +18,12 @@ mod archive;
 mod cost;
 mod cuts;
 mod damage;
+mod failing;
 mod far;
 mod kills;
 mod outbox;
+mod power;
+mod rot;
 mod space;
 
 mod backend;

@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -193,8 +194,13 @@ impl Server {
 
     /// Serves from an empty directory, with these options.
     pub(crate) fn with(args: &[&str]) -> Self {
+        Self::of(Peer::new(), args)
+    }
+
+    /// Serves from a peer's directory, with these options.
+    pub(crate) fn of(peer: Peer, args: &[&str]) -> Self {
         let mut server = Self {
-            peer: Peer::new(),
+            peer,
             process: None,
             info: Value::Null,
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
@@ -203,14 +209,19 @@ impl Server {
         server
     }
 
-    /// Serves again, on the same directory.
-    pub(crate) fn start(&mut self) {
+    /// Begins to serve, in a process that is not waited for.
+    pub(crate) fn begin(&self) -> Process {
         let mut command = self.peer.command(&["serve"]);
         command
             .args(&self.args)
             .arg("--json")
             .env("RECONVENE_LOG", "reconvene=debug");
-        let process = Process::spawn(command);
+        Process::spawn(command)
+    }
+
+    /// Serves again, on the same directory.
+    pub(crate) fn start(&mut self) {
+        let process = self.begin();
         self.info = process.line();
         assert!(self.info["listening"][0].is_string(), "{}", self.info);
         self.process = Some(process);
@@ -237,13 +248,30 @@ impl Server {
     /// again after [`Server::kill`].
     pub(crate) fn killer(&self) -> impl FnOnce() + Send + 'static {
         let process = self.process.as_ref().unwrap();
-        let pid = rustix::process::Pid::from_child(&process.child);
-        move || rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap()
+        let pid = process.pid();
+        move || kill_process(pid, Signal::KILL).unwrap()
     }
 
     /// What it logs.
     pub(crate) fn log(&self) -> &Receiver<String> {
-        &self.process.as_ref().unwrap().errors
+        &self.process().errors
+    }
+
+    pub(crate) fn process(&self) -> &Process {
+        self.process.as_ref().unwrap()
+    }
+
+    /// Waits until it logs a word.
+    pub(crate) fn wait_for_log(&self, word: &str) {
+        let until = Instant::now() + deadline();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let line = self.log().recv_timeout(left);
+            let line = line.unwrap_or_else(|error| panic!("`{word}` was not logged: {error}"));
+            if line.contains(word) {
+                return;
+            }
+        }
     }
 
     /// Passes over what it has logged so far.
@@ -304,6 +332,15 @@ impl Process {
         &self.errors
     }
 
+    /// What it says on stdout, line by line, other than what was taken already.
+    pub(crate) fn said(&self) -> &Receiver<String> {
+        &self.output
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// Whether the process has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
@@ -334,29 +371,34 @@ impl Process {
     }
 
     /// Ends the process at once (SIGKILL).
-    pub(crate) fn kill(mut self) {
+    pub(crate) fn kill(self) {
+        drop(self.kill_and_hear());
+    }
+
+    /// Ends the process at once (SIGKILL); what it had said by then and was not taken yet.
+    pub(crate) fn kill_and_hear(mut self) -> Vec<String> {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        self.output.iter().collect()
     }
 
     /// Lets it do nothing from here on (SIGSTOP).
     pub(crate) fn pause(&self) {
-        self.signal(rustix::process::Signal::STOP);
+        self.signal(Signal::STOP);
     }
 
     /// Lets a paused process go on.
     pub(crate) fn go_on(&self) {
-        self.signal(rustix::process::Signal::CONT);
+        self.signal(Signal::CONT);
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).unwrap();
+    fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
     }
 
     /// Tells the process to stop (SIGTERM) and waits for its end.
     pub(crate) fn stop(self) -> Ended {
-        self.signal(rustix::process::Signal::TERM);
+        self.signal(Signal::TERM);
         self.end()
     }
 

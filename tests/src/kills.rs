@@ -1,11 +1,25 @@
 //! Processes that end without warning, and stores that vanish: nothing acknowledged is lost.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Peer, Process, Server, deadline};
 use crate::qmsum;
+use crate::writer::{Chances, Survivors, Writer, WriterOptions, has_set_aside, times};
+use reconvene::Role;
+use reconvene_testkit::Proxy;
+
+/// How often processes that write are killed, unless `RECONVENE_KILLS` says otherwise: three of four
+/// times a device, else a server.
+const KILLS: u64 = 200;
+/// Kills after which a new store is begun, so that reading it all stays cheap.
+const KILLS_PER_STORE: u64 = 20;
+/// Edits of each task of a device that closes its store in the end, if it lives that long.
+const EDITS: u64 = 12;
+/// The longest time from what is waited for to the kill: as long as a store takes to open.
+const MICROSECONDS_MAX: u64 = 150_000;
 
 /// Waits until the server logged a word this often or the command ended, whichever is first.
 fn wait_for_log(server: &Server, word: &str, times: usize, running: &mut Process) {
@@ -142,4 +156,109 @@ fn a_killed_device_whose_store_is_deleted_too_still_has_its_edits() {
     assert_eq!(listed["meetings"].as_array().unwrap().len(), 21);
     assert_eq!(listed["meetings"][0]["id"], id.as_str());
     assert_eq!(a.export(), server.export());
+}
+
+/// A time before a kill: mostly short.
+fn moment(chances: &mut Chances) -> Duration {
+    let end = [200, 5_000, MICROSECONDS_MAX][usize::try_from(chances.below(3)).unwrap()];
+    Duration::from_micros(chances.below(end))
+}
+
+#[test]
+fn a_device_that_is_killed_while_it_writes_opens_again_with_all_it_acknowledged() {
+    let kills = times("RECONVENE_KILLS", KILLS) * 3 / 4;
+    let mut chances = Chances::named("RECONVENE_KILLS_SEED");
+    let (mut done, mut edits) = (0, 0);
+    while done < kills {
+        let device = Peer::new();
+        let mut acknowledged = BTreeSet::new();
+        for kill in 0..KILLS_PER_STORE.min(kills - done) {
+            let mut writer = Writer::spawn(&WriterOptions {
+                data: device.data(),
+                run: format!("k{kill}"),
+                linked: false,
+                edits: EDITS,
+            });
+            let what = chances.below(5);
+            let after = chances.below(3 * EDITS);
+            writer.hear_until(|heard| match what {
+                0 => heard.last == "opening",
+                1 => heard.last == "opened",
+                2 => heard.last == "closing",
+                _ => heard.acknowledged.len() as u64 > after,
+            });
+            writer.hear_for(moment(&mut chances));
+            let heard = writer.kill();
+            let what = format!("kill {} after it was {}", done + kill + 1, heard.last);
+            acknowledged.extend(heard.acknowledged);
+            // Now and then who is killed next is the first to open it.
+            if chances.below(3) > 0 {
+                let found = Survivors::of(&device.data(), Role::Device);
+                found.check(&acknowledged, &what);
+                assert!(!has_set_aside(&device.data()), "{what}");
+            }
+        }
+        Survivors::of(&device.data(), Role::Device).check(&acknowledged, "at the end");
+        done += KILLS_PER_STORE.min(kills - done);
+        edits += acknowledged.len();
+    }
+    println!("{done} kills of a device, {edits} edits acknowledged");
+}
+
+/// Waits for a moment in the life of a server at which it is to be killed.
+fn wait_for_moment(server: &Server, writer: &mut Writer, chances: &mut Chances) {
+    let held = writer.heard.held.len() as u64 + chances.below(16);
+    match chances.below(4) {
+        // While it takes in what has come together since it was killed last.
+        0 => server.wait_for_log("link up"),
+        1 => server.wait_for_log("changed"),
+        _ => assert!(writer.hear_until(|heard| heard.held.len() as u64 > held)),
+    }
+    writer.hear_for(moment(chances));
+}
+
+#[test]
+fn a_server_that_is_killed_while_a_device_writes_holds_all_it_said_it_holds() {
+    let kills = (times("RECONVENE_KILLS", KILLS) / 4).max(1);
+    let mut chances = Chances::named("RECONVENE_KILLS_SEED");
+    let (mut done, mut edits) = (0, 0);
+    while done < kills {
+        let proxy = Proxy::new().unwrap();
+        let mut server = Server::behind(&proxy);
+        let device = Peer::joined(&server, "Ada");
+        let data = server.peer.data();
+        let mut writer = Writer::spawn(&WriterOptions {
+            data: device.data(),
+            run: "k".to_owned(),
+            linked: true,
+            edits: 100_000,
+        });
+        for _ in 0..KILLS_PER_STORE.min(kills - done) {
+            wait_for_moment(&server, &mut writer, &mut chances);
+            server.kill();
+            if chances.below(3) == 0 {
+                // And again while it opens its store.
+                let opening = server.begin();
+                writer.hear_for(moment(&mut chances));
+                opening.kill();
+                done += 1;
+            }
+            writer.hear_now();
+            done += 1;
+            let what = format!("kill {done} of a server");
+            Survivors::of(&data, Role::Server).check(&writer.heard.held, &what);
+            assert!(!has_set_aside(&data), "{what}");
+            server.start();
+            proxy.lead_to(server.info["listening"][0].as_str().unwrap());
+        }
+        // The device was not disturbed, and the server comes to hold everything.
+        let held = writer.heard.held.len();
+        assert!(writer.hear_until(|heard| heard.held.len() > held));
+        let heard = writer.kill();
+        device.sync();
+        server.stop();
+        Survivors::of(&data, Role::Server).check(&heard.acknowledged, "at the end");
+        edits += heard.held.len();
+    }
+    println!("{done} kills of a server, {edits} edits held");
 }

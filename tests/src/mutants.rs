@@ -6,9 +6,11 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use reconvene::mutants::Mutant;
+use reconvene_sled::mutants::Mutant as StoreMutant;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::harness::deadline;
+use crate::power;
 
 /// A mutant, and a test that must notice it. The first is one of [`Mutant`] or of the engine's.
 const NOTICED: [(&str, &str); 17] = [
@@ -30,6 +32,9 @@ const NOTICED: [(&str, &str); 17] = [
     ("CallsItFresh", "truth::staleness_bound_holds"),
     ("ForgetsWhoWasAway", "truth::multi_client_consistency"),
 ];
+
+/// Mutants of the store, which only a cut of the power shows.
+const NOTICED_BY_CUTS: [StoreMutant; 2] = [StoreMutant::SyncsNoJournal, StoreMutant::SyncsNoSled];
 
 /// How long a test waits for each thing then, in seconds: it waits in vain for most.
 const PATIENCE: &str = "10";
@@ -55,6 +60,18 @@ fn the_tests_of_promises_fail_where_they_are_not_kept() {
     });
     let unnoticed: Vec<_> = unnoticed.collect();
     assert!(unnoticed.is_empty(), "{unnoticed:?}");
+}
+
+#[test]
+fn cuts_of_the_power_take_what_is_not_synced() {
+    if !power::can_be_cut("cuts_of_the_power_take_what_is_not_synced") {
+        return;
+    }
+    for mutant in NOTICED_BY_CUTS {
+        let said = run_with(&format!("{mutant:?}"), power::CUTS_TEST);
+        let is_noticed = said.contains("acknowledged edits are lost");
+        assert!(is_noticed, "{mutant:?}: {said}");
+    }
 }
 
 /// Runs one test of this program on its own, and yields what it printed.

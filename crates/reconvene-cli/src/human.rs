@@ -436,6 +436,16 @@ pub(crate) fn status(answer: &Value) -> String {
         let why = text(&disk["low_space"]);
         put(&mut out, format_args!("  nothing is written: {why}\n"));
     }
+    if answer["store_failed"].is_string() {
+        let why = text(&answer["store_failed"]);
+        put(
+            &mut out,
+            format_args!("  nothing is written until the store is opened again: {why}\n"),
+        );
+    }
+    for found in items(&answer["found_on_open"]) {
+        put(&mut out, format_args!("  found: {}\n", text(found)));
+    }
     let links = items(&answer["links"]).len();
     put(&mut out, format_args!("  links: {links}\n"));
     for peer in items(&answer["unreached"]) {

@@ -5,6 +5,7 @@
 //! checks that it is ours and of a version we know, and keeps others out. It never deletes
 //! anything and never opens the store.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -17,15 +18,19 @@ use crate::journal::{self, JournalCheck};
 /// The version of the directory's layout, in the `format` file.
 const FORMAT_VERSION: u32 = 1;
 
+/// How often that file says it.
+const FORMAT_LINES: usize = 3;
+
 /// Names that make a directory without a `format` file ours: what a crash can leave behind before
 /// the file is written, and what the crates above may put there first.
-const OUR_NAMES: [&str; 12] = [
+const OUR_NAMES: [&str; 13] = [
     "lock",
     "format",
     "format.tmp",
     "sled",
     "journal",
     "quarantine",
+    "tally",
     "identity.key",
     "profile.json",
     "enrolled.json",
@@ -53,6 +58,17 @@ pub enum OpenError {
         found: u32,
         /// The highest format this version reads.
         supported: u32,
+    },
+    /// The file that says which format a store has says nothing that can be read.
+    #[error(
+        "{} is damaged; if the version of reconvene that wrote the store is this one, write into it: {}",
+        .path.display(), .line.trim_end()
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What each of its lines should be.
+        line: String,
     },
     /// The path holds something that is not a store.
     #[error("{} holds something that is not a store", .path.display())]
@@ -297,28 +313,54 @@ fn take_lock(path: &Path) -> Result<File, OpenError> {
 
 fn check_format(dir: &Path) -> Result<(), OpenError> {
     let path = dir.join("format");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return write_atomically(&path, format!("reconvene {FORMAT_VERSION}\n").as_bytes())
-                .map_err(|error| OpenError::io(&path, error));
-        }
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
-        Err(error) => return Err(OpenError::io(&path, error)),
+    let copy = dir.join("format.copy");
+    let line = format!("reconvene {FORMAT_VERSION}\n");
+    let whole = line.repeat(FORMAT_LINES);
+    let read = |path: &Path| match fs::read(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(OpenError::io(path, error)),
     };
-    let version = text
-        .strip_prefix("reconvene ")
-        .and_then(|rest| rest.trim_end().parse::<u32>().ok());
-    match version {
-        Some(FORMAT_VERSION) => Ok(()),
-        Some(found) if found > FORMAT_VERSION => Err(OpenError::NewerVersion {
-            found,
-            supported: FORMAT_VERSION,
-        }),
-        _ => Err(OpenError::NotAStore {
-            path: dir.to_owned(),
-        }),
+    let texts = [read(&path)?, read(&copy)?];
+    match version_of(texts.iter().flatten()) {
+        Some(FORMAT_VERSION) => {}
+        Some(found) if found > FORMAT_VERSION => {
+            let supported = FORMAT_VERSION;
+            return Err(OpenError::NewerVersion { found, supported });
+        }
+        None if texts == [None, None] => {}
+        _ if dir.join("sled").exists() || dir.join("journal").exists() => {
+            return Err(OpenError::Format { path, line });
+        }
+        _ => {
+            return Err(OpenError::NotAStore {
+                path: dir.to_owned(),
+            });
+        }
     }
+    for (path, text) in [&path, &copy].into_iter().zip(texts) {
+        if text.as_deref() != Some(whole.as_bytes()) {
+            write_atomically(path, whole.as_bytes()).map_err(|error| OpenError::io(path, error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The version that most of the lines name which can be read; several in two files say the same, so that
+/// what is damaged of them does no harm.
+fn version_of<'a>(texts: impl Iterator<Item = &'a Vec<u8>>) -> Option<u32> {
+    let mut named = BTreeMap::<u32, usize>::new();
+    for line in texts.flat_map(|text| text.split(|byte| *byte == b'\n')) {
+        let line = std::str::from_utf8(line).ok();
+        let version = line.and_then(|line| line.strip_prefix("reconvene ")?.parse().ok());
+        if let Some(version) = version {
+            *named.entry(version).or_default() += 1;
+        }
+    }
+    named
+        .into_iter()
+        .max_by_key(|(_, times)| *times)
+        .map(|(version, _)| version)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use reconvene_core::ids::{DocumentId, FeedSeq, StoreEpoch, WorkspaceId};
 use reconvene_core::storage::{JournalEntry, JournalEpochs, JournalReleases, merge_release};
 
 use crate::files::{move_synced, names_in, sync_dir, unused_name, with_suffix, write_synced};
+use crate::mutants::{self, Mutant};
 
 use frame::{FRAME_PAYLOAD_BYTES_MAX, Tail, encode_frame, parse_segment};
 
@@ -397,6 +398,9 @@ impl Journal {
 
 fn write_durably(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
+    if mutants::is(Mutant::SyncsNoJournal) {
+        return Ok(());
+    }
     file.sync_data()
 }
 

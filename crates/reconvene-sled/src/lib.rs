@@ -52,10 +52,14 @@ mod reader;
 mod record;
 
 mod journal;
+mod tally;
 
 mod contain;
 mod files;
 mod space;
+
+#[doc(hidden)]
+pub mod mutants;
 
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;

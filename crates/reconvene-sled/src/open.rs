@@ -19,6 +19,7 @@ use crate::files::{create_private_dir, move_synced, names_in, sync_dir, unused_n
 use crate::journal::{DamagedSegment, Journal};
 use crate::space;
 use crate::store::{OpenParts, SledStore};
+use crate::tally::Tally;
 
 /// sled's page cache, in bytes.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -55,6 +56,9 @@ pub struct OpenReport {
     pub damaged_segments: Vec<DamagedSegment>,
     /// Bytes of a journal write that a crash cut short; nothing in it was acknowledged.
     pub torn_bytes: u64,
+    /// Groups of batches that were durable in the database and are not in it any more, about: it is as it
+    /// was before them, or gone. What only this store had of them is in the journal.
+    pub lost_groups: u64,
 }
 
 /// A sled directory that was set aside.
@@ -82,6 +86,15 @@ pub fn open_store(data_dir: &DataDir) -> Result<Opened, OpenError> {
         ..OpenReport::default()
     };
     let (db, file) = open_or_replace(data_dir, &mut report)?;
+    let tallied = Tally::open(&db, data_dir.path());
+    let (tally, lost_groups) = tallied.map_err(|error| OpenError::io(data_dir.path(), error))?;
+    if lost_groups > 0 {
+        tracing::error!(
+            lost_groups,
+            "the database lost the end of what was durable in it"
+        );
+        report.lost_groups = lost_groups;
+    }
     if report != OpenReport::default() {
         tracing::info!(?report, "the store was opened with something to tell");
     }
@@ -89,6 +102,7 @@ pub fn open_store(data_dir: &DataDir) -> Result<Opened, OpenError> {
         tree: sled::Tree::clone(&db),
         file,
         journal,
+        tally,
         data_dir: data_dir.clone(),
         reservation,
     });

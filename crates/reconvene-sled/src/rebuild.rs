@@ -1,8 +1,8 @@
 //! A new database that takes the place of a damaged one. The damaged one is moved to `quarantine/`
 //! whole; the journal stays where it is.
 
-use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use bytes::Bytes;
 use reconvene_core::ids::BatchId;
@@ -14,6 +14,7 @@ use crate::data_dir::{DataDir, OpenError, open_data_dir};
 use crate::files::{move_synced, unused_name};
 use crate::open::open_store;
 use crate::store::SledStore;
+use crate::tally;
 
 /// Where the new database is made. What an earlier attempt left there is removed.
 const PLACE: &str = "rebuilt";
@@ -79,10 +80,20 @@ impl Rebuild {
         // Nothing was written to it that a barrier has to cover.
         drop(damaged);
         let set_aside = unused_name(&data_dir.quarantine(), "sled-");
-        let moved = move_synced(&data_dir.sled(), &set_aside)
+        // It counted the damaged one.
+        let moved = remove_if_there(&data_dir.path().join(tally::NAME));
+        let moved = moved
+            .and_then(|()| move_synced(&data_dir.sled(), &set_aside))
             .and_then(|()| move_synced(&rebuilt, &data_dir.sled()))
             .and_then(|()| fs::remove_dir_all(&place));
         moved.map_err(|error| io_error(&error))?;
         Ok(set_aside)
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }

@@ -21,9 +21,11 @@ use crate::contain::{contained, io_error, sled_error};
 use crate::data_dir::{DataDir, Reservation};
 use crate::files::names_in;
 use crate::journal::Journal;
+use crate::mutants::{self, Mutant};
 use crate::reader::{Shared, SledReader, parts_of};
 use crate::record::{encode, part_count, part_key};
 use crate::space;
+use crate::tally::Tally;
 
 /// A store on sled; the only writer of its data directory.
 ///
@@ -35,6 +37,8 @@ pub struct SledStore {
     file: File,
     blobs: PathBuf,
     journal: Journal,
+    /// `None` only while this is dropped.
+    tally: Option<Tally>,
     last_applied: Option<BatchId>,
     /// Whether something was applied since the last barrier.
     unsynced: bool,
@@ -49,6 +53,7 @@ pub(crate) struct OpenParts {
     pub(crate) tree: Tree,
     pub(crate) file: File,
     pub(crate) journal: Journal,
+    pub(crate) tally: Tally,
     pub(crate) data_dir: DataDir,
     pub(crate) reservation: Reservation,
 }
@@ -70,6 +75,7 @@ impl SledStore {
             file: parts.file,
             blobs: parts.data_dir.sled().join("blobs"),
             journal: parts.journal,
+            tally: Some(parts.tally),
             last_applied: None,
             unsynced: false,
             refused: None,
@@ -192,6 +198,9 @@ impl SledStore {
                 ),
             });
         }
+        if mutants::is(Mutant::SyncsNoSled) {
+            return Ok(());
+        }
         self.file.sync_data().map_err(|error| io_error(&error))
     }
 }
@@ -241,7 +250,12 @@ impl StoreWrite for SledStore {
         }
         self.unsynced = true;
         match self.write(&admitted).map_err(|error| self.refuse(error)) {
-            Ok(()) => self.last_applied = last,
+            Ok(()) => {
+                self.last_applied = last;
+                if let Some(tally) = &mut self.tally {
+                    tally.count();
+                }
+            }
             Err(error) => {
                 let written = outcomes.iter_mut().filter(|outcome| outcome.is_ok());
                 written.for_each(|outcome| *outcome = Err(error.clone()));
@@ -255,6 +269,9 @@ impl StoreWrite for SledStore {
         if self.unsynced {
             self.sync().map_err(|error| self.refuse(error))?;
             self.unsynced = false;
+            if let Some(tally) = &mut self.tally {
+                tally.barrier_passed();
+            }
         }
         self.journal.barrier_passed();
         Ok(())
@@ -270,8 +287,9 @@ impl StoreWrite for SledStore {
 impl Drop for SledStore {
     fn drop(&mut self) {
         let state = self.shared.write().take();
-        // sled flushes as it is dropped, and panics if it cannot.
-        if let Err(what) = contained(|| drop(state)) {
+        let tally = self.tally.take();
+        // sled flushes as the last of it is dropped, and panics if it cannot.
+        if let Err(what) = contained(|| drop((state, tally))) {
             tracing::error!(what, "sled panicked while it was closed");
         }
     }

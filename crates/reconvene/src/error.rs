@@ -323,7 +323,10 @@ impl Error {
             "store_locked" => "close the other program that uses this directory, or talk to it",
             "newer_version" => "use the version of reconvene that wrote it, or a later one",
             "not_a_store" => "choose an empty or new directory with --data",
-            "permission" => "make the directory yours, or choose another one with --data",
+            "permission" => {
+                "make the directory yours and writable (its disk may be mounted read-only), or choose \
+                 another one with --data"
+            }
             "no_space" => "free some space on the disk; nothing that was stored is lost",
             "bad_ticket" => {
                 "copy the whole ticket again, or ask for a new one (`reconvene invite`)"

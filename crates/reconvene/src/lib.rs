@@ -79,6 +79,7 @@ pub mod mutants;
 
 mod clock;
 mod enrolled;
+mod kept;
 mod profile;
 
 pub use archive::{

@@ -3,17 +3,20 @@
 //! It is not in the store so that losing the store loses no membership: with the profile, the
 //! identity and the journal a device refills an empty store from its server.
 
-use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use reconvene_core::ids::{MemberId, PeerId, StoreEpoch, WorkspaceId};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
-use crate::Error;
+use crate::{Error, kept};
 
 /// Version of the profile's format.
 const VERSION: u32 = 1;
+/// The field of a file with a value's checksum: the first bytes of SHA-256 over the value without it, as
+/// compact JSON, in hexadecimal digits.
+const CHECKSUM: &str = "checksum";
+const CHECKSUM_BYTES: usize = 8;
 
 /// What a replica is to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,35 +217,56 @@ pub(crate) fn parse_profile(bytes: &[u8]) -> Result<Profile, Error> {
     of_known_version(parsed?)
 }
 
-/// Reads a value from a file; `None` if there is no file.
+/// Reads a value from a file, or its copy; `None` if there is no file.
 pub(crate) fn read_file<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(bad_file(path, error.to_string())),
+    let bytes = kept::load(path, is_sealed).map_err(|error| bad_file(path, error.to_string()))?;
+    let Some(bytes) = bytes else {
+        return Ok(None);
     };
+    let damaged = |what: &str| {
+        let what = format!("it is damaged ({what}), and so is its copy; restore it from a backup");
+        bad_file(path, what)
+    };
+    if !is_sealed(&bytes) {
+        return Err(damaged("its checksum does not fit"));
+    }
     let read = serde_json::from_slice(&bytes);
-    let damaged = |error| format!("it is damaged ({error}); restore it from a backup");
-    Ok(Some(read.map_err(|error| bad_file(path, damaged(error)))?))
+    Ok(Some(read.map_err(|error| damaged(&error.to_string()))?))
 }
 
 /// Replaces what a file says; after a crash it says either the old or the new, whole.
 pub(crate) fn replace_file(path: &Path, value: &impl Serialize) -> Result<(), Error> {
-    let bytes = serde_json::to_vec_pretty(value);
-    let bytes = bytes.map_err(|error| bad_file(path, error.to_string()))?;
-    let temporary = path.with_extension("json.tmp");
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        #[cfg(unix)]
-        if let Some(dir) = path.parent() {
-            File::open(dir)?.sync_all()?;
-        }
-        Ok(())
+    let bytes = seal(value).map_err(|error| bad_file(path, error.to_string()))?;
+    kept::replace(path, &bytes).map_err(|error| bad_file(path, error.to_string()))
+}
+
+/// A value as it stands in a file: with a checksum over what it says.
+pub(crate) fn seal(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    let mut value = serde_json::to_value(value)?;
+    let checksum = checksum(&value)?;
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert(CHECKSUM.to_owned(), checksum.into());
+    }
+    serde_json::to_vec_pretty(&value)
+}
+
+/// Whether bytes are a value that its checksum fits; one of before there were checksums has none.
+pub(crate) fn is_sealed(bytes: &[u8]) -> bool {
+    let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(bytes) else {
+        return false;
     };
-    write().map_err(|error| bad_file(path, error.to_string()))
+    let sealed = value.as_object_mut().map(|fields| fields.remove(CHECKSUM));
+    match sealed {
+        Some(Some(sealed)) => checksum(&value).is_ok_and(|checksum| sealed == checksum),
+        Some(None) => true,
+        None => false,
+    }
+}
+
+fn checksum(value: &serde_json::Value) -> Result<String, serde_json::Error> {
+    let digest = Sha256::digest(serde_json::to_vec(value)?);
+    let digits = digest.iter().take(CHECKSUM_BYTES);
+    Ok(digits.map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn bad_file(path: &Path, what: String) -> Error {

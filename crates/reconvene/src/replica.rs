@@ -19,7 +19,7 @@ use reconvene_model::{
     Document, EditError, Editor, EncodedChange, ModelError, Purpose, WORKSPACE, WORKSPACE_DOCUMENT,
     derive_actor, roots,
 };
-use reconvene_sled::{DataDir, SledReader};
+use reconvene_sled::{DataDir, OpenReport, SledReader};
 use serde::Serialize;
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -86,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) keeps_links: AtomicBool,
     /// For how long what was verified counts as fresh.
     pub(crate) staleness_bound: Duration,
+    /// What was found damaged or missing of the store.
+    pub(crate) found_on_open: Vec<String>,
 }
 
 /// What this device is.
@@ -105,6 +107,33 @@ pub struct DeviceInfo {
     pub current: Option<WorkspaceId>,
     /// What it is to the others.
     pub role: Role,
+}
+
+/// What a report of opening says that a person should know.
+fn found_in(report: &OpenReport) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Some(set_aside) = &report.quarantined {
+        let moved_to = set_aside.moved_to.display();
+        found.push(format!(
+            "the database could not be opened ({}) and is now in {moved_to}; what this device alone \
+             had is in the journal, and the rest comes back from peers",
+            set_aside.reason
+        ));
+    } else if report.lost_groups > 0 {
+        found.push(format!(
+            "the database lost the last {} groups of writes that were durable in it; what this device \
+             alone had is in the journal, and the rest comes back from peers",
+            report.lost_groups
+        ));
+    }
+    for segment in &report.damaged_segments {
+        found.push(format!(
+            "{} bytes of a journal segment could not be read; as it was found it is in {}",
+            segment.bytes_lost,
+            segment.moved_to.display()
+        ));
+    }
+    found
 }
 
 impl Replica {
@@ -134,6 +163,7 @@ impl Replica {
             is_restored,
         } = files;
         let peer = identity.peer_id();
+        let found_on_open = found_in(&opened.report);
         let reader = opened.store.reader();
         let mut clock = Clock::new(clock);
         let config = Config {
@@ -241,6 +271,7 @@ impl Replica {
             tasks: Mutex::new(vec![index_task]),
             keeps_links: AtomicBool::new(false),
             staleness_bound,
+            found_on_open,
         };
         let replica = Self {
             shared: Arc::new(shared),

@@ -57,6 +57,8 @@ pub struct Status {
     pub barriers: u64,
     /// Why the store takes no more writes until it is opened again; `None` if it does.
     pub store_failed: Option<String>,
+    /// What was found damaged or missing of the store when this replica was opened, for people.
+    pub found_on_open: Vec<String>,
     /// The number for breaking changes of state that this replica tells its peers.
     pub state_version: u32,
 }
@@ -312,6 +314,7 @@ fn collect(shared: &Shared, device: DeviceInfo, live: &Live) -> Result<Status, E
         traffic: live.traffic,
         barriers: live.barriers,
         store_failed: live.store_failed.clone(),
+        found_on_open: shared.found_on_open.clone(),
         state_version: live.state_version,
         device,
     })

@@ -12,7 +12,7 @@ fn a_new_directory_is_private_and_marked() {
     let data_dir = open_data_dir(&path).unwrap();
     assert_eq!(data_dir.path(), path);
     let format = fs::read_to_string(path.join("format")).unwrap();
-    assert_eq!(format, "reconvene 1\n");
+    assert_eq!(format, "reconvene 1\nreconvene 1\nreconvene 1\n");
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -83,6 +83,41 @@ fn a_newer_format_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_format_that_lost_a_bit_or_its_end_is_made_whole_or_called_damaged() {
+    let temporary = tempfile::tempdir().unwrap();
+    drop(open_data_dir(temporary.path()).unwrap());
+    let path = temporary.path().join("format");
+    let whole = fs::read(&path).unwrap();
+    for bit in 0..8 * whole.len() {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, flipped).unwrap();
+        drop(open_data_dir(temporary.path()).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), whole, "bit {bit}");
+    }
+    let copy = temporary.path().join("format.copy");
+    for length in 0..whole.len() {
+        for damaged in [&path, &copy] {
+            fs::write(damaged, &whole[..length]).unwrap();
+            drop(open_data_dir(temporary.path()).unwrap());
+            assert_eq!(fs::read(damaged).unwrap(), whole, "{length}");
+        }
+    }
+    fs::write(&path, "recon").unwrap();
+    fs::write(&copy, "").unwrap();
+    let error = open_data_dir(temporary.path()).unwrap_err();
+    assert!(matches!(error, OpenError::Format { .. }), "{error:?}");
+    assert!(
+        error.to_string().contains(path.to_str().unwrap()),
+        "{error}"
+    );
+    // As it was written once.
+    fs::write(&path, "reconvene 1\n").unwrap();
+    drop(open_data_dir(temporary.path()).unwrap());
+    assert_eq!(fs::read(&path).unwrap(), whole);
+}
+
+#[test]
 fn foreign_places_are_not_touched() {
     let temporary = tempfile::tempdir().unwrap();
     let is_foreign = |path: &Path| {
@@ -122,7 +157,7 @@ fn an_interrupted_first_open_is_finished() {
     fs::write(temporary.path().join("format.tmp"), "recon").unwrap();
     open_data_dir(temporary.path()).unwrap();
     let format = fs::read_to_string(temporary.path().join("format")).unwrap();
-    assert_eq!(format, "reconvene 1\n");
+    assert_eq!(format, "reconvene 1\nreconvene 1\nreconvene 1\n");
 }
 
 #[test]

@@ -1,26 +1,27 @@
 //! The key by which a server knows the runs it issued: in a file outside the store, so that what it
 //! says of a run stays true when the store is gone.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use reconvene_core::time::WallTime;
 use reconvene_model::RunId;
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
-use crate::Error;
 use crate::mutants::{self, Mutant};
 use crate::replica::random;
+use crate::{Error, kept};
 
 /// The file's name in the data directory.
 pub(crate) const FILE: &str = "run.key";
 /// How much of a run id the code is made over.
 const CODED_BYTES: usize = 10;
+const KEY_BYTES: usize = 32;
+const SEALED_BYTES: usize = KEY_BYTES + 4;
 
 /// The key.
-pub(crate) struct RunKey([u8; 32]);
+pub(crate) struct RunKey([u8; KEY_BYTES]);
 
 impl RunKey {
     /// Reads the key of a data directory; makes one where there is none, readable by its owner alone.
@@ -31,26 +32,19 @@ impl RunKey {
             return Ok(key);
         }
         let key = Self(random()?);
-        // Whole or not at all: a key that is cut short would disown every run.
-        let temporary = path.with_extension("key.tmp");
-        let written = (|| {
-            let mut options = File::options();
-            options.write(true).create(true).truncate(true);
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let mut file = options.open(&temporary)?;
-            file.write_all(&key.0)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            #[cfg(unix)]
-            File::open(dir)?.sync_all()?;
-            Ok(())
-        })();
-        written.map_err(|source: io::Error| Error::Io {
+        kept::replace(&path, &key.sealed()).map_err(|source| Error::Io {
             what: format!("{} could not be written", path.display()),
             source,
         })?;
         Ok(key)
+    }
+
+    /// The key as it stands in its file: a checksum follows it.
+    fn sealed(&self) -> [u8; SEALED_BYTES] {
+        let mut bytes = [0; SEALED_BYTES];
+        bytes[..KEY_BYTES].copy_from_slice(&self.0);
+        bytes[KEY_BYTES..].copy_from_slice(&Sha256::digest(self.0)[..SEALED_BYTES - KEY_BYTES]);
+        bytes
     }
 
     /// Issues a run.
@@ -82,27 +76,29 @@ impl RunKey {
 }
 
 fn load(path: &Path) -> Result<Option<RunKey>, Error> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(Error::Io {
-                what: format!("{} could not be read", path.display()),
-                source,
-            });
-        }
+    let loaded = kept::load(path, |bytes| read(bytes).is_some());
+    let loaded = loaded.map_err(|source| Error::Io {
+        what: format!("{} could not be read", path.display()),
+        source,
+    })?;
+    let Some(bytes) = loaded else {
+        return Ok(None);
     };
-    match bytes.try_into() {
-        Ok(bytes) => Ok(Some(RunKey(bytes))),
-        Err(_) => Err(Error::Io {
-            what: format!(
-                "{} is damaged: restore it from a backup, or remove it and every earlier sync run \
-                 will be said never to have existed",
-                path.display()
-            ),
-            source: io::ErrorKind::InvalidData.into(),
-        }),
-    }
+    let damaged = || Error::Io {
+        what: format!(
+            "{} is damaged: restore it from a backup, or remove it and every earlier sync run \
+             will be said never to have existed",
+            path.display()
+        ),
+        source: io::ErrorKind::InvalidData.into(),
+    };
+    read(&bytes).map(Some).ok_or_else(damaged)
+}
+
+/// The key that bytes are; those of before there were checksums are the key alone.
+fn read(bytes: &[u8]) -> Option<RunKey> {
+    let key = RunKey(*bytes.first_chunk()?);
+    (bytes.len() == KEY_BYTES || bytes == key.sealed()).then_some(key)
 }
 
 #[cfg(test)]

@@ -33,6 +33,19 @@ fn a_run_is_known_again_under_its_key_and_no_other_is() {
         let file = std::fs::metadata(dir.path().join(FILE)).unwrap();
         assert_eq!(file.mode() & 0o777, 0o600);
     }
-    std::fs::write(dir.path().join(FILE), b"short").unwrap();
+    let path = dir.path().join(FILE);
+    let whole = std::fs::read(&path).unwrap();
+    for bit in 0..8 * whole.len() {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, flipped).unwrap();
+        assert!(RunKey::load_or_create(dir.path()).unwrap().issued(run));
+        assert_eq!(std::fs::read(&path).unwrap(), whole, "{bit}");
+    }
+    // As it was written once.
+    std::fs::write(&path, &whole[..32]).unwrap();
+    assert!(RunKey::load_or_create(dir.path()).unwrap().issued(run));
+    std::fs::write(&path, b"short").unwrap();
+    std::fs::remove_file(dir.path().join(format!("{FILE}.copy"))).unwrap();
     assert!(RunKey::load_or_create(dir.path()).is_err());
 }
