@@ -836,8 +836,10 @@ impl Engine {
 
     /// Whether the store's feed, in the same history, reaches at least this far.
     fn feed_covers(&mut self, workspace: WorkspaceId, epoch: StoreEpoch, through: FeedSeq) -> bool {
-        self.ready(&workspace)
-            .is_some_and(|state| state.opened.epoch == epoch && state.opened.seq >= through)
+        let short = u64::from(self.is(Mutant::ReplaysOneTooFew));
+        self.ready(&workspace).is_some_and(|state| {
+            state.opened.epoch == epoch && state.opened.seq.0 + short >= through.0
+        })
     }
 
     /// Whether the slot of a pinned document has its head row, or knows that there is none.
