@@ -57,7 +57,7 @@ mod contain;
 mod files;
 mod space;
 
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(feature = "fuzz")]
 pub mod fuzz;
 
 #[cfg(test)]

@@ -36,9 +36,13 @@ use crate::wire;
 mod batches;
 mod commit;
 mod counters;
+#[cfg(any(test, feature = "fuzz"))]
+mod lone;
 mod place;
 mod restore;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub use lone::LoneGraph;
 pub(super) use place::{Placed, PlacedDocument, enter};
 pub use restore::{Restore, RestoreError, Restored, RestoredDocument};
 
