@@ -6,6 +6,7 @@
 mod disk;
 mod harness;
 mod qmsum;
+mod raw;
 mod receiver;
 mod writer;
 
@@ -32,6 +33,7 @@ mod formats;
 mod serving;
 mod watching;
 
+mod hostile;
 mod refusals;
 mod versions;
 

@@ -274,6 +274,15 @@ impl Server {
         }
     }
 
+    /// The most memory that its process ever had resident, in bytes.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        let id = self.process.as_ref().unwrap().child.id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        kib.unwrap().parse::<u64>().unwrap() * 1024
+    }
+
     /// Passes over what it has logged so far.
     pub(crate) fn forget_log(&self) {
         while self.log().try_recv().is_ok() {}

@@ -4,14 +4,13 @@ use std::fs;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reconvene_core::ids::LinkId;
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::wire::{Frame, Hello, Refused, Role};
-use reconvene_libp2p::{Identity, Network, NetworkConfig, NetworkEvent, load_or_create_identity};
-use tokio::sync::mpsc::Receiver;
+use reconvene_libp2p::{Identity, NetworkEvent, load_or_create_identity};
 use tokio::time::timeout;
 
 use crate::harness::{Peer, Server, deadline};
+use crate::raw::{Raw, run};
 
 /// A version that nothing here speaks.
 const LATER: u32 = 99;
@@ -36,57 +35,6 @@ fn later_refusal() -> Bytes {
         protocol: (LATER, LATER),
     });
     refused.encode().remove(0)
-}
-
-/// A peer that only has the network, not the engine.
-struct Raw {
-    network: Network,
-    events: Receiver<NetworkEvent>,
-}
-
-impl Raw {
-    fn start(identity: Identity, listen: Vec<String>) -> Self {
-        let config = NetworkConfig {
-            listen,
-            ..NetworkConfig::default()
-        };
-        let (network, events) = Network::start(identity, config).unwrap();
-        Self { network, events }
-    }
-
-    async fn event(&mut self) -> NetworkEvent {
-        timeout(deadline(), self.events.recv())
-            .await
-            .unwrap()
-            .unwrap()
-    }
-
-    async fn link(&mut self) -> LinkId {
-        loop {
-            match self.event().await {
-                NetworkEvent::LinkUp { link, .. } => return link,
-                NetworkEvent::DialFailed { why, .. } => panic!("{why}"),
-                _ => {}
-            }
-        }
-    }
-
-    async fn frame(&mut self) -> Frame {
-        loop {
-            match self.event().await {
-                NetworkEvent::FrameArrived { frame, .. } => return Frame::decode(&frame).unwrap(),
-                NetworkEvent::LinkDown { why, .. } => panic!("{why}"),
-                _ => {}
-            }
-        }
-    }
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    runtime.unwrap().block_on(test);
 }
 
 /// Greets the server as this identity in a later version, and yields the refusal.

@@ -56,6 +56,8 @@ pub use alive::Stall;
 pub use compact::needs_singly;
 pub use follow::{StoredBodies, stored_frames};
 pub use fresh::{Verified, word_counts};
+#[cfg(any(test, feature = "fuzz"))]
+pub use ingest::LoneGraph;
 pub use ingest::{Restore, RestoreError, Restored, RestoredDocument};
 pub use links::Trouble;
 pub use purge::tombstone_of;

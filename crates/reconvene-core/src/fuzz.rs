@@ -1,11 +1,12 @@
 //! What is done with bytes of peers and disks before anyone believes them, as functions that take any
-//! bytes and panic when something is wrong. The package `fuzz/` and the tests beside this file feed
-//! them.
+//! bytes and panic when something is wrong. The package `fuzz/` feeds them.
 
 use bytes::Bytes;
+use negentropy::{Id, Negentropy, NegentropyStorageVector};
+use sha2::{Digest as _, Sha256};
 
 use crate::archive::{Decoder, Found, HEAD_BYTES, HEADER_BYTES};
-use crate::guard::{ChangeHeader, parse_change, seal};
+use crate::guard::{ChangeHeader, check_snapshot, parse_change, seal};
 use crate::limits;
 use crate::records::{
     ChangeRow, DamageRow, FeedHeadRow, FeedRow, HeadRow, IndexStateRow, InviteRow, JournalFrame,
@@ -13,47 +14,6 @@ use crate::records::{
 };
 use crate::ticket::Ticket;
 use crate::wire::{Assembler, Frame};
-
-/// One of them.
-#[derive(Clone, Copy, Debug)]
-pub struct Target {
-    /// What it is called here and in `fuzz/`.
-    pub name: &'static str,
-    /// What takes any bytes.
-    pub run: fn(&[u8]),
-}
-
-/// All of them.
-pub const TARGETS: [Target; 7] = [
-    Target {
-        name: "archive",
-        run: archive,
-    },
-    Target {
-        name: "change",
-        run: change,
-    },
-    Target {
-        name: "change_data",
-        run: change_data,
-    },
-    Target {
-        name: "frame",
-        run: frame,
-    },
-    Target {
-        name: "parts",
-        run: parts,
-    },
-    Target {
-        name: "record",
-        run: record,
-    },
-    Target {
-        name: "ticket",
-        run: ticket,
-    },
-];
 
 /// An archive, strictly and in salvage. What is whole for the one is whole for the other, whatever is
 /// lost is told, and every byte is accounted for.
@@ -196,5 +156,44 @@ pub fn ticket(data: &[u8]) {
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// A message of reconciliation, to who answers and to who began; the first byte says to whom. What is
+/// said in return is no longer than it may be.
+pub fn reconcile(data: &[u8]) {
+    let Some((to, message)) = data.split_first() else {
+        return;
+    };
+    let mut catalogue = NegentropyStorageVector::new();
+    for document in 0..=200_u8 {
+        let mut item = [document; 32];
+        item[1] = to % 16;
+        let inserted = catalogue.insert(0, Id::from_byte_array(item));
+        assert!(inserted.is_ok());
+    }
+    let limit = limits::RECONCILE_MESSAGE_BYTES_MAX as u64;
+    let sealed = catalogue.seal();
+    let ready = sealed.and_then(|()| Negentropy::owned(catalogue, limit));
+    let mut negentropy = ready.expect("a fresh catalogue can be sealed");
+    let answer = if to % 2 == 0 {
+        negentropy.reconcile(message).ok()
+    } else {
+        let first = negentropy.initiate().expect("who begins may begin");
+        assert!(first.len() <= limits::RECONCILE_MESSAGE_BYTES_MAX);
+        let (mut have, mut need) = (Vec::new(), Vec::new());
+        let next = negentropy.reconcile_with_ids(message, &mut have, &mut need);
+        assert!(need.len() <= message.len() / 32);
+        next.ok().flatten()
+    };
+    assert!(answer.is_none_or(|answer| answer.len() <= limits::RECONCILE_MESSAGE_BYTES_MAX));
+}
+
+/// What is in a snapshot, as a chunk with its checksum, which the guard has looked at.
+pub fn seal_snapshot(data: &[u8]) -> Vec<u8> {
+    // The chunk's type, which is zero, stands where that of a change is one.
+    let change = seal(data);
+    let hashed = [&[0], &change[9..]].concat();
+    let mut chunk = change[..4].to_vec();
+    chunk.extend_from_slice(&Sha256::digest(&hashed)[..4]);
+    chunk.extend_from_slice(&hashed);
+    let _checked = check_snapshot(&chunk);
+    chunk
+}

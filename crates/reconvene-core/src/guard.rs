@@ -30,7 +30,7 @@ pub use columns::Column;
 pub use error::{ChangePart, GuardError};
 
 #[cfg(any(test, feature = "fuzz"))]
-pub(crate) use chunk::seal;
+pub use chunk::seal;
 use chunk::{Chunk, inflate};
 use header::parse_data;
 
@@ -40,6 +40,8 @@ mod error;
 mod header;
 mod leb;
 mod operations;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod pieces;
 mod runs;
 
 /// What a change says about itself.
@@ -129,9 +131,6 @@ pub fn parse_change(body: &[u8]) -> Result<ChangeHeader, GuardError> {
         parse_data(chunk.data, chunk.checksum, body.len())
     }
 }
-
-#[cfg(test)]
-pub(crate) use tests::seeds;
 
 #[cfg(test)]
 mod tests;

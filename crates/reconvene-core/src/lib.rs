@@ -27,7 +27,9 @@ pub mod memory;
 pub mod mutants;
 pub mod stored;
 
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(test)]
+mod codecs;
+#[cfg(feature = "fuzz")]
 pub mod fuzz;
 #[cfg(test)]
 mod golden;

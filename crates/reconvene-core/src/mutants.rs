@@ -50,11 +50,29 @@ pub enum Mutant {
     SkipsLastOfEntry,
     /// Enters what is left of a damaged document without beginning a new history.
     HealsQuietly,
+    /// Takes a feed for the one it knows if only the numbers agree where both end.
+    IgnoresForks,
+    /// Keeps from a peer what the peer once sent, also where it may have lost it.
+    NeverEchoes,
+    /// Dates what a heartbeat says by when it came.
+    VouchesByArrival,
+    /// Lets an answer out when all but the last batch that may show in it are behind their barrier.
+    AnswersOneEarly,
+    /// Takes a dial that failed for one that is still on its way.
+    DialsOnce,
+    /// Takes a feed that ends one short of what the journal has for one that has it.
+    ReplaysOneTooFew,
+    /// Says where its feed ends while the journal has what the feed has not.
+    SpeaksUnsettled,
+    /// Asks a full disk only when someone wants to write.
+    NeverAsksForRoom,
+    /// Counts against the window what was acknowledged.
+    NeverFreesWindow,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 30] = [
         Self::AcknowledgesEarly,
         Self::SendsEarly,
         Self::MovesCursorEarly,
@@ -76,6 +94,15 @@ impl Mutant {
         Self::IgnoresJournal,
         Self::SkipsLastOfEntry,
         Self::HealsQuietly,
+        Self::IgnoresForks,
+        Self::NeverEchoes,
+        Self::VouchesByArrival,
+        Self::AnswersOneEarly,
+        Self::DialsOnce,
+        Self::ReplaysOneTooFew,
+        Self::SpeaksUnsettled,
+        Self::NeverAsksForRoom,
+        Self::NeverFreesWindow,
     ];
 
     /// The mutant of this name, as [`std::fmt::Debug`] writes it.

@@ -31,6 +31,8 @@ pub struct Document {
     /// `None` once poisoned.
     automerge: Option<Automerge>,
     inflated_bytes: usize,
+    /// Ascending.
+    set_aside: Vec<ChangeHash>,
 }
 
 /// The versions a document was written with.
@@ -84,7 +86,13 @@ impl Document {
             kind,
             automerge: Some(automerge),
             inflated_bytes,
+            set_aside: Vec::new(),
         }
+    }
+
+    /// The same, of which changes were left out.
+    pub(crate) fn without(self, set_aside: Vec<ChangeHash>) -> Self {
+        Self { set_aside, ..self }
     }
 
     /// A new document, holding its genesis only. Nothing is loaded, so nothing is counted. `None`
@@ -137,11 +145,20 @@ impl Document {
         from_automerge(missing.unwrap_or_default())
     }
 
+    /// The changes that are stored and do not fit the document, because they name what is not in it,
+    /// and those that depend on them, sorted: no part of the view. Which these are follows from all
+    /// that is stored. One more that does not fit poisons an open document; materialised anew, it
+    /// lists that one, too.
+    pub fn set_aside(&self) -> &[ChangeHash] {
+        &self.set_aside
+    }
+
     /// What is needed for these heads and is not here, sorted: the first absent hash on each path
-    /// back from them. Empty if the document holds them all.
+    /// back from them. Empty if the document holds them all, or has set them aside.
     pub fn lacking(&self, heads: impl IntoIterator<Item = ChangeHash>) -> Vec<ChangeHash> {
         let heads: Vec<_> = heads
             .into_iter()
+            .filter(|hash| self.set_aside.binary_search(hash).is_err())
             .map(|hash| automerge::ChangeHash(*hash.as_bytes()))
             .collect();
         let lacking = self

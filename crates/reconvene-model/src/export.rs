@@ -29,13 +29,17 @@ pub fn export_document(id: DocumentId, document: &Document) -> Result<Value, Rea
         _ => Ok(Value::Null),
     };
     let view = view.expect("views have string keys only");
-    Ok(json!({
+    let mut exported = json!({
         "id": id,
         "kind": kind_name(document.kind()),
         "heads": document.heads(),
         "waiting_for": document.missing(),
         "view": view,
-    }))
+    });
+    if !document.set_aside().is_empty() {
+        exported["set_aside"] = json!(document.set_aside());
+    }
+    Ok(exported)
 }
 
 /// What stands for a page that a meeting lists and that has not arrived.

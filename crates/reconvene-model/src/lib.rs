@@ -67,6 +67,8 @@ pub mod qmsum;
 pub mod resolve;
 
 #[cfg(test)]
+mod attack;
+#[cfg(test)]
 mod testing;
 
 pub use actor::derive_actor;

@@ -16,6 +16,8 @@ use reconvene_core::ids::DocumentKind;
 use crate::document::Document;
 use crate::genesis::{self, Genesis};
 
+mod aside;
+
 /// Why a document is materialised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {
@@ -120,7 +122,8 @@ pub enum MaterialiseError {
 /// in the form in which it is stored.
 ///
 /// Changes whose dependencies are not among them stay out of the view and are reported by
-/// [`Document::missing`]. The materialisation is counted before it is tried.
+/// [`Document::missing`], those that do not fit the document, with what depends on them, by
+/// [`Document::set_aside`]. The materialisation is counted before it is tried.
 pub fn materialise<'a>(
     kind: DocumentKind,
     chunks: impl IntoIterator<Item = &'a [u8]>,
@@ -141,8 +144,18 @@ pub fn materialise<'a>(
             add_all(&mut automerge, &loaded)?;
         }
     }
-    inflated_bytes += ingest(&mut automerge, changes)?;
-    Ok(Document::new(kind, automerge, inflated_bytes))
+    // Taken out again only where something does not fit; a copy shares what it does not change.
+    let base = automerge.clone();
+    match ingest(&mut automerge, changes.iter().copied()) {
+        Ok(bytes) => Ok(Document::new(kind, automerge, inflated_bytes + bytes)),
+        Err(MaterialiseError::Refused(_) | MaterialiseError::Panicked { .. }) => {
+            let salvaged = aside::salvage(base, &changes)?;
+            let inflated_bytes = inflated_bytes + salvaged.inflated_bytes;
+            let document = Document::new(kind, salvaged.automerge, inflated_bytes);
+            Ok(document.without(salvaged.aside))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// About how much larger the content of a snapshot is than the snapshot; for a cache's budget.
@@ -269,3 +282,6 @@ fn plant(genesis: &Genesis) -> Automerge {
         .expect("a genesis is a constant that a test loads and regenerates");
     automerge
 }
+
+#[cfg(test)]
+mod tests;

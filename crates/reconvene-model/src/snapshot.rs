@@ -47,6 +47,12 @@ pub enum SnapshotError {
         /// How many.
         missing: usize,
     },
+    /// Changes do not fit the document; a snapshot would lose them.
+    #[error("{changes} changes of the document do not fit it and are set aside")]
+    SetAside {
+        /// How many.
+        changes: usize,
+    },
     /// Automerge cannot load again what it saves of this document.
     #[error("automerge cannot load again what it saves: {what}")]
     Unsavable {
@@ -101,6 +107,10 @@ pub fn snapshot<'a>(
     let missing = document.missing().len();
     if missing > 0 {
         return Err(SnapshotError::Incomplete { missing });
+    }
+    let changes = document.set_aside().len();
+    if changes > 0 {
+        return Err(SnapshotError::SetAside { changes });
     }
     let Some(automerge) = document.take() else {
         panic!("a document that was just built is whole");

@@ -1,5 +1,5 @@
 //! What is done with bytes of the disk before anyone believes them, as functions that take any bytes
-//! and panic when something is wrong. The package `fuzz/` and the tests beside this file feed them.
+//! and panic when something is wrong. The package `fuzz/` feeds them.
 
 use bytes::Bytes;
 
@@ -29,6 +29,3 @@ pub fn parts(mut data: &[u8]) {
         assert_eq!(record::part_count(value.len()), parts.len());
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -407,7 +407,7 @@ fn write_durably(file: &mut File, bytes: &[u8]) -> io::Result<()> {
 mod frame;
 
 /// Reads a segment, and checks that every byte of it was read, counted as lost, or is its tail.
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(feature = "fuzz")]
 pub(crate) fn check_segment(content: &Bytes) {
     let parsed = parse_segment(content);
     let mut kept = Vec::new();

@@ -61,7 +61,7 @@ mod space;
 #[doc(hidden)]
 pub mod mutants;
 
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(feature = "fuzz")]
 pub mod fuzz;
 
 #[cfg(test)]

@@ -487,10 +487,16 @@ pub(crate) fn read_document_of_kind(
 ) -> Result<Document, Error> {
     let bodies = all_chunks(reader, workspace, id)?;
     let chunks = bodies.iter().map(|body| &body[..]);
-    materialise(kind, chunks, purpose, counter).map_err(|source| Error::Document {
-        id,
-        source: Box::new(source),
-    })
+    let document =
+        materialise(kind, chunks, purpose, counter).map_err(|source| Error::Document {
+            id,
+            source: Box::new(source),
+        })?;
+    let aside = document.set_aside();
+    if !aside.is_empty() {
+        tracing::warn!(document = %id, changes = ?aside, "changes that do not fit are set aside");
+    }
+    Ok(document)
 }
 
 fn all_chunks(

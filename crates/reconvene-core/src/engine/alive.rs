@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use super::{CloseReason, Engine, Event, Moment, WakeReason, WorkspaceState};
 use crate::ids::{LinkId, PeerId, WorkspaceId};
 use crate::limits;
+use crate::mutants::Mutant;
 use crate::time::{Tick, WallTime};
 use crate::wire::{Frame, Heartbeat, Probe};
 
@@ -212,6 +213,10 @@ impl Engine {
             return self.fault(link, "an answer to what was never asked".to_owned());
         }
         let as_of = state.said.as_of();
+        let as_of = as_of.map(|as_of| match self.is(Mutant::VouchesByArrival) {
+            true => self.now,
+            false => as_of,
+        });
         self.note_shares_told(link);
         let Some(state) = self.links.get_mut(&link) else {
             return;

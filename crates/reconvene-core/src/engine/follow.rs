@@ -332,7 +332,8 @@ impl Engine {
                 return false;
             }
             let is_kept = row.origin.is_some() && mutants.has(Mutant::PassesNothingOn);
-            if (row.origin != Some(peer) && !is_kept) || *seq <= flow.echo_through {
+            let is_echoed = *seq <= flow.echo_through && !mutants.has(Mutant::NeverEchoes);
+            if (row.origin != Some(peer) && !is_kept) || is_echoed {
                 if row.snapshot.is_some() && !flow.they_take_snapshots {
                     // What came before in this frame goes out first; the rest of the feed is left.
                     unwalkable = true;
@@ -828,6 +829,7 @@ impl Engine {
     }
 
     pub(super) fn on_ack(&mut self, link: LinkId, ack: Ack) {
+        let frees_nothing = self.is(Mutant::NeverFreesWindow);
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
@@ -841,7 +843,7 @@ impl Engine {
             .is_some_and(|(number, ..)| *number <= ack.number)
         {
             if let Some((_, bytes, composed)) = state.in_flight.pop_front() {
-                state.in_flight_bytes -= bytes;
+                state.in_flight_bytes -= if frees_nothing { 0 } else { bytes };
                 state.said.is_read(composed);
             }
         }

@@ -36,9 +36,13 @@ use crate::wire;
 mod batches;
 mod commit;
 mod counters;
+#[cfg(any(test, feature = "fuzz"))]
+mod lone;
 mod place;
 mod restore;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub use lone::LoneGraph;
 pub(super) use place::{Placed, PlacedDocument, enter};
 pub use restore::{Restore, RestoreError, Restored, RestoredDocument};
 
@@ -836,8 +840,10 @@ impl Engine {
 
     /// Whether the store's feed, in the same history, reaches at least this far.
     fn feed_covers(&mut self, workspace: WorkspaceId, epoch: StoreEpoch, through: FeedSeq) -> bool {
-        self.ready(&workspace)
-            .is_some_and(|state| state.opened.epoch == epoch && state.opened.seq >= through)
+        let short = u64::from(self.is(Mutant::ReplaysOneTooFew));
+        self.ready(&workspace).is_some_and(|state| {
+            state.opened.epoch == epoch && state.opened.seq.0 + short >= through.0
+        })
     }
 
     /// Whether the slot of a pinned document has its head row, or knows that there is none.

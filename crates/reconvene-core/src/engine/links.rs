@@ -230,10 +230,11 @@ impl Engine {
     }
 
     pub(super) fn on_dial_failed(&mut self, peer: PeerId, why: &str) {
+        let dials_once = self.is(Mutant::DialsOnce);
         let Some(dialer) = self.dialers.get_mut(&peer) else {
             return;
         };
-        dialer.dialing = false;
+        dialer.dialing = dials_once;
         if let Some(join) = dialer.join.take() {
             let why = why.to_owned();
             self.emit(Event::JoinFailed {
@@ -992,6 +993,16 @@ impl Engine {
             let of = |epoch| move |at| FeedPoint { epoch, ..at };
             mine = mine.map(of(theirs.head.epoch));
             held_by_them = held_by_them.map(of(greeted_head.epoch));
+        }
+        if mutants.has(Mutant::IgnoresForks) {
+            let ends_alike = |head: FeedPoint| {
+                move |at: FeedPoint| match at.seq == head.seq && at.epoch == head.epoch {
+                    true => head,
+                    false => at,
+                }
+            };
+            mine = mine.map(ends_alike(theirs.head));
+            held_by_them = held_by_them.map(ends_alike(greeted_head));
         }
         let our_cursor = trust(mine, theirs.head, either_empty);
         let their_cursor = trust(held_by_them, greeted_head, either_empty);

@@ -926,7 +926,10 @@ impl Engine {
 
     /// Sends one frame of ready bodies; false if there are none or the window is full.
     fn send_exchange_frame(&mut self, link: LinkId, workspace: WorkspaceId) -> bool {
-        let unstored = self.first_unstored();
+        let mut unstored = self.first_unstored();
+        if self.is(Mutant::AnswersOneEarly) {
+            unstored = unstored.map(BatchId::next);
+        }
         let Some(state) = self.links.get_mut(&link) else {
             return false;
         };

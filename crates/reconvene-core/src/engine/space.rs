@@ -7,6 +7,7 @@ use super::ingest::Work;
 use super::{Engine, Event, Output};
 use crate::ids::LinkId;
 use crate::limits;
+use crate::mutants::Mutant;
 use crate::storage::StoreError;
 use crate::time::Tick;
 
@@ -37,7 +38,7 @@ impl Engine {
 
     pub(super) fn room_due(&self) -> Option<Tick> {
         let low = self.low_space.as_ref()?;
-        (!low.is_asked).then_some(low.ask_at)
+        (!low.is_asked && !self.is(Mutant::NeverAsksForRoom)).then_some(low.ask_at)
     }
 
     /// Asks the store whether there is room by now, where it said that there is not.

@@ -18,6 +18,12 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
+    /// How many bytes are left.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(super) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     /// Refuses bytes after the end of a part.
     pub(super) fn finish(self, part: ChangePart) -> Result<(), GuardError> {
         match self.rest.len() {

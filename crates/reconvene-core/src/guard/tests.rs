@@ -13,6 +13,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::chunk::{CHUNK_COMPRESSED_CHANGE, MAGIC, hash_of, inflate, seal};
 use super::leb::Reader;
+use super::pieces::{signed, unsigned};
 use super::{
     ActorId, ChangeHeader, ChangePart, GuardError, SnapshotGuardError, check_snapshot, parse_change,
 };
@@ -150,33 +151,6 @@ fn bodies(seed: u64) -> Vec<Vec<u8>> {
         .into_iter()
         .map(|mut change| change.bytes().to_vec())
         .collect()
-}
-
-/// Real changes as they are stored, and what is in them.
-pub(crate) fn seeds(seed: u64) -> Vec<(Vec<u8>, Vec<u8>)> {
-    real_changes(seed)
-        .into_iter()
-        .map(|mut change| (change.bytes().to_vec(), data_of(change.raw_bytes())))
-        .collect()
-}
-
-fn unsigned(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn signed(out: &mut Vec<u8>, mut value: i64) {
-    loop {
-        let byte = (value & 0x7f) as u8;
-        value >>= 7;
-        if (value == 0 && byte & 0x40 == 0) || (value == -1 && byte & 0x40 != 0) {
-            return out.push(byte);
-        }
-        out.push(byte | 0x80);
-    }
 }
 
 fn chunk(chunk_type: u8, checksum: &[u8], data: &[u8]) -> Vec<u8> {

@@ -237,12 +237,12 @@ pub(super) enum Judgement {
 
 /// What is known of other changes when one is judged.
 pub(super) struct Known<'a> {
-    roots: &'a BTreeMap<ChangeHash, Root>,
-    present: &'a dyn Fn(&ChangeHash) -> bool,
+    pub(super) roots: &'a BTreeMap<ChangeHash, Root>,
+    pub(super) present: &'a dyn Fn(&ChangeHash) -> bool,
     /// The counter of the last operation of some changes that are present.
-    max_op: &'a dyn Fn(&ChangeHash) -> Option<u64>,
+    pub(super) max_op: &'a dyn Fn(&ChangeHash) -> Option<u64>,
     /// Whether a change is taken though what it depends on is absent.
-    orphans: bool,
+    pub(super) orphans: bool,
 }
 
 pub(super) fn judge(

@@ -7,8 +7,9 @@ use automerge::legacy::{ElementId, Key, MarkData, ObjectId, Op, OpId, OpType};
 use automerge::transaction::Transactable;
 use automerge::{ActorId, AutoCommit, Change, ExpandedChange, ObjType, ROOT, ScalarValue};
 
-use super::reencoded::{Fate, Pieces, fate};
-use super::{data_of, seal, signed, unsigned};
+use super::reencoded::{Fate, fate};
+use super::{data_of, seal};
+use crate::guard::pieces::{Pieces, signed, unsigned};
 use crate::guard::{ChangePart, GuardError, parse_change};
 use crate::limits::OPERATIONS_PER_CHANGE_MAX;
 
@@ -94,7 +95,7 @@ fn altered(alter: impl FnOnce(&mut Pieces)) -> Vec<u8> {
     let honest = made(vec![put("new"), put("newer")]);
     assert_eq!(fate(&[base()], &honest), Fate::Kept);
     parse_change(&honest).unwrap();
-    let mut pieces = Pieces::cut(&data_of(&honest));
+    let mut pieces = Pieces::cut(&data_of(&honest)).unwrap();
     alter(&mut pieces);
     seal(&pieces.data())
 }

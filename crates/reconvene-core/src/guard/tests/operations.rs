@@ -1,6 +1,7 @@
 //! Every rule for columns and operations, broken once.
 
-use super::{Parts, parse_with, seal, signed, unsigned};
+use super::{Parts, parse_with, seal};
+use crate::guard::pieces::{signed, unsigned};
 use crate::guard::{ChangePart, Column, GuardError, parse_change};
 use crate::limits::{
     CHANGE_NAMES_BYTES_MAX, KEY_BYTES_MAX, OPERATION_COUNTER_MAX, OPERATIONS_PER_CHANGE_MAX,

@@ -1,5 +1,0 @@
-//! One stored record.
-
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| reconvene_core::fuzz::record(data));
