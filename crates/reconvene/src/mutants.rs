@@ -73,6 +73,9 @@ pub const fn is(_mutant: Mutant) -> bool {
 #[cfg(feature = "mutants")]
 pub(crate) fn of_engine() -> Mutants {
     use reconvene_core::mutants::Mutant;
+    if !names().is_empty() {
+        tracing::error!(mutants = ?names(), "this build is for tests, and wrong on purpose");
+    }
     let known = names().iter().filter_map(|name| Mutant::named(name));
     known.fold(Mutants::NONE, Mutants::and)
 }
