@@ -215,7 +215,9 @@ impl Server {
         command
             .args(&self.args)
             .arg("--json")
-            .env("RECONVENE_LOG", "reconvene=debug");
+            .env("RECONVENE_LOG", "reconvene=debug")
+            // Telling where a panic was that is contained takes tens of MiB of debug information.
+            .env("RUST_BACKTRACE", "0");
         Process::spawn(command)
     }
 

@@ -10,13 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use automerge::{Automerge, Change};
 use reconvene_core::engine::progress_of;
 use reconvene_core::guard::{ActorId, ChangeHeader, GuardError, parse_change};
-use reconvene_core::ids::{ChangeHash, DocumentKind};
+use reconvene_core::ids::{ChangeHash, DocumentId, DocumentKind};
 use reconvene_core::limits::SNAPSHOT_BYTES_MAX;
 use reconvene_core::records::ActorProgress;
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::wire::KnownActor;
 
-use crate::document::core_hash;
+use crate::document::{Document, core_hash};
+use crate::export::export_document;
 use crate::genesis;
 use crate::materialise::{
     MaterialiseCounter, MaterialiseError, Panicked, Purpose, contain, is_snapshot, load_snapshot,
@@ -141,6 +142,19 @@ pub fn snapshot<'a>(
     }
     // As a peer would take it: every change of it has to pass the guard again.
     let headers = headers(kind, &again)?;
+    // The same changes may still show something else, if some of them name what they must not.
+    let [before, after] = [automerge, again].map(|automerge| {
+        let document = Document::new(kind, automerge, 0);
+        export_document(DocumentId::from_bytes([0; 16]), &document)
+    });
+    match (before, after) {
+        (Ok(before), Ok(after)) if before == after => {}
+        _ => {
+            return Err(unsavable(
+                "what was loaded again shows something else".to_owned(),
+            ));
+        }
+    }
     let changes = headers.len() as u64;
     let mut actors: BTreeMap<ActorId, ActorProgress> = BTreeMap::new();
     for header in headers {

@@ -28,6 +28,8 @@ pub(super) enum Outcome {
     SetAside,
     /// The document takes it, and keeps its changes singly since Automerge does not load what it saves.
     NotCompacted,
+    /// The document takes it, and leaves out an honest change that does not fit it any more.
+    Crowded,
     /// The document takes it, saves and loads; but what it shows may be another thing until it is
     /// loaded anew. Automerge does not see that an operation is of another object or key than what it
     /// names.
@@ -92,8 +94,8 @@ pub(super) fn run(history: &History, attack: &Attack) -> Result<Outcome, String>
     document(history.kind, &accepted, &altered, &mut graph)
 }
 
-/// Nothing is left out but altered changes, and what was made to depend on them.
-fn harmless(document: &Document, accepted: &[&[u8]], altered: &[usize]) -> Result<(), String> {
+/// Whether nothing is left out but altered changes, and what was made to depend on them.
+fn is_harmless(document: &Document, accepted: &[&[u8]], altered: &[usize]) -> Result<bool, String> {
     let mut suspect = BTreeSet::new();
     for (place, body) in accepted.iter().enumerate() {
         let header = parse_change(body).map_err(|error| error.to_string())?;
@@ -105,14 +107,8 @@ fn harmless(document: &Document, accepted: &[&[u8]], altered: &[usize]) -> Resul
             suspect.insert(header.hash);
         }
     }
-    match document
-        .set_aside()
-        .iter()
-        .find(|hash| !suspect.contains(*hash))
-    {
-        Some(hash) => Err(format!("the honest change {hash} is left out")),
-        None => Ok(()),
-    }
+    let mut aside = document.set_aside().iter();
+    Ok(aside.all(|hash| suspect.contains(hash)))
 }
 
 /// Gives changes to documents as the product does: one that is open, and one that is loaded.
@@ -139,14 +135,17 @@ pub(super) fn document(
         if open.heads() == document.heads() && !open.is_poisoned() {
             return Err("an open document takes what does not load".to_owned());
         }
-        harmless(&document, accepted, altered)?;
+        let is_harmless = is_harmless(&document, accepted, altered)?;
         let reversed: Vec<_> = accepted.iter().rev().copied().collect();
         if load(&reversed).map(|again| look(&again)).ok().as_ref() != Some(&seen) {
             return Err("in another order something else is left out".to_owned());
         }
+        if !is_harmless {
+            return Ok(Outcome::Crowded);
+        }
     }
     if !document.missing().is_empty() {
-        return Err("something is missing".to_owned());
+        return Ok(Outcome::Unsettled);
     }
     let aside = document.set_aside().to_vec();
     let saved = saved(kind, accepted, &seen, &counter)?;
@@ -178,11 +177,12 @@ pub(super) fn document(
         return Err("once edited, something else is left out".to_owned());
     }
     let saved_again = self::saved(kind, &chunks, &seen, &counter)?;
-    // An edit may put right what could not be saved; nothing may go the other way.
-    if saved_again != saved && saved != Outcome::NotCompacted {
-        return Err(format!("{saved:?} before an edit, then {saved_again:?}"));
+    match (saved, saved_again) {
+        // What could be saved may not be any more, or again.
+        (Outcome::NotCompacted, _) | (_, Outcome::NotCompacted) => Ok(Outcome::NotCompacted),
+        (before, after) if before == after => Ok(after),
+        (before, after) => Err(format!("{before:?} before an edit, then {after:?}")),
     }
-    Ok(saved)
 }
 
 /// Compacts and loads what came out of it.
