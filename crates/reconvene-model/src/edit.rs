@@ -257,10 +257,20 @@ impl Editor {
     ) -> Result<(), ModelError> {
         let value = value.into();
         let bytes = content_bytes(&value);
-        if self.holds(object, key, &value)? {
+        let held = self.reader().get_all(object, key)?;
+        let is_held = held
+            .iter()
+            .any(|(held, _)| held.as_scalar() == Some(&value));
+        if is_held && held.len() == 1 {
             return Ok(());
         }
-        let transaction = self.reserve(1, key.len() + bytes)?;
+        let transaction = self.reserve(1 + usize::from(is_held), 2 * key.len() + bytes)?;
+        if is_held {
+            // Of a value that is shown already automerge would only delete the others; whoever writes
+            // the register meanwhile would write over it, and this choice would be gone without a
+            // word. Written anew it stands beside theirs.
+            transaction.delete(object, key)?;
+        }
         Ok(transaction.put(object, key, value)?)
     }
 
@@ -482,11 +492,6 @@ impl Editor {
             at += count;
         }
         Ok(())
-    }
-
-    fn holds(&self, object: &ObjId, key: &str, value: &ScalarValue) -> Result<bool, ModelError> {
-        let held = self.reader().get_all(object, key)?;
-        Ok(held.len() == 1 && held[0].0.as_scalar() == Some(value))
     }
 
     /// Ends the current change and keeps its bytes.

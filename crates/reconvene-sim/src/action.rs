@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reconvene_core::engine::Input;
+use reconvene_core::engine::{Input, RestoredDocument};
 use reconvene_core::keys::{Key, KeyKind};
 use reconvene_core::memory::{Fault, Faults};
 use reconvene_core::storage::StoreError;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::all_rows;
+use crate::edits::ModelEdit;
 use crate::world::{NodeId, Settings, StoreCopy, World, document, workspace};
 
 /// One thing that is done to the world. Nodes are named by their place; numbers that have to fall
@@ -45,6 +46,62 @@ pub enum Action {
         document: u64,
         /// How many.
         documents: u64,
+    },
+    /// A host makes one edit of a real document.
+    Revise {
+        /// Whose host.
+        node: NodeId,
+        /// The document's number.
+        document: u64,
+        /// Which.
+        edit: ModelEdit,
+    },
+    /// Somebody looks at a real document.
+    Look {
+        /// At which node.
+        node: NodeId,
+        /// The document's number.
+        document: u64,
+    },
+    /// A host issues a command. The same number is the same command, whoever issues it.
+    Command {
+        /// Whose host.
+        node: NodeId,
+        /// The command's number.
+        command: u64,
+    },
+    /// A host wants a command no more.
+    Cancel {
+        /// Whose host.
+        node: NodeId,
+        /// The command's number.
+        command: u64,
+    },
+    /// Somebody with a later version writes to a real document, so that this version may only read it.
+    Outdate {
+        /// At which node.
+        node: NodeId,
+        /// The document's number.
+        document: u64,
+    },
+    /// An archive is made of a node's store.
+    Archive {
+        /// Which.
+        node: NodeId,
+    },
+    /// The archive that was made last is merged into a node's store.
+    Restore {
+        /// Which.
+        node: NodeId,
+    },
+    /// A node starts again with a program that speaks these versions of the protocol.
+    Upgrade {
+        /// Which.
+        node: NodeId,
+        /// The oldest; 1 is what is spoken now.
+        oldest: u32,
+        /// The newest.
+        newest: u32,
     },
     /// A host lets go of the documents it has open.
     Evict {
@@ -250,6 +307,14 @@ impl Action {
             Self::Edit { .. } => "edit",
             Self::EditMany { .. } => "edit many",
             Self::Import { .. } => "import",
+            Self::Revise { .. } => "revise",
+            Self::Look { .. } => "look",
+            Self::Command { .. } => "command",
+            Self::Cancel { .. } => "cancel",
+            Self::Outdate { .. } => "outdate",
+            Self::Archive { .. } => "archive",
+            Self::Restore { .. } => "restore",
+            Self::Upgrade { .. } => "upgrade",
             Self::Evict { .. } => "evict",
             Self::Refresh { .. } => "refresh",
             Self::Compact { .. } => "compact",
@@ -291,6 +356,14 @@ impl Action {
             Self::Edit { node, .. }
             | Self::EditMany { node, .. }
             | Self::Import { node, .. }
+            | Self::Revise { node, .. }
+            | Self::Look { node, .. }
+            | Self::Command { node, .. }
+            | Self::Cancel { node, .. }
+            | Self::Outdate { node, .. }
+            | Self::Archive { node }
+            | Self::Restore { node }
+            | Self::Upgrade { node, .. }
             | Self::Evict { node }
             | Self::Refresh { node }
             | Self::Compact { node, .. }
@@ -315,10 +388,18 @@ impl Action {
     }
 
     /// Every name of what a host or a person does.
-    pub const DEEDS: [&'static str; 12] = [
+    pub const DEEDS: [&'static str; 20] = [
         "edit",
         "edit many",
         "import",
+        "revise",
+        "look",
+        "command",
+        "cancel",
+        "outdate",
+        "archive",
+        "restore",
+        "upgrade",
         "evict",
         "refresh",
         "compact",
@@ -362,6 +443,8 @@ pub struct Stage {
     /// The world.
     pub world: World,
     copies: BTreeMap<NodeId, StoreCopy>,
+    /// The archive that was made last.
+    archived: Vec<RestoredDocument>,
     /// Names of what went wrong so far.
     gone_wrong: BTreeSet<&'static str>,
     pairs: BTreeSet<(&'static str, &'static str)>,
@@ -376,6 +459,7 @@ impl Stage {
         Self {
             world,
             copies: BTreeMap::new(),
+            archived: Vec::new(),
             gone_wrong: BTreeSet::new(),
             pairs: BTreeSet::new(),
             settings,
@@ -431,6 +515,39 @@ impl Stage {
             } if runs(world, node) => {
                 let documents = (first..first + documents).map(|number| (document(number), 1));
                 world.edit_many(node, shared, &documents.collect::<Vec<_>>(), 40);
+            }
+            Action::Revise {
+                node,
+                document: which,
+                edit,
+            } if runs(world, node) => return world.revise(node, shared, document(which), edit),
+            Action::Look {
+                node,
+                document: which,
+            } if runs(world, node) => return world.look(node, shared, document(which)),
+            Action::Command { node, command } if runs(world, node) => {
+                return world.command(node, shared, command);
+            }
+            Action::Cancel { node, command } if runs(world, node) => {
+                return world.cancel_command(node, shared, command);
+            }
+            Action::Outdate {
+                node,
+                document: which,
+            } if runs(world, node) => return world.outdate(node, shared, document(which)),
+            Action::Archive { node } => self.archived = world.archive(node, shared),
+            Action::Restore { node } if runs(world, node) && !self.archived.is_empty() => {
+                // Only the server has the last word on what is purged.
+                world.restore_archive(node, shared, &self.archived, node == SERVER);
+            }
+            Action::Upgrade {
+                node,
+                oldest,
+                newest,
+            } if world.is_up(node) => {
+                world.speaks.insert(node, (oldest, newest.max(oldest)));
+                world.crash(node, 0);
+                world.restart(node);
             }
             Action::Evict { node } if runs(world, node) => world.evict(node),
             Action::Refresh { node } if runs(world, node) => {

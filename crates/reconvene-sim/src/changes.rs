@@ -40,19 +40,42 @@ pub struct Recipe {
 }
 
 /// Makes a change.
-pub fn make(recipe: Recipe) -> Made {
+pub fn make(mut recipe: Recipe) -> Made {
+    let value = ScalarValue::Bytes(std::mem::take(&mut recipe.value));
+    let key = format!("{}", recipe.seq % 8);
+    make_of(recipe, &key, value)
+}
+
+/// The change by which somebody with a later version says that a real document needs it to be edited.
+pub fn make_later(
+    actor: [u8; 16],
+    start_op: u64,
+    dependencies: impl IntoIterator<Item = ChangeHash>,
+) -> Made {
+    let recipe = Recipe {
+        actor,
+        seq: 1,
+        start_op,
+        dependencies: dependencies.into_iter().collect(),
+        value: Vec::new(),
+    };
+    let later = reconvene_model::genesis::SCHEMA_VERSION + 1;
+    make_of(recipe, "min_reader", ScalarValue::Uint(later))
+}
+
+fn make_of(recipe: Recipe, key: &str, value: ScalarValue) -> Made {
     let Recipe {
         actor,
         seq,
         start_op,
         mut dependencies,
-        value,
+        value: _,
     } = recipe;
     dependencies.sort_unstable();
     let operation = Op {
-        action: OpType::Put(ScalarValue::Bytes(value)),
+        action: OpType::Put(value),
         obj: ObjectId::Root,
-        key: OperationKey::Map(format!("{}", seq % 8).into()),
+        key: OperationKey::Map(key.into()),
         pred: automerge::legacy::SortedVec::new(),
         insert: false,
     };

@@ -17,8 +17,9 @@ use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{Batch, Scan, StoreRead as _};
 use reconvene_core::wire::Frame;
 
-use crate::changes::{KIND, OTHER_KIND, genesis};
 use crate::disk::{Fact, all_rows};
+use crate::documents::Meanings;
+use crate::executor::Commands;
 use crate::wires::{Greeted, Side, WireId};
 use crate::world::{NodeId, World};
 
@@ -37,6 +38,9 @@ pub(crate) struct Knowledge {
     refused: BTreeSet<(NodeId, NodeId, WorkspaceId, DocumentId)>,
     /// Documents that some host wanted purged: what they were made of may be gone anywhere.
     pub(crate) purged: BTreeSet<(WorkspaceId, DocumentId)>,
+    /// What edits of real documents meant.
+    pub(crate) meanings: Meanings,
+    pub(crate) commands: Commands,
 }
 
 /// What one node's engine came to know to be durable.
@@ -93,7 +97,7 @@ struct Recomputed {
 }
 
 impl World {
-    fn fail(&self, what: impl std::fmt::Display) -> ! {
+    pub(crate) fn fail(&self, what: impl std::fmt::Display) -> ! {
         panic!("seed {}, at {} ms: {what}", self.seed, self.now)
     }
 
@@ -481,6 +485,7 @@ impl World {
         for node in nodes {
             self.check_cursors(*node, nodes, workspace);
         }
+        self.check_documents(nodes, workspace);
     }
 
     /// Checks that a document that one of these nodes has purged is gone from all, but for nodes that
@@ -559,10 +564,7 @@ impl World {
     /// Checks the rows of one workspace in one store against each other; yields its changes.
     pub fn check_rows(&self, node: NodeId, workspace: WorkspaceId) -> BTreeSet<Fact> {
         let reader = &self.disk(node).reader;
-        let roots: BTreeMap<_, _> = [KIND, OTHER_KIND]
-            .into_iter()
-            .map(|kind| (genesis(kind).hash, kind))
-            .collect();
+        let roots = self.roots();
         let mut facts = BTreeSet::new();
         let mut documents = 0;
         let mut last_entries: BTreeMap<DocumentId, u64> = BTreeMap::new();

@@ -120,6 +120,7 @@ pub(crate) fn end(stage: &mut Stage, ending: Ending) -> usize {
 /// The server is gone; the devices find each other and agree. When it comes back, it meets only one of
 /// them, which is enough.
 fn go_on_alone(world: &mut World, shared: WorkspaceId) {
+    world.speaks.clear();
     if world.is_up(SERVER) {
         world.crash(SERVER, 0);
     }
@@ -205,6 +206,7 @@ fn suspect_all(world: &mut World, node: NodeId) {
 
 /// Ends every mishap: the network is whole, every store is opened again, every node runs.
 fn recover(world: &mut World) {
+    world.speaks.clear();
     for node in 0..world.count() {
         for other in 0..node {
             world.heal(node, other);

@@ -19,6 +19,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::changes::{KIND, Recipe, genesis, make};
 use crate::disk::Fact;
+use crate::documents::Documents;
+use crate::executor::Executor;
 use crate::snapshots::{Compacting, changes_in};
 use crate::world::{NodeId, World};
 
@@ -26,6 +28,8 @@ use crate::world::{NodeId, World};
 #[derive(Debug, Default)]
 pub(crate) struct Host {
     open: BTreeMap<(WorkspaceId, DocumentId), Open>,
+    pub(crate) documents: Documents,
+    pub(crate) executor: Executor,
     pub(crate) requested: BTreeMap<RequestId, Vec<Fact>>,
     pub(crate) compacting: BTreeMap<RequestId, Compacting>,
 }
@@ -125,6 +129,10 @@ impl World {
         documents: &[(DocumentId, usize)],
         bytes: usize,
     ) -> RequestId {
+        if self.real {
+            let request = self.write_documents(node, workspace, documents, bytes);
+            return request.unwrap_or_else(|| self.request());
+        }
         let request = self.request();
         let mut edited = Vec::with_capacity(documents.len());
         let mut facts = Vec::new();
@@ -179,6 +187,7 @@ impl World {
     /// Has a host let go of the documents it has open.
     pub fn evict(&mut self, node: NodeId) {
         self.nodes[node].host.open.clear();
+        self.nodes[node].host.documents.close();
     }
 
     fn write_change(
@@ -216,6 +225,10 @@ impl World {
 
     /// What a host does when it is told something.
     pub(crate) fn on_event(&mut self, node: NodeId, event: &Event) {
+        if self.real {
+            self.on_executor_event(node, event);
+            self.on_document_event(node, event);
+        }
         match event {
             Event::EditDurable { request, .. } => {
                 let facts = self.nodes[node].host.requested.remove(request);

@@ -8,6 +8,7 @@ pub mod changes;
 pub mod world;
 
 pub mod action;
+pub mod archives;
 pub mod classic;
 pub mod history;
 pub mod plan;
@@ -15,11 +16,15 @@ pub mod shrink;
 
 mod check;
 mod disk;
+mod documents;
+mod executor;
 mod host;
 mod snapshots;
 mod wires;
 
 pub mod corpus;
+pub mod edits;
+pub mod small_scope;
 
 #[cfg(test)]
 mod scenarios;

@@ -6,7 +6,7 @@ use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -15,7 +15,8 @@ use reconvene_core::mutants::{Mutant, Mutants};
 use reconvene_sim::action::Action;
 use reconvene_sim::history::Outcome;
 use reconvene_sim::plan::{Mode, Plan};
-use reconvene_sim::shrink::{shrink, try_play};
+use reconvene_sim::shrink::{catch, shrink, try_play};
+use reconvene_sim::small_scope::{Counts, exhaust, pairs, triples, two_each};
 use reconvene_sim::world::Observer;
 
 /// Plays histories of simulated replicas, faults included, and checks what must hold.
@@ -77,6 +78,8 @@ enum Command {
         #[arg(long)]
         only: Vec<String>,
     },
+    /// Plays everything that three replicas can do to a document in a few operations.
+    SmallScope,
 }
 
 #[derive(Debug, clap::Args)]
@@ -158,6 +161,7 @@ fn main() -> ExitCode {
             from,
             only,
         } => Ok(mutants(from, seeds, sample, &only)),
+        Command::SmallScope => Ok(small_scope()),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -398,3 +402,62 @@ fn mutants(first: u64, seeds: u64, sample: u64, only: &[String]) -> bool {
     }
     survived.is_empty() && faulty == 0
 }
+
+fn small_scope() -> bool {
+    let scopes = [pairs(), triples(), two_each()].concat();
+    let began = Instant::now();
+    let jobs: Vec<_> = scopes
+        .iter()
+        .enumerate()
+        .flat_map(|(place, scope)| (0..scope.edits.len()).map(move |first| (place, first)))
+        .collect();
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} parts, {eta} left");
+    let bar = ProgressBar::new(jobs.len() as u64);
+    bar.set_style(style.expect("the template is right"));
+    let counts = Mutex::new(vec![Counts::default(); scopes.len()]);
+    let failed = AtomicU64::new(0);
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|threads_of| {
+        for _ in 0..threads {
+            threads_of.spawn(|| {
+                while let Some((place, first)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    match catch(|| exhaust(&scopes[*place], *first)) {
+                        Ok(part) => {
+                            let mut counts = counts.lock().expect(UNPOISONED);
+                            counts[*place] = counts[*place].and(part);
+                        }
+                        Err(why) => {
+                            bar.suspend(|| println!("FAILED {why}"));
+                            failed.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    bar.inc(1);
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    println!(
+        "| scope | kind | before | operations | histories | orders of delivery | conflicts | deletions outlived | without effect |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    let counts = counts.into_inner().expect(UNPOISONED);
+    let row = |name: &str, kind: &str, base: &str, edits: usize, of: &Counts| {
+        println!(
+            "| {name} | {kind} | {base} | {edits} | {} | {} | {} | {} | {} |",
+            of.histories, of.orders, of.conflicts, of.deletions_outlived, of.without_effect
+        );
+    };
+    for (scope, of) in scopes.iter().zip(&counts) {
+        let base = format!("{:?}", scope.base).to_lowercase();
+        row(scope.name, scope.kind_name(), &base, scope.edits.len(), of);
+    }
+    let all = counts.into_iter().fold(Counts::default(), Counts::and);
+    row("all", "", "", 0, &all);
+    println!("in {:.0} s", began.elapsed().as_secs_f64());
+    failed.into_inner() == 0
+}
+
+/// The invariant of what threads share here.
+const UNPOISONED: &str = "nobody panics while it is held";

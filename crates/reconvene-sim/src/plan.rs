@@ -10,6 +10,8 @@ use reconvene_core::mutants::Mutants;
 use serde::{Deserialize, Serialize};
 
 use crate::action::{Action, DEVICES, Failure, SERVER, Stage};
+use crate::documents::kind_of;
+use crate::edits::ModelEdit;
 use crate::history::{DOCUMENTS, Ending, Outcome, end, enter};
 use crate::world::{NodeId, Observer, Settings, World, workspace};
 
@@ -48,8 +50,15 @@ pub struct Plan {
     pub direct: bool,
     /// Whether a device of another member lies.
     pub liar: bool,
+    /// Whether documents are real ones.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub real: bool,
     /// What is done.
     pub steps: Vec<Step>,
+}
+
+fn is_false(is: &bool) -> bool {
+    !is
 }
 
 /// The fewest actions of a history.
@@ -57,6 +66,9 @@ const ACTIONS_MIN: usize = 300;
 
 /// How many more there may be.
 const ACTIONS_MORE: usize = 60;
+
+/// Commands that are issued, each perhaps by several.
+const COMMANDS: u64 = 24;
 
 /// Within this the well part of a world agrees on what it held before, whatever befalls the rest; in
 /// milliseconds.
@@ -81,6 +93,7 @@ impl Plan {
         world.observer = observer;
         world.settings = self.settings;
         world.mutants = mutants;
+        world.real = self.real;
         let mut skews = self.skews.into_iter();
         let skew = |_: &mut World| skews.next().unwrap_or_default();
         enter(&mut world, skew, self.direct, self.liar);
@@ -201,6 +214,11 @@ struct Draw {
     purges: bool,
     direct: bool,
     liar: bool,
+    /// Whether documents are real ones. One history in four has them: it takes about as long as another
+    /// two, and most of what goes wrong between engines does whatever the documents are.
+    real: bool,
+    archives: bool,
+    upgrades: bool,
     /// What a node loses of its past.
     loses: Loses,
     /// Which node that is: two that lose their past can lose it for good, since one may hold what the
@@ -221,6 +239,8 @@ enum Loses {
 
 impl Draw {
     fn new(seed: u64, mode: Mode) -> Self {
+        // By a generator of its own, so that the other histories are what they were without it.
+        let mut more = ChaCha8Rng::seed_from_u64(seed ^ 0x4ea1_0000_0000_0000);
         // Apart from what the world's chances follow from.
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed_0000_0000_0000);
         let mut on = |one_in: u64| rng.next_u64().is_multiple_of(one_in);
@@ -237,6 +257,9 @@ impl Draw {
             purges: on(5),
             direct: on(3),
             liar: on(6),
+            real: more.next_u64().is_multiple_of(4),
+            archives: more.next_u64().is_multiple_of(3),
+            upgrades: more.next_u64().is_multiple_of(3),
             loses: match seed % 6 {
                 0 | 1 => Loses::Everything,
                 2 => Loses::Time,
@@ -310,6 +333,7 @@ impl Draw {
             skews,
             direct: self.direct,
             liar: self.liar,
+            real: self.real,
             steps,
         }
     }
@@ -370,6 +394,19 @@ impl Draw {
                 document: DOCUMENTS + self.below(40),
                 documents: 2 + self.below(20),
             },
+            32 if self.archives => match self.one_in(2) {
+                true => Action::Archive { node },
+                false => Action::Restore { node },
+            },
+            33 if self.upgrades => {
+                let newest = if self.one_in(2) { 1 } else { 2 };
+                let oldest = if self.one_in(2) { newest } else { 1 };
+                Action::Upgrade {
+                    node,
+                    oldest,
+                    newest,
+                }
+            }
             30 | 31 if self.liar => Action::Lie {
                 frame: self.rng.next_u64(),
                 alter: self.rng.next_u64(),
@@ -381,6 +418,9 @@ impl Draw {
     fn edit(&mut self) -> Action {
         // Also whoever stays well.
         let node = self.count(4);
+        if self.real && self.one_in(2) {
+            return self.revise(node);
+        }
         let bytes = match self.below(40) {
             0 => 70_000,
             1 => 200_000,
@@ -398,6 +438,32 @@ impl Draw {
                 node,
                 document: self.document(),
                 bytes,
+            },
+        }
+    }
+
+    /// Something of what can be done to a real document, or a look at it.
+    fn revise(&mut self, node: NodeId) -> Action {
+        let document = self.document();
+        let kind = kind_of(&crate::world::document(document));
+        let is_of_kind = |edit: &&ModelEdit| edit.kind().is_none_or(|of| of == kind);
+        let edits: Vec<_> = ModelEdit::ALL.iter().filter(is_of_kind).collect();
+        match self.below(12) {
+            0 | 1 => Action::Look { node, document },
+            2 | 3 => Action::Command {
+                node,
+                command: self.below(COMMANDS),
+            },
+            4 => Action::Cancel {
+                node,
+                command: self.below(COMMANDS),
+            },
+            // Seldom: nobody edits it from then on.
+            5 if self.one_in(4) => Action::Outdate { node, document },
+            _ => Action::Revise {
+                node,
+                document,
+                edit: *edits[self.count(edits.len() as u64)],
             },
         }
     }

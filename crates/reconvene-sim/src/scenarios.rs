@@ -13,6 +13,7 @@ use crate::world::{NodeId, World, document, workspace};
 mod archives;
 mod damage;
 mod devices;
+mod documents;
 mod failures;
 mod histories;
 mod links;

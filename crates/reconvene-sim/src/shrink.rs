@@ -13,9 +13,16 @@ use crate::plan::Plan;
 /// # Errors
 /// The message of what did not hold.
 pub fn try_play(plan: &Plan, mutants: Mutants) -> Result<Outcome, String> {
+    catch(|| plan.play(mutants, None))
+}
+
+/// Does something that panics where something does not hold.
+///
+/// # Errors
+/// The message of what did not hold.
+pub fn catch<T>(play: impl FnOnce() -> T) -> Result<T, String> {
     // A world that panicked is dropped as a whole.
-    let played = catch_unwind(AssertUnwindSafe(|| plan.play(mutants, None)));
-    played.map_err(|panic| {
+    catch_unwind(AssertUnwindSafe(play)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         text.unwrap_or_else(|| "it panicked".to_owned())

@@ -1,11 +1,13 @@
 //! Snapshots in the simulated world: what a host does to make one, and what loading one shows.
 //!
-//! The engine never looks into a snapshot, so here one is simply the changes it holds, one after the
-//! other, each behind its length, deflated. What Automerge makes of real ones is tested where it is
-//! used.
+//! The engine never looks into a snapshot, so where documents are not real ones it is simply the changes
+//! it holds, one after the other, each behind its length, deflated. Real documents have real ones, made
+//! with the product's proof and taken apart by its code.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -13,14 +15,16 @@ use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
 use reconvene_core::engine::{Input, progress_of, snapshot_hash};
 use reconvene_core::guard::{ChangeHeader, parse_change};
-use reconvene_core::ids::{ChangeHash, DocumentId, RequestId, WorkspaceId};
+use reconvene_core::ids::{ChangeHash, DocumentId, RequestId, SnapshotHash, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::limits::SNAPSHOT_BYTES_MAX;
 use reconvene_core::records::{Record as _, SnapshotRef, SnapshotRow};
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{StoreError, StoreRead};
-use reconvene_core::stored::{Replaceable, chunks};
+use reconvene_core::stored::{Replaceable, chunks, head};
 use reconvene_core::wire::KnownActor;
+use reconvene_model::MaterialiseCounter;
+use reconvene_model::snapshot::{self, SnapshotError};
 
 use crate::changes::{KIND, OTHER_KIND, genesis};
 use crate::world::{NodeId, World};
@@ -37,8 +41,53 @@ pub(crate) struct Compacting {
     replaces: Option<Replaceable>,
 }
 
+/// The changes of a snapshot, each after its dependencies.
+type Changes = Rc<[(ChangeHeader, Bytes)]>;
+
+thread_local! {
+    /// What is in real snapshots, by their hashes: it follows from their bytes alone, and taking one apart
+    /// takes long.
+    static TAKEN_APART: RefCell<BTreeMap<SnapshotHash, Changes>> =
+        const { RefCell::new(BTreeMap::new()) };
+}
+
+/// How many are remembered.
+const TAKEN_APART_MAX: usize = 4_096;
+
+/// The changes of a real snapshot, each after its dependencies.
+fn changes_of_real(chunk: &Bytes) -> Option<Changes> {
+    let hash = snapshot_hash(chunk);
+    let known = TAKEN_APART.with_borrow(|known| known.get(&hash).cloned());
+    if known.is_some() {
+        return known;
+    }
+    let kinds = reconvene_model::roots().iter().map(|root| root.kind);
+    let counter = MaterialiseCounter::new();
+    let mut found =
+        kinds.filter_map(|kind| snapshot::beyond(kind, [&chunk[..]], &[], &counter).ok());
+    let bodies = found.next()?.into_iter().map(Bytes::from);
+    let changes = bodies.map(|body| Some((parse_change(&body).ok()?, body)));
+    let changes: Changes = changes.collect::<Option<Vec<_>>>()?.into();
+    TAKEN_APART.with_borrow_mut(|known| {
+        if known.len() >= TAKEN_APART_MAX {
+            known.clear();
+        }
+        known.insert(hash, Rc::clone(&changes));
+    });
+    Some(changes)
+}
+
+/// Whether a chunk is a whole document as automerge saves it, and not a change: the byte after magic and
+/// checksum.
+fn is_real(chunk: &[u8]) -> bool {
+    chunk.first() != Some(&MARK) && chunk.get(8) == Some(&0)
+}
+
 /// The changes of a chunk: one, or those of a snapshot. `None` if it is neither.
 pub(crate) fn changes_in(chunk: &Bytes) -> Option<Vec<(ChangeHeader, Bytes)>> {
+    if is_real(chunk) {
+        return changes_of_real(chunk).map(|changes| changes.to_vec());
+    }
     if chunk.first() != Some(&MARK) {
         return Some(vec![(parse_change(chunk).ok()?, chunk.clone())]);
     }
@@ -72,7 +121,8 @@ fn changes_of(chunks: &[Bytes]) -> Vec<(ChangeHeader, Bytes)> {
 }
 
 pub(crate) fn inspect(snapshot: &Bytes) -> Result<Vec<ChangeHeader>, RefusalCode> {
-    let changes = changes_in(snapshot).filter(|_| snapshot.first() == Some(&MARK));
+    let is_one = is_real(snapshot) || snapshot.first() == Some(&MARK);
+    let changes = changes_in(snapshot).filter(|_| is_one);
     let changes = changes.ok_or(RefusalCode::Damaged)?;
     Ok(changes.into_iter().map(|(header, _)| header).collect())
 }
@@ -127,6 +177,9 @@ impl World {
             let compact = replaces.compact(request, workspace, document, None);
             return self.give(node, Input::Compact(Box::new(compact)));
         }
+        if self.real {
+            return self.compact_really(node, (workspace, document), replaces, &chunks);
+        }
         let changes = changes_of(&chunks);
         let known: BTreeSet<_> = changes.iter().map(|(header, _)| header.hash).collect();
         let mut needed = changes.iter().flat_map(|(header, _)| &header.dependencies);
@@ -159,6 +212,46 @@ impl World {
         let request = self.write(node, vec![(key, SnapshotRow { body }.encode())]);
         let compacting = Compacting {
             place: (workspace, document),
+            snapshot,
+            replaces: Some(replaces),
+        };
+        self.nodes[node].host.compacting.insert(request, compacting);
+    }
+
+    /// The same with a real document: a snapshot that is proven as the product proves it.
+    fn compact_really(
+        &mut self,
+        node: NodeId,
+        place: (WorkspaceId, DocumentId),
+        replaces: Replaceable,
+        chunks: &[Bytes],
+    ) {
+        let (workspace, document) = place;
+        let row = head(&self.disk(node).reader, &workspace, &document);
+        let Some(row) = row.expect("an open store reads") else {
+            return;
+        };
+        let bodies = chunks.iter().map(|chunk| &chunk[..]);
+        let made = snapshot::snapshot(row.kind, bodies, replaces.changes(), &self.counter);
+        let made = match made {
+            Ok(made) => made,
+            // What it lacks may still come.
+            Err(SnapshotError::Incomplete { .. } | SnapshotError::TooLarge { .. }) => return,
+            Err(error) => self.fail(format_args!("{document} cannot be compacted: {error:?}")),
+        };
+        if !replaces.is_covered_by(&made.actors) {
+            self.fail(format_args!("the snapshot of {document} lacks changes"));
+        }
+        let snapshot = SnapshotRef {
+            hash: snapshot_hash(&made.bytes),
+            size: u32::try_from(made.bytes.len()).expect("a snapshot is far below 4 GiB"),
+            changes: made.changes,
+        };
+        let key = Key::snapshot(&workspace, &document, &snapshot.hash);
+        let body = Bytes::from(made.bytes);
+        let request = self.write(node, vec![(key, SnapshotRow { body }.encode())]);
+        let compacting = Compacting {
+            place,
             snapshot,
             replaces: Some(replaces),
         };

@@ -261,7 +261,36 @@ impl World {
         if self.is_swallowed(id, side, &frame) {
             return;
         }
-        self.arrive_later(id, 1 - side, Arrival::Frame(frame));
+        for frame in self.as_spoken(id, side, frame) {
+            self.arrive_later(id, 1 - side, Arrival::Frame(frame));
+        }
+    }
+
+    /// A frame as it comes to the other side where one of the two is of a later version. The engine
+    /// speaks one version and finds out from the greeting whether the other does: so the greeting says
+    /// version 1 where both speak some version, and a later one where they do not, seen from either side.
+    /// Whoever is of a later version also says something that this one does not know.
+    fn as_spoken(&self, id: WireId, side: Side, frame: Bytes) -> Vec<Bytes> {
+        const NEVER_HEARD_OF: &[u8] = &[0x9a, 0x06, 3, b'n', b'e', b'w'];
+        let ends = &self.wires[&id].ends;
+        let spoken = |node: NodeId| self.speaks.get(&node).copied().unwrap_or((1, 1));
+        let (ours, theirs) = (spoken(ends[side].node), spoken(ends[1 - side].node));
+        if self.speaks.is_empty() {
+            return vec![frame];
+        }
+        let Ok(Frame::Hello(mut hello)) = Frame::decode(&frame) else {
+            return vec![frame];
+        };
+        let newest = ours.1.min(theirs.1);
+        (hello.protocol_min, hello.protocol_max) = match newest >= ours.0.max(theirs.0) {
+            true => (1, newest),
+            false => (2, 2),
+        };
+        let mut frames = Frame::Hello(hello).encode();
+        if ours.1 > 1 {
+            frames.push(Bytes::from_static(NEVER_HEARD_OF));
+        }
+        frames
     }
 
     fn is_swallowed(&self, id: WireId, side: Side, frame: &Bytes) -> bool {

@@ -15,7 +15,7 @@ use reconvene_core::engine::{
     Root, SendStored, Write,
 };
 use reconvene_core::examine::FeedEnd;
-use reconvene_core::ids::{LinkId, PeerId, ReadId, RequestId, WorkspaceId};
+use reconvene_core::ids::{ChangeHash, DocumentId, LinkId, PeerId, ReadId, RequestId, WorkspaceId};
 use reconvene_core::keys::Key;
 use reconvene_core::limits::STALENESS_BOUND;
 use reconvene_core::memory::{Faults, MemoryStore};
@@ -23,6 +23,7 @@ use reconvene_core::mutants::Mutants;
 use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_core::time::{Tick, WallTime};
 use reconvene_core::wire::Role;
+use reconvene_model::MaterialiseCounter;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -115,6 +116,8 @@ pub(crate) enum Happening {
     Dialled(NodeId, u64, PeerId),
     Transmit(WireId, Side, Sending),
     Arrive(WireId, Side, Arrival),
+    /// A server looks at a command, or at an integration.
+    Execute(NodeId, u64, WorkspaceId, DocumentId),
     /// It is looked at whether anything was heard at an end of a wire.
     Idle(WireId, Side),
 }
@@ -174,6 +177,13 @@ pub struct World {
     pub(crate) crossings: Option<Crossings>,
     /// Who is told what happens.
     pub observer: Option<Observer>,
+    /// Whether hosts keep real documents, made by the model's editor; otherwise changes of one operation
+    /// each, of which the engine sees no more.
+    pub real: bool,
+    pub(crate) counter: MaterialiseCounter,
+    /// The oldest and the newest version of the protocol that a node speaks, where it is not what is
+    /// spoken now, version 1.
+    pub speaks: BTreeMap<NodeId, (u32, u32)>,
     /// What is lost on the way from one node to another although the wire is whole.
     pub swallowed: Option<(NodeId, NodeId, Swallow)>,
 }
@@ -229,8 +239,23 @@ impl World {
             recorded: None,
             crossings: None,
             observer: None,
+            real: false,
+            counter: MaterialiseCounter::new(),
+            speaks: BTreeMap::new(),
             swallowed: None,
         }
+    }
+
+    /// What every document begins with.
+    pub(crate) fn roots(&self) -> BTreeMap<ChangeHash, Root> {
+        let real = reconvene_model::roots().iter().filter(|_| self.real);
+        let real = real.map(|root| {
+            let (kind, max_op) = (root.kind, root.max_op);
+            (root.hash, Root { kind, max_op })
+        });
+        let made = [KIND, OTHER_KIND].into_iter().filter(|_| !self.real);
+        let made = made.map(|kind| (genesis(kind).hash, Root { kind, max_op: 1 }));
+        real.chain(made).collect()
     }
 
     /// Adds a node with an empty store and starts it.
@@ -492,10 +517,7 @@ impl World {
             },
             staleness_bound: self.staleness_bound,
             workspace_documents_max: u64::MAX,
-            roots: [KIND, OTHER_KIND]
-                .into_iter()
-                .map(|kind| (genesis(kind).hash, Root { kind, max_op: 1 }))
-                .collect(),
+            roots: self.roots(),
             mutants: self.mutants,
         };
         self.with_store(node, MemoryStore::reopen);
@@ -504,9 +526,11 @@ impl World {
         self.nodes[node].completions_at = self.now;
         let entries = self.disk(node).store.journal_entries();
         if !entries.is_empty() {
+            self.nodes[node].host.executor.is_replaying = true;
             self.give(node, Input::Replay(entries));
         }
         self.enter_shares(node);
+        self.look_for_commands(node, workspace(1));
         for to in self.nodes[node].wanted.clone() {
             self.connect(node, to);
         }
@@ -786,6 +810,7 @@ impl World {
             | Happening::Apply(node, _)
             | Happening::Barrier(node, _)
             | Happening::Input(node, ..)
+            | Happening::Execute(node, ..)
             | Happening::Dialled(node, ..) => *node,
             Happening::Transmit(wire, side, _)
             | Happening::Arrive(wire, side, _)
@@ -835,6 +860,9 @@ impl World {
             Happening::Dialled(node, life, peer) if alive(&node, &life) => {
                 self.on_dialled(node, peer);
             }
+            Happening::Execute(node, life, of, id) if alive(&node, &life) => {
+                self.execute(node, of, id);
+            }
             Happening::Transmit(wire, side, sending) => self.transmit(wire, side, sending),
             Happening::Arrive(wire, side, arrival) => self.arrive(wire, side, arrival),
             Happening::Idle(wire, side) => self.look_whether_idle(wire, side),
@@ -843,6 +871,7 @@ impl World {
             | Happening::Apply(..)
             | Happening::Barrier(..)
             | Happening::Input(..)
+            | Happening::Execute(..)
             | Happening::Dialled(..) => {} // Meant for an earlier life.
         }
     }

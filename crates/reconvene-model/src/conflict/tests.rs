@@ -123,3 +123,20 @@ fn registers_of_entries_and_containers_are_settled_too() {
         conflicts[1].values[1].value
     );
 }
+
+#[test]
+fn a_choice_that_meets_another_is_a_conflict_with_it_whichever_value_was_shown() {
+    let (one, two, conflict) = filed_apart(None);
+    for choice in 0..conflict.values.len() {
+        let (mut one, mut two) = (one.clone(), two.clone());
+        one.edit(|editor| editor.settle(&conflict, choice));
+        two.edit(|editor| editor.meeting()?.set_project(Some(project(9))));
+        one.sync(&mut two);
+        let conflicts = one.document.conflicts().unwrap();
+        let values = conflicts[0].values.iter().map(|value| &value.value);
+        let mut values: Vec<_> = values.map(|value| value.as_str().unwrap()).collect();
+        values.sort_unstable();
+        let chosen = conflict.values[choice].value.as_str().unwrap();
+        assert_eq!(values, [chosen, &project(9).to_string()]);
+    }
+}

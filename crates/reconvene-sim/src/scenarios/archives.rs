@@ -2,74 +2,13 @@
 //! away, and a file is worth no more than a peer.
 
 use bytes::Bytes;
-use reconvene_core::engine::{
-    Event, Input, Restore, RestoreError, Restored, RestoredDocument, tombstone_of,
-};
+use reconvene_core::engine::{Event, Input, Restore, RestoreError, Restored};
 use reconvene_core::ids::{StoreEpoch, WorkspaceId};
-use reconvene_core::keys::KeyRange;
-use reconvene_core::records::{HeadRow, Record as _};
 use reconvene_core::refusal::RefusalCode;
-use reconvene_core::storage::{Scan, StoreError, StoreRead as _};
-use reconvene_core::stored::chunks;
+use reconvene_core::storage::StoreError;
 
 use super::{fill, linked_team, seconds, told, while_apart};
-use crate::snapshots::{changes_in, inspect};
 use crate::world::{NodeId, World, document};
-
-/// What an archive of a node's workspace has, document by document: a snapshot of it or its changes.
-fn archive(world: &World, node: NodeId, of: WorkspaceId) -> Vec<RestoredDocument> {
-    let reader = &world.disk(node).reader;
-    let heads = reader.scan(&Scan::ascending(KeyRange::heads(&of), usize::MAX));
-    let heads = heads.expect("an open store reads").rows;
-    let documents = heads.into_iter().map(|(key, value)| {
-        let document = key.document().expect("a head row is of a document");
-        let head = HeadRow::decode(&value).expect("a stored head row decodes");
-        let mut archived = RestoredDocument {
-            document,
-            kind: head.kind,
-            snapshot: None,
-            changes: Vec::new(),
-            tombstone: tombstone_of(&head),
-        };
-        if archived.tombstone.is_some() {
-            return archived;
-        }
-        for chunk in chunks(reader, &of, &document).expect("an open store reads") {
-            match inspect(&chunk) {
-                Ok(headers) => archived.snapshot = Some((chunk, headers)),
-                Err(_) => archived.changes.push(chunk),
-            }
-        }
-        archived.changes.sort_by_key(|chunk| {
-            let mut changes = changes_in(chunk).expect("a stored change is readable");
-            changes
-                .pop()
-                .map(|(header, _)| (header.start_op, header.hash))
-        });
-        archived
-    });
-    documents.collect()
-}
-
-/// Restores documents, a few at a time, as a host does.
-fn restore(
-    world: &mut World,
-    node: NodeId,
-    of: WorkspaceId,
-    documents: &[RestoredDocument],
-    may_purge: bool,
-) {
-    for documents in documents.chunks(3) {
-        let request = world.request();
-        let restore = Restore {
-            request,
-            workspace: of,
-            may_purge,
-            documents: documents.to_vec(),
-        };
-        world.give(node, Input::Restore(restore));
-    }
-}
 
 /// What became of the restores of a node, in their order.
 fn outcomes(world: &World, node: NodeId) -> Vec<Result<Restored, RestoreError>> {
@@ -111,7 +50,7 @@ fn settled(seed: u64) -> (World, NodeId, Vec<NodeId>, WorkspaceId) {
 #[test]
 fn a_wiped_server_restored_from_an_old_archive_takes_its_devices_back() {
     let (mut world, server, devices, of) = settled(500);
-    let archived = archive(&world, server, of);
+    let archived = world.archive(server, of);
     let before = epoch(&world, server, of);
     // What came after the archive was made, on the server as well as on devices.
     world.edit(devices[0], of, document(2), 60);
@@ -128,7 +67,7 @@ fn a_wiped_server_restored_from_an_old_archive_takes_its_devices_back() {
     world.wipe(server);
     world.restart(server);
     world.run_until_quiet();
-    restore(&mut world, server, of, &archived, true);
+    world.restore_archive(server, of, &archived, true);
     world.run_until_quiet();
     assert_eq!(refused(&world, server), []);
     assert_ne!(epoch(&world, server, of), before);
@@ -162,11 +101,11 @@ fn a_device_restored_from_an_old_archive_gives_and_gets_all_that_is_newer() {
         world.edit(device, of, document(2), 60);
         world.edit(devices[1], of, document(2), 60);
         world.run_until_quiet();
-        let archived = archive(world, device, of);
+        let archived = world.archive(device, of);
         world.crash(device, 0);
         world.wipe(device);
         world.restart(device);
-        restore(world, device, of, &archived, false);
+        world.restore_archive(device, of, &archived, false);
         world.run_until_quiet();
         assert_eq!(refused(world, device), []);
         world.edit(device, of, document(2), 60);
@@ -180,7 +119,7 @@ fn a_device_restored_from_an_old_archive_gives_and_gets_all_that_is_newer() {
 #[test]
 fn what_is_there_stays_and_restoring_again_changes_nothing() {
     let (mut world, server, devices, of) = settled(502);
-    let archived = archive(&world, devices[0], of);
+    let archived = world.archive(devices[0], of);
     let held = world.held(server, of);
     world.edit(server, of, document(2), 60);
     world.run_until_quiet();
@@ -189,7 +128,7 @@ fn what_is_there_stays_and_restoring_again_changes_nothing() {
         engine.workspace_status(&of).expect("it is in use").head
     };
     let before = status(&world);
-    restore(&mut world, server, of, &archived, true);
+    world.restore_archive(server, of, &archived, true);
     world.run_until_quiet();
     assert_eq!(status(&world), before, "the feed has nothing new");
     assert_eq!(refused(&world, server), []);
@@ -205,12 +144,12 @@ fn what_is_there_stays_and_restoring_again_changes_nothing() {
 #[test]
 fn what_was_purged_does_not_come_back_and_tombstones_win_where_all_was_known() {
     let (mut world, server, devices, of) = settled(503);
-    let older = archive(&world, server, of);
+    let older = world.archive(server, of);
     world.purge(server, of, &[document(3), document(4)]);
     world.run_until_quiet();
-    let newer = archive(&world, server, of);
+    let newer = world.archive(server, of);
     // A tombstone that is here wins over the document in the archive.
-    restore(&mut world, server, of, &older, true);
+    world.restore_archive(server, of, &older, true);
     world.run_until_quiet();
     for number in [3, 4, 7] {
         let row = world.head_row(server, of, document(number));
@@ -226,10 +165,10 @@ fn what_was_purged_does_not_come_back_and_tombstones_win_where_all_was_known() {
         .extend([(of, document(3)), (of, document(4))]);
     other.edit(devices[0], of, document(4), 60);
     other.run_until_quiet();
-    restore(&mut other, server, of, &newer, false);
+    other.restore_archive(server, of, &newer, false);
     other.run_until_quiet();
     assert_eq!(refused(&other, server), [RefusalCode::NotPermitted; 2]);
-    restore(&mut other, server, of, &newer, true);
+    other.restore_archive(server, of, &newer, true);
     other.run_until_quiet();
     let refused = refused(&other, server);
     assert_eq!(refused[2..], [RefusalCode::DocumentDeleted]);
@@ -244,7 +183,7 @@ fn what_was_purged_does_not_come_back_and_tombstones_win_where_all_was_known() {
 #[test]
 fn a_file_is_worth_no_more_than_a_peer() {
     let (mut world, server, devices, of) = settled(504);
-    let whole = archive(&world, devices[0], of);
+    let whole = world.archive(devices[0], of);
     world.crash(server, 0);
     world.wipe(server);
     for device in &devices {
@@ -266,7 +205,7 @@ fn a_file_is_worth_no_more_than_a_peer() {
     let end = flipped.len() - 1;
     flipped[end] ^= 1;
     altered[place(3)].changes[0] = Bytes::from(flipped);
-    restore(&mut world, server, of, &altered, true);
+    world.restore_archive(server, of, &altered, true);
     world.run_until_quiet();
     let expected = [RefusalCode::MissingDependencies, RefusalCode::Damaged];
     assert_eq!(refused(&world, server), expected);
@@ -275,7 +214,7 @@ fn a_file_is_worth_no_more_than_a_peer() {
     }
     assert!(world.head_row(server, of, document(4)).is_some());
     // The whole one later brings what was refused.
-    restore(&mut world, server, of, &whole, true);
+    world.restore_archive(server, of, &whole, true);
     world.run_until_quiet();
     assert_eq!(refused(&world, server).len(), expected.len());
     assert_eq!(world.held(server, of), world.held(devices[0], of));
@@ -312,13 +251,13 @@ fn a_file_is_worth_no_more_than_a_peer() {
 fn a_crash_at_any_step_of_a_restore_leaves_a_store_that_can_be_restored_again() {
     let play = || {
         let (mut world, server, devices, of) = settled(505);
-        let archived = archive(&world, server, of);
+        let archived = world.archive(server, of);
         world.edit(devices[0], of, document(2), 60);
         world.run_until_quiet();
         world.crash(server, 0);
         world.wipe(server);
         world.restart(server);
-        restore(&mut world, server, of, &archived, true);
+        world.restore_archive(server, of, &archived, true);
         (world, server, devices, of, archived)
     };
     let (mut undisturbed, ..) = play();
@@ -343,7 +282,7 @@ fn a_crash_at_any_step_of_a_restore_leaves_a_store_that_can_be_restored_again() 
             assert!(row.is_some(), "{document} was said to be durable");
         }
         if cut % 2 == 0 {
-            restore(&mut world, server, of, &archived, true);
+            world.restore_archive(server, of, &archived, true);
         }
         world.run_until_quiet();
         world.advance(seconds(70));
@@ -357,7 +296,7 @@ fn what_a_peer_was_refused_comes_once_an_archive_brings_what_it_builds_on() {
     let (mut world, server, devices, of) = linked_team(507, 2);
     world.edit(devices[1], of, document(1), 60);
     world.run_until_quiet();
-    let archived = archive(&world, devices[1], of);
+    let archived = world.archive(devices[1], of);
     world.part(devices[0], server);
     world.run_until_quiet();
     world.edit(devices[0], of, document(1), 60);
@@ -373,7 +312,7 @@ fn what_a_peer_was_refused_comes_once_an_archive_brings_what_it_builds_on() {
     world.run_until_quiet();
     let refused = |world: &World| world.refusal(server, devices[0], of, document(1));
     assert_eq!(refused(&world), Some(RefusalCode::MissingDependencies));
-    restore(&mut world, server, of, &archived, true);
+    world.restore_archive(server, of, &archived, true);
     world.run_until_quiet();
     assert_eq!(refused(&world), None);
     let row = world.head_row(server, of, document(1));
@@ -387,7 +326,7 @@ fn what_a_peer_was_refused_comes_once_an_archive_brings_what_it_builds_on() {
 #[test]
 fn a_disk_without_room_refuses_a_restore_and_takes_it_later() {
     let (mut world, server, devices, of) = settled(506);
-    let archived = archive(&world, devices[0], of);
+    let archived = world.archive(devices[0], of);
     for device in &devices {
         world.part(*device, server);
     }
@@ -396,7 +335,7 @@ fn a_disk_without_room_refuses_a_restore_and_takes_it_later() {
     world.restart(server);
     world.run_until_quiet();
     world.set_low_space(server, true);
-    restore(&mut world, server, of, &archived, true);
+    world.restore_archive(server, of, &archived, true);
     world.run_until_quiet();
     let told = outcomes(&world, server);
     assert_eq!(told.len(), archived.len().div_ceil(3));
@@ -407,7 +346,7 @@ fn a_disk_without_room_refuses_a_restore_and_takes_it_later() {
         ))
     )));
     world.set_low_space(server, false);
-    restore(&mut world, server, of, &archived, true);
+    world.restore_archive(server, of, &archived, true);
     world.run_until_quiet();
     assert_eq!(world.held(server, of), world.held(devices[0], of));
     for device in &devices {
