@@ -443,7 +443,7 @@ fn small_scope() -> bool {
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     let counts = counts.into_inner().expect(UNPOISONED);
-    let row = |name: &str, kind: &str, base: &str, edits: usize, of: &Counts| {
+    let row = |name: &str, kind: &str, base: &str, edits: &str, of: &Counts| {
         println!(
             "| {name} | {kind} | {base} | {edits} | {} | {} | {} | {} | {} |",
             of.histories, of.orders, of.conflicts, of.deletions_outlived, of.without_effect
@@ -451,10 +451,11 @@ fn small_scope() -> bool {
     };
     for (scope, of) in scopes.iter().zip(&counts) {
         let base = format!("{:?}", scope.base).to_lowercase();
-        row(scope.name, scope.kind_name(), &base, scope.edits.len(), of);
+        let edits = scope.edits.len().to_string();
+        row(scope.name, scope.kind_name(), &base, &edits, of);
     }
     let all = counts.into_iter().fold(Counts::default(), Counts::and);
-    row("all", "", "", 0, &all);
+    row("all", "", "", "", &all);
     println!("in {:.0} s", began.elapsed().as_secs_f64());
     failed.into_inner() == 0
 }
