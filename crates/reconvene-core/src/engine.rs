@@ -432,16 +432,6 @@ impl Engine {
         })
     }
 
-    /// The linked peers that have yet to tell again what they refuse: until then what they hold of our
-    /// feed says too much.
-    pub fn to_retell(&self) -> impl Iterator<Item = (WorkspaceId, PeerId)> + '_ {
-        self.links.values().flat_map(|link| {
-            let flows = link.flows.iter();
-            let to_retell = flows.filter(|(_, flow)| !flow.has_retold);
-            to_retell.map(|(workspace, _)| (*workspace, link.peer))
-        })
-    }
-
     /// What peers refused before they greeted and have not told again yet: it counts until they have.
     pub fn refused_before(
         &self,

@@ -413,6 +413,9 @@ pub fn examine(
         .or_else(|| kind_of_row(reader, workspace, document))
         .or_else(|| kind_by_root(roots, &examined.remains.changes));
     if examined.kind.is_none() {
+        examined.kind = kind_by_snapshot(reader, (workspace, document), roots, inspect)?;
+    }
+    if examined.kind.is_none() {
         let what = "nothing says what kind of document it is of";
         for header in std::mem::take(&mut examined.remains.changes) {
             let key = Key::change(workspace, document, &header.hash);
@@ -714,6 +717,31 @@ fn read_snapshots(
         }
     }
     Ok(())
+}
+
+/// The kind of a document, from a snapshot of it that loads as one of that kind and no other.
+fn kind_by_snapshot(
+    reader: &impl StoreRead,
+    (workspace, document): (&WorkspaceId, &DocumentId),
+    roots: &BTreeMap<ChangeHash, DocumentKind>,
+    inspect: Inspect<'_>,
+) -> Result<Option<DocumentKind>, StoreError> {
+    let kinds: BTreeSet<_> = roots.values().copied().collect();
+    let mut found = None;
+    let range = KeyRange::snapshots(workspace, document);
+    each(reader, range, |key, value| {
+        if found.is_none()
+            && let Ok(row) = read_as::<SnapshotRow>(reader, &key, value)?
+        {
+            let fitting = kinds
+                .iter()
+                .filter(|kind| inspect(**kind, &row.body).is_some());
+            let fitting: Vec<_> = fitting.collect();
+            found = (fitting.len() == 1).then(|| *fitting[0]);
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// The kind of a document, from the root that a change of it depends on.

@@ -131,11 +131,30 @@ pub fn materialise<'a>(
     counter: &MaterialiseCounter,
 ) -> Result<Document, MaterialiseError> {
     counter.add(purpose);
-    let mut automerge = seed(kind).ok_or(MaterialiseError::UnknownKind(kind))?;
     let (snapshots, changes): (Vec<_>, Vec<_>) =
         chunks.into_iter().partition(|chunk| is_snapshot(chunk));
+    let (mut automerge, inflated_bytes) = snapshotted(kind, &snapshots)?;
+    match ingest(&mut automerge, changes.iter().copied()) {
+        Ok(bytes) => Ok(Document::new(kind, automerge, inflated_bytes + bytes)),
+        Err(MaterialiseError::Refused(_) | MaterialiseError::Panicked { .. }) => {
+            let (base, _) = snapshotted(kind, &snapshots)?;
+            let salvaged = aside::salvage(base, &changes)?;
+            let inflated_bytes = inflated_bytes + salvaged.inflated_bytes;
+            let document = Document::new(kind, salvaged.automerge, inflated_bytes);
+            Ok(document.without(salvaged.aside))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A document as its snapshots have it, and about how large it is.
+fn snapshotted(
+    kind: DocumentKind,
+    snapshots: &[&[u8]],
+) -> Result<(Automerge, usize), MaterialiseError> {
+    let mut automerge = seed(kind).ok_or(MaterialiseError::UnknownKind(kind))?;
     let mut inflated_bytes = 0;
-    for (place, snapshot) in snapshots.into_iter().enumerate() {
+    for (place, snapshot) in snapshots.iter().enumerate() {
         let loaded = load_snapshot(kind, snapshot)?;
         inflated_bytes += snapshot.len() * SNAPSHOT_INFLATION;
         if place == 0 {
@@ -144,18 +163,7 @@ pub fn materialise<'a>(
             add_all(&mut automerge, &loaded)?;
         }
     }
-    // Taken out again only where something does not fit; a copy shares what it does not change.
-    let base = automerge.clone();
-    match ingest(&mut automerge, changes.iter().copied()) {
-        Ok(bytes) => Ok(Document::new(kind, automerge, inflated_bytes + bytes)),
-        Err(MaterialiseError::Refused(_) | MaterialiseError::Panicked { .. }) => {
-            let salvaged = aside::salvage(base, &changes)?;
-            let inflated_bytes = inflated_bytes + salvaged.inflated_bytes;
-            let document = Document::new(kind, salvaged.automerge, inflated_bytes);
-            Ok(document.without(salvaged.aside))
-        }
-        Err(error) => Err(error),
-    }
+    Ok((automerge, inflated_bytes))
 }
 
 /// About how much larger the content of a snapshot is than the snapshot; for a cache's budget.

@@ -86,8 +86,7 @@ pub fn open_store(data_dir: &DataDir) -> Result<Opened, OpenError> {
         ..OpenReport::default()
     };
     let (db, file) = open_or_replace(data_dir, &mut report)?;
-    let tallied = Tally::open(&db, data_dir.path());
-    let (tally, lost_groups) = tallied.map_err(|error| OpenError::io(data_dir.path(), error))?;
+    let (tally, lost_groups) = Tally::open(&db, data_dir.path());
     if lost_groups > 0 {
         tracing::error!(
             lost_groups,

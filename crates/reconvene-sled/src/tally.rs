@@ -22,21 +22,22 @@ const FILE_BYTES: usize = COUNT_BYTES + 4;
 pub(crate) struct Tally {
     /// `None` where the database does not let itself be counted any more.
     tree: Option<sled::Tree>,
-    file: File,
+    /// `None` where the file does not let itself be opened or read.
+    file: Option<File>,
     groups: u64,
 }
 
 impl Tally {
     /// Compares a database with the file beside it; also how many groups it had made durable and has
     /// no more.
-    pub(crate) fn open(db: &sled::Db, data_dir: &Path) -> io::Result<(Self, u64)> {
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(data_dir.join(NAME))?;
-        let noted = read(&mut file)?.unwrap_or(0);
+    pub(crate) fn open(db: &sled::Db, data_dir: &Path) -> (Self, u64) {
+        let (file, noted) = match open(&data_dir.join(NAME)) {
+            Ok((file, noted)) => (Some(file), noted.unwrap_or(0)),
+            Err(error) => {
+                tracing::warn!(%error, "the tally can not be read, and is not kept");
+                (None, 0)
+            }
+        };
         let counted = contained(|| {
             let tree = db.open_tree(NAME)?;
             let found = tree.get(KEY)?;
@@ -44,8 +45,9 @@ impl Tally {
         });
         let (tree, counted) = match counted {
             Ok(Ok((tree, found))) => (Some(tree), found.map_or(0, |found| number(&found))),
-            Ok(Err(error)) => (not_counted(&error.to_string()), 0),
-            Err(what) => (not_counted(&what), 0),
+            // What cannot be counted is not called lost.
+            Ok(Err(error)) => (not_counted(&error.to_string()), noted),
+            Err(what) => (not_counted(&what), noted),
         };
         let mut tally = Self {
             tree,
@@ -56,13 +58,15 @@ impl Tally {
             // Told once: from here on the database is what it is.
             tally.set();
         }
-        Ok((tally, noted.saturating_sub(counted)))
+        (tally, noted.saturating_sub(counted))
     }
 
     /// Counts a group that was just written.
     pub(crate) fn count(&mut self) {
-        self.groups += 1;
-        self.set();
+        if self.tree.is_some() {
+            self.groups += 1;
+            self.set();
+        }
     }
 
     fn set(&mut self) {
@@ -78,10 +82,14 @@ impl Tally {
 
     /// Notes beside the database that everything counted so far is durable in it.
     pub(crate) fn barrier_passed(&mut self) {
+        // What is not in the database must not be beside it.
+        let (Some(_), Some(file)) = (&self.tree, &mut self.file) else {
+            return;
+        };
         let mut bytes = self.groups.to_be_bytes().to_vec();
         bytes.extend_from_slice(&crc32fast::hash(&bytes).to_be_bytes());
-        let rewound = self.file.seek(SeekFrom::Start(0));
-        let written = rewound.and_then(|_| self.file.write_all(&bytes));
+        let rewound = file.seek(SeekFrom::Start(0));
+        let written = rewound.and_then(|_| file.write_all(&bytes));
         if let Err(error) = written {
             // It is behind then, and never wrong.
             tracing::warn!(%error, "the tally could not be noted");
@@ -92,6 +100,15 @@ impl Tally {
 fn not_counted(what: &str) -> Option<sled::Tree> {
     tracing::warn!(what, "the database can not be counted any more");
     None
+}
+
+/// The file, and what it says.
+fn open(path: &Path) -> io::Result<(File, Option<u64>)> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    let mut file = options.open(path)?;
+    let noted = read(&mut file)?;
+    Ok((file, noted))
 }
 
 /// What the file says; `None` if it is new, or damaged.

@@ -356,6 +356,11 @@ impl Documents {
         let mut seen = BTreeSet::new();
         open.remote
             .retain(|hash| seen.insert(*hash) && !document.lacking([*hash]).is_empty());
+        if !open.remote.is_empty() && !document.set_aside().is_empty() {
+            // What was set aside may fit by what came since.
+            open.remote.clear();
+            is_current = false;
+        }
         if !open.remote.is_empty() {
             let bodies = read_changes(&self.reader, workspace, id, &open.remote)?;
             open.remote.clear();

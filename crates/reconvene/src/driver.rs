@@ -519,12 +519,6 @@ impl Driver {
                 row.refused_there.entry(document).or_insert(code);
             }
         }
-        for (workspace, peer) in self.engine.to_retell() {
-            let known = peers.get_mut(&workspace);
-            if let Some(row) = known.and_then(|known| known.get_mut(&peer)) {
-                row.acknowledged = None;
-            }
-        }
         Live {
             links: links.collect(),
             peers,

@@ -8,6 +8,9 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+/// Most damaged versions of one file that are kept; of further ones the first are worth more.
+const KEPT_MAX: u32 = 64;
+
 /// Reads a file, or its copy where it is not whole; `None` if there is no file. Where the copy is not whole
 /// either, what the file holds.
 pub(crate) fn load(path: &Path, is_whole: impl Fn(&[u8]) -> bool) -> io::Result<Option<Vec<u8>>> {
@@ -28,12 +31,26 @@ pub(crate) fn load(path: &Path, is_whole: impl Fn(&[u8]) -> bool) -> io::Result<
         return Ok(Some(bytes));
     };
     tracing::error!(file = %path.display(), "a damaged file is set aside; its copy takes its place");
-    if let (Some(dir), Some(name)) = (path.parent(), path.file_name()) {
-        let set_aside = fs::rename(path, dir.join("quarantine").join(name));
-        set_aside.unwrap_or_else(|error| not_written(path, &error));
-    }
+    keep(path, &bytes).unwrap_or_else(|error| not_written(path, &error));
+    // At no moment is there none.
     write(path, &whole).unwrap_or_else(|error| not_written(path, &error));
     Ok(Some(whole))
+}
+
+/// Keeps what a damaged file held, under a name of its own.
+fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
+    let quarantine = dir.join("quarantine");
+    fs::create_dir_all(&quarantine)?;
+    for number in 0..KEPT_MAX {
+        let kept = with_suffix(&quarantine.join(name), &format!(".{number}"));
+        if !kept.exists() {
+            return write(&kept, bytes);
+        }
+    }
+    Ok(())
 }
 
 /// Replaces a file and its copy; after a crash each is the old or the new one, whole.

@@ -230,8 +230,20 @@ pub(crate) fn read_file<T: serde::de::DeserializeOwned>(path: &Path) -> Result<O
     if !is_sealed(&bytes) {
         return Err(damaged("its checksum does not fit"));
     }
+    seal_old(path, &bytes);
     let read = serde_json::from_slice(&bytes);
     Ok(Some(read.map_err(|error| damaged(&error.to_string()))?))
+}
+
+/// Seals a file of before there were checksums, so that it is protected from now on.
+fn seal_old(path: &Path, bytes: &[u8]) {
+    let value: Option<serde_json::Value> = serde_json::from_slice(bytes).ok();
+    let Some(value) = value.filter(|value| value.get(CHECKSUM).is_none()) else {
+        return;
+    };
+    if let Err(error) = replace_file(path, &value) {
+        tracing::warn!(%error, "a file could not be given its checksum");
+    }
 }
 
 /// Replaces what a file says; after a crash it says either the old or the new, whole.
@@ -263,8 +275,37 @@ pub(crate) fn is_sealed(bytes: &[u8]) -> bool {
     }
 }
 
+/// Compact JSON with the fields of objects in order, whatever order the map of this build keeps.
+fn sorted(value: &serde_json::Value, text: &mut String) -> Result<(), serde_json::Error> {
+    match value {
+        serde_json::Value::Object(fields) => {
+            text.push('{');
+            let fields: std::collections::BTreeMap<_, _> = fields.iter().collect();
+            for (place, (name, value)) in fields.into_iter().enumerate() {
+                text.push_str(if place == 0 { "" } else { "," });
+                text.push_str(&serde_json::to_string(name)?);
+                text.push(':');
+                sorted(value, text)?;
+            }
+            text.push('}');
+        }
+        serde_json::Value::Array(values) => {
+            text.push('[');
+            for (place, value) in values.iter().enumerate() {
+                text.push_str(if place == 0 { "" } else { "," });
+                sorted(value, text)?;
+            }
+            text.push(']');
+        }
+        scalar => text.push_str(&scalar.to_string()),
+    }
+    Ok(())
+}
+
 fn checksum(value: &serde_json::Value) -> Result<String, serde_json::Error> {
-    let digest = Sha256::digest(serde_json::to_vec(value)?);
+    let mut text = String::new();
+    sorted(value, &mut text)?;
+    let digest = Sha256::digest(text);
     let digits = digest.iter().take(CHECKSUM_BYTES);
     Ok(digits.map(|byte| format!("{byte:02x}")).collect())
 }

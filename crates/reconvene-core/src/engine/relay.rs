@@ -194,8 +194,12 @@ impl Engine {
     /// Whether a linked peer has yet to tell again what it refuses of ours: until then its cursor alone
     /// says too much, since what it refused before may not have been stored here.
     pub(super) fn is_to_retell(&self, workspace: WorkspaceId, peer: PeerId) -> bool {
-        let mut to_retell = self.to_retell();
-        to_retell.any(|of| of == (workspace, peer)) && !self.is(Mutant::ForgetsRefusals)
+        let mut links = self.links.values().filter(|link| link.peer == peer);
+        let is_to_retell = links.any(|link| {
+            let flow = link.flows.get(&workspace);
+            flow.is_some_and(|flow| !flow.has_retold)
+        });
+        is_to_retell && !self.is(Mutant::ForgetsRefusals)
     }
 
     /// What a peer refused of ours, as far as that is listed. What it refused before it greeted counts

@@ -94,3 +94,18 @@ fn whatever_was_not_behind_a_barrier_is_not_called_lost() {
     fs::rename(&copy, temporary.path().join(NAME)).unwrap();
     assert_eq!(open(temporary.path()).report.lost_groups, 0);
 }
+
+#[test]
+fn a_tally_that_cannot_be_kept_keeps_nobody_from_the_store() {
+    let temporary = filled();
+    let tally = temporary.path().join(NAME);
+    fs::remove_file(&tally).unwrap();
+    fs::create_dir(&tally).unwrap();
+    let opened = open(temporary.path());
+    assert_eq!(opened.report.lost_groups, 0);
+    let mut store = opened.store;
+    put(&mut store, vec![(change_key(1), value(1, 10))]);
+    store.close().unwrap();
+    fs::remove_dir(&tally).unwrap();
+    assert_eq!(open(temporary.path()).report.lost_groups, 0);
+}

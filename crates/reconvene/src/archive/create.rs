@@ -69,7 +69,7 @@ impl Creation {
             journal: None,
             unstored: BTreeMap::new(),
         };
-        writer.look_at_journal(&self.profile)?;
+        writer.look_at_journal(&self.profile, self.only)?;
         writer.put(Piece::About(self.about(shared)))?;
         if self.options.with_identity {
             writer.files()?;
@@ -591,7 +591,11 @@ impl Writer<'_> {
 
     /// Finds what only the journal has, since the store refused it, and notes what of the journal does
     /// not read: it may have been nowhere else.
-    fn look_at_journal(&mut self, profile: &Profile) -> Result<(), Error> {
+    fn look_at_journal(
+        &mut self,
+        profile: &Profile,
+        only: Option<WorkspaceId>,
+    ) -> Result<(), Error> {
         let found = match self.shared.data_dir()?.check_journal() {
             Ok(found) => found,
             Err(error) => {
@@ -603,7 +607,10 @@ impl Writer<'_> {
             self.lose((None, None), format!("journal/{segment}"), what)?;
         }
         let used = found.entries.into_iter();
-        for entry in used.filter(|entry| !profile.past.contains(&entry.epoch)) {
+        let is_wanted = |entry: &JournalEntry| {
+            !profile.past.contains(&entry.epoch) && only.is_none_or(|only| only == entry.workspace)
+        };
+        for entry in used.filter(is_wanted) {
             let frame = match JournalFrame::decode(&entry.frame) {
                 Ok(frame) => frame,
                 Err(error) => {

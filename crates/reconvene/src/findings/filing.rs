@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use reconvene_core::engine::EditError;
 use reconvene_core::ids::{DocumentId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::records::DamageRow;
@@ -401,7 +402,9 @@ impl Findings {
                 }
             }
             // Else the same would be tried for as long as its document is left out.
-            self.lock().unwritable.insert(id);
+            if writes.file.contains_key(&id) {
+                self.lock().unwritable.insert(id);
+            }
         }
         Ok(())
     }
@@ -463,8 +466,10 @@ impl Writes {
 /// Whether the same may succeed later.
 fn is_passing(error: &Error) -> bool {
     match error {
-        Error::Store(StoreError::Damaged { .. }) => false,
-        Error::Store(_) | Error::Closed => true,
+        Error::Store(error) | Error::Edit(EditError::Store(error)) => {
+            !matches!(error, StoreError::Damaged { .. })
+        }
+        Error::Closed | Error::Edit(EditError::Busy | EditError::Stale { .. }) => true,
         _ => false,
     }
 }

@@ -92,7 +92,14 @@ fn load(path: &Path) -> Result<Option<RunKey>, Error> {
         ),
         source: io::ErrorKind::InvalidData.into(),
     };
-    read(&bytes).map(Some).ok_or_else(damaged)
+    let key = read(&bytes).ok_or_else(damaged)?;
+    if bytes.len() == KEY_BYTES {
+        // Of before there were checksums: it is protected from now on.
+        if let Err(error) = kept::replace(path, &key.sealed()) {
+            tracing::warn!(%error, "the key of sync runs could not be given its checksum");
+        }
+    }
+    Ok(Some(key))
 }
 
 /// The key that bytes are; those of before there were checksums are the key alone.

@@ -35,15 +35,19 @@ pub(super) fn begins_rightly(
             None => is_exact = false,
         }
     }
+    let progress = row.actors.get(&header.actor);
+    let follows = progress.is_some_and(|progress| {
+        progress.beyond.is_empty() && progress.last_seq.checked_add(1) == Some(header.seq)
+    });
+    let own = row.actor_max_ops.get(&header.actor).filter(|_| follows);
+    // Whatever it depends on, its author had what they made before.
+    if own.is_some_and(|own| header.start_op <= *own) {
+        return false;
+    }
     if is_exact {
         return header.start_op == least + 1;
     }
-    let progress = row.actors.get(&header.actor);
-    let follows = progress
-        .is_some_and(|progress| progress.beyond.is_empty() && header.seq == progress.last_seq + 1);
-    if follows && let Some(own) = row.actor_max_ops.get(&header.actor) {
-        least = least.max(*own);
-    }
+    least = least.max(own.copied().unwrap_or_default());
     let most = row.max_op().filter(|_| is_whole);
     header.start_op > least && most.is_none_or(|most| header.start_op <= most + 1)
 }
