@@ -1,8 +1,8 @@
 //! Small files beside the store that nothing could make anew. A copy lies beside each of them, so that one
 //! that is damaged is found out and comes back.
 //!
-//! What makes a file whole is for those to say who know what is in it: a checksum in most. What is damaged
-//! is moved to `quarantine/`.
+//! What makes a file whole is for those to say who know what is in it: a checksum in most. What a damaged
+//! one held is kept in `quarantine/`.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -60,7 +60,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Writes a file that only its owner may read; whole or not at all.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = with_suffix(path, ".tmp");
     let mut options = File::options();
     options.write(true).create(true).truncate(true);

@@ -5,7 +5,9 @@
 //! damaged in quarantine, removes it, takes from the journal what only that still has, and enters in
 //! the feed, anew, what is left of the document. If something is lost that is written down, too, and
 //! a new history begins, with no cursor kept: so every peer compares its catalogue with ours, finds
-//! that the document differs, and gives back what it holds of it. Nothing that reads is given up.
+//! that the document differs, and gives back what it holds of it. Nothing that reads is given up, but
+//! for what is left of a document of which nothing says the kind: nobody can read that, and it is kept
+//! in quarantine, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -68,6 +68,7 @@ impl Creation {
             },
             journal: None,
             unstored: BTreeMap::new(),
+            named: BTreeSet::new(),
         };
         writer.look_at_journal(&self.profile, self.only)?;
         writer.put(Piece::About(self.about(shared)))?;
@@ -156,6 +157,8 @@ struct Writer<'a> {
     journal: Option<Vec<JournalEntry>>,
     /// What the journal has and the store had not when the archive was begun.
     unstored: BTreeMap<(WorkspaceId, DocumentId), Unstored>,
+    /// The documents of which something was lost, as far as that was noted.
+    named: BTreeSet<(WorkspaceId, DocumentId)>,
 }
 
 /// Changes of one document that only the journal has.
@@ -189,6 +192,7 @@ impl Writer<'_> {
             what: what.clone(),
         }))?;
         self.report.damages += 1;
+        self.named.extend(workspace.zip(document));
         if self.report.damaged.len() < DAMAGES_MAX {
             self.report.damaged.push(Damage {
                 workspace,
@@ -315,16 +319,7 @@ impl Writer<'_> {
 
     fn workspace(&mut self, workspace: WorkspaceId, options: &ArchiveOptions) -> Result<(), Error> {
         let place = (Some(workspace), None);
-        // What was lost before, and is told by name.
-        let mut known_lost = BTreeSet::new();
-        self.each(KeyRange::damages(&workspace), place, |this, key, value| {
-            let what = match read_as::<DamageRow>(value) {
-                Ok(row) => format!("something of it was lost: {}", row.what),
-                Err(what) => what,
-            };
-            known_lost.extend(key.document());
-            this.lose((Some(workspace), key.document()), format!("{key:?}"), what)
-        })?;
+        self.lost_before(workspace)?;
         // Ids alone, 16 bytes each.
         let mut documents = Vec::new();
         self.each(KeyRange::heads(&workspace), place, |_, key, _| {
@@ -342,7 +337,8 @@ impl Writer<'_> {
                 document,
                 until,
             };
-            let is_known = document.is_some_and(|document| known_lost.contains(&document));
+            let is_known =
+                document.is_some_and(|document| self.named.contains(&(workspace, document)));
             let strays = self.document(stretch, is_known)?;
             for stray in strays {
                 self.stray(workspace, stray)?;
@@ -353,9 +349,28 @@ impl Writer<'_> {
             }
             match until {
                 Some(until) => from = until,
-                None => return self.unstored(workspace),
+                None => break,
             }
         }
+        self.unstored(workspace)?;
+        // What was found and set aside meanwhile did not read as damaged here any more.
+        self.lost_before(workspace)
+    }
+
+    /// Notes the documents of which something is known to be lost and that were not named yet.
+    fn lost_before(&mut self, workspace: WorkspaceId) -> Result<(), Error> {
+        let range = KeyRange::damages(&workspace);
+        self.each(range, (Some(workspace), None), |this, key, value| {
+            let document = key.document();
+            if document.is_some_and(|document| this.named.contains(&(workspace, document))) {
+                return Ok(());
+            }
+            let what = match read_as::<DamageRow>(value) {
+                Ok(row) => format!("something of it was lost: {}", row.what),
+                Err(what) => what,
+            };
+            this.lose((Some(workspace), document), format!("{key:?}"), what)
+        })
     }
 
     /// Archives a document that has a head row; yields what lies between it and the next that has none.

@@ -2,8 +2,6 @@
 //! that the archive holds, as the device that the archive is of.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
 use std::path::Path;
 
 use reconvene_core::archive::About;
@@ -14,7 +12,7 @@ use reconvene_sled::open_data_dir;
 use super::restore::Contents;
 use crate::profile::{Profile, ProfileFile, ProfileServer, ProfileWorkspace, parse_profile};
 use crate::replica::{check_name, new_workspace_id};
-use crate::{Error, OpenOptions, Role};
+use crate::{Error, OpenOptions, Role, kept};
 
 const IDENTITY: &str = "identity.key";
 const PROFILE: &str = "profile.json";
@@ -86,26 +84,13 @@ fn place_files(path: &Path, files: &BTreeMap<String, Vec<u8>>) -> Result<(), Err
         // One that is there came with this archive before, or belongs to someone.
         let is_there = file.try_exists().unwrap_or(true);
         if let Some(bytes) = files.get(*name).filter(|_| !is_there) {
-            place_file(&file, bytes).map_err(|source| Error::Io {
+            kept::write(&file, bytes).map_err(|source| Error::Io {
                 what: format!("{} could not be written", file.display()),
                 source,
             })?;
         }
     }
     Ok(())
-}
-
-/// Writes a file that only its owner may read; whole or not at all.
-fn place_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("restored");
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)
 }
 
 /// The profile of a new device of the archive's member.
