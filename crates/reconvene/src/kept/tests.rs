@@ -2,8 +2,10 @@
 
 use std::fs;
 
+use sha2::{Digest as _, Sha256};
+
 use super::{load, replace};
-use crate::profile::{is_sealed, seal};
+use crate::profile::{is_sealed, read_file, seal};
 
 #[test]
 fn whichever_bit_of_a_file_or_its_copy_is_flipped_it_reads_as_it_was() {
@@ -36,4 +38,41 @@ fn whichever_bit_of_a_file_or_its_copy_is_flipped_it_reads_as_it_was() {
     fs::write(&path, "{").unwrap();
     fs::write(&copy, "{").unwrap();
     assert_eq!(load(&path, is_sealed).unwrap().unwrap(), b"{");
+}
+
+#[test]
+fn a_file_of_before_there_were_checksums_is_given_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file.json");
+    let said = serde_json::json!({ "name": "Ada", "version": 1 });
+    fs::write(&path, serde_json::to_vec_pretty(&said).unwrap()).unwrap();
+    let read: serde_json::Value = read_file(&path).unwrap().unwrap();
+    assert_eq!(read, said);
+    let sealed = seal(&said).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), sealed);
+    assert_eq!(fs::read(dir.path().join("file.json.copy")).unwrap(), sealed);
+    // It is of what is said, in order, and of nothing that depends on the build.
+    let sealed: serde_json::Value = serde_json::from_slice(&sealed).unwrap();
+    let digest = Sha256::digest(r#"{"name":"Ada","version":1}"#);
+    let expected: String = digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(sealed["checksum"], expected);
+}
+
+#[test]
+fn what_a_damaged_file_held_is_kept_each_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file.json");
+    let whole = seal(&serde_json::json!({ "name": "Ada" })).unwrap();
+    replace(&path, &whole).unwrap();
+    for damaged in ["first", "second"] {
+        fs::write(&path, damaged).unwrap();
+        assert_eq!(load(&path, is_sealed).unwrap().unwrap(), whole);
+    }
+    for (number, held) in ["first", "second"].iter().enumerate() {
+        let kept = dir.path().join(format!("quarantine/file.json.{number}"));
+        assert_eq!(fs::read_to_string(kept).unwrap(), *held);
+    }
 }

@@ -417,6 +417,19 @@ fn operations_count_on_from_what_a_change_depends_on() {
 }
 
 #[test]
+fn no_author_counts_back_whatever_a_change_depends_on() {
+    let mut device = device();
+    let root = genesis();
+    let first = change_at(1, 1, 2, &[root], 1);
+    assert_eq!(device.offer(1, &[&first]), Ok(()));
+    // What it depends on alone would have it start there; its author was past that.
+    let again = change_at(1, 2, 2, &[root], 1);
+    assert_eq!(device.offer(1, &[&again]), DAMAGED);
+    let other = change_at(2, 1, 2, &[root], 1);
+    assert_eq!(device.offer(1, &[&other]), Ok(()));
+}
+
+#[test]
 fn a_row_without_counters_takes_changes_and_learns_them() {
     let mut device = device();
     let first = change_at(1, 1, 2, &[genesis()], 1);
