@@ -3,6 +3,8 @@
 //! It never decides when to be loaded, stored or dropped, and it never hands out the Automerge value
 //! for writing: changes come in through [`Document::apply`] and [`Document::edit`] only.
 
+use std::collections::BTreeSet;
+
 use automerge::{Automerge, ReadDoc};
 use reconvene_core::ids::{ChangeHash, DocumentKind};
 use reconvene_core::time::WallTime;
@@ -153,19 +155,19 @@ impl Document {
         &self.set_aside
     }
 
-    /// What is needed for these heads and is not here, sorted: the first absent hash on each path
-    /// back from them. Empty if the document holds them all, or has set them aside.
-    pub fn lacking(&self, heads: impl IntoIterator<Item = ChangeHash>) -> Vec<ChangeHash> {
-        let heads: Vec<_> = heads
+    /// Which of these changes a reader does not see, sorted: they are not here, or wait for what is not.
+    /// Empty if the document shows them all, or has set them aside.
+    pub fn lacking(&self, changes: impl IntoIterator<Item = ChangeHash>) -> Vec<ChangeHash> {
+        let shows = |hash: &ChangeHash| {
+            let hash = automerge::ChangeHash(*hash.as_bytes());
+            let automerge = self.automerge.as_ref();
+            automerge.is_some_and(|it| it.get_change_meta_by_hash(&hash).is_some())
+        };
+        let lacking: BTreeSet<_> = changes
             .into_iter()
-            .filter(|hash| self.set_aside.binary_search(hash).is_err())
-            .map(|hash| automerge::ChangeHash(*hash.as_bytes()))
+            .filter(|hash| self.set_aside.binary_search(hash).is_err() && !shows(hash))
             .collect();
-        let lacking = self
-            .automerge
-            .as_ref()
-            .map(|automerge| automerge.get_missing_deps(&heads));
-        from_automerge(lacking.unwrap_or_default())
+        lacking.into_iter().collect()
     }
 
     /// The latest time any of the heads says it was written; `None` for a new document.

@@ -32,6 +32,10 @@ const PLANS: &[(&str, &str)] = &[
         include_str!("../corpus/rotten-snapshot-of-what-only-the-journal-has.plan"),
     ),
     (
+        "saw-more-than-there-is",
+        include_str!("../corpus/saw-more-than-there-is.plan"),
+    ),
+    (
         "taken-and-not-stored-yet",
         include_str!("../corpus/taken-and-not-stored-yet.plan"),
     ),

@@ -39,8 +39,9 @@ pub(crate) const OPEN_BYTES_MAX: usize = 128 * 1024;
 /// Longest text of a register that is written here, in bytes.
 const TEXT_BYTES_MAX: usize = 60_000;
 
-/// Longest text that is added to notes at once, in characters: each is an operation.
-const NOTE_BYTES_MAX: usize = 400;
+/// Longest text that is added to notes at once, in characters: each is an operation. Longer ones become
+/// action items.
+const NOTE_BYTES_MAX: usize = 60;
 
 type Place = (WorkspaceId, DocumentId);
 
@@ -538,12 +539,17 @@ impl World {
             return;
         }
         let mut known: BTreeMap<DocumentId, (NodeId, String)> = BTreeMap::new();
+        // What is made of the same chunks in the same order is the same.
+        let mut read_already = BTreeSet::new();
         for node in nodes {
-            for (document, read) in self.all_documents(*node, workspace) {
+            for (document, kind, chunks) in self.all_chunks(*node, workspace) {
                 let place = (workspace, document);
-                if self.knowledge.purged.contains(&place) {
+                if self.knowledge.purged.contains(&place)
+                    || !read_already.insert((document, chunks.clone()))
+                {
                     continue;
                 }
+                let read = self.read_chunks(*node, document, kind, &chunks);
                 let export = export_document(document, &read);
                 let export = canonical_json(&export.expect("a loaded document reads"));
                 match known.get(&document) {
@@ -569,20 +575,40 @@ impl World {
         node: NodeId,
         workspace: WorkspaceId,
     ) -> Vec<(DocumentId, Document)> {
+        let all = self.all_chunks(node, workspace).into_iter();
+        all.map(|(id, kind, chunks)| (id, self.read_chunks(node, id, kind, &chunks)))
+            .collect()
+    }
+
+    /// What a node has of every document of which it has changes.
+    fn all_chunks(
+        &self,
+        node: NodeId,
+        workspace: WorkspaceId,
+    ) -> Vec<(DocumentId, DocumentKind, Vec<Bytes>)> {
         let reader = &self.disk(node).reader;
         let ids: BTreeSet<_> = self.held(node, workspace).into_iter().collect();
         let ids: BTreeSet<_> = ids.into_iter().map(|(_, document, _)| document).collect();
-        let read = ids.into_iter().filter_map(|id| {
+        let all = ids.into_iter().filter_map(|id| {
             let row = head(reader, &workspace, &id).expect("an open store reads")?;
             let chunks = chunks(reader, &workspace, &id).expect("an open store reads");
-            let bodies = chunks.iter().map(|chunk| &chunk[..]);
-            let read = materialise(row.kind, bodies, Purpose::Read, &MaterialiseCounter::new());
-            match read {
-                Ok(document) => Some((id, document)),
-                Err(error) => self.fail(format_args!("{id} of node {node} does not load: {error}")),
-            }
+            Some((id, row.kind, chunks))
         });
-        read.collect()
+        all.collect()
+    }
+
+    fn read_chunks(
+        &self,
+        node: NodeId,
+        id: DocumentId,
+        kind: DocumentKind,
+        chunks: &[Bytes],
+    ) -> Document {
+        let bodies = chunks.iter().map(|chunk| &chunk[..]);
+        match materialise(kind, bodies, Purpose::Read, &MaterialiseCounter::new()) {
+            Ok(document) => document,
+            Err(error) => self.fail(format_args!("{id} of node {node} does not load: {error}")),
+        }
     }
 
     fn check_meeting(&self, place: Place, document: &Document) {

@@ -421,7 +421,8 @@ impl Draw {
         if self.real && self.one_in(2) {
             return self.revise(node);
         }
-        let bytes = match self.below(40) {
+        // Large ones cost most of a history's time; a few are enough to meet every mishap.
+        let bytes = match self.below(200) {
             0 => 70_000,
             1 => 200_000,
             _ => 10 + self.count(400),

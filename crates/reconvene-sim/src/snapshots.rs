@@ -45,7 +45,7 @@ pub(crate) struct Compacting {
 type Changes = Rc<[(ChangeHeader, Bytes)]>;
 
 thread_local! {
-    /// What is in real snapshots, by their hashes: it follows from their bytes alone, and taking one apart
+    /// What is in snapshots, by their hashes: it follows from their bytes alone, and taking one apart
     /// takes long.
     static TAKEN_APART: RefCell<BTreeMap<SnapshotHash, Changes>> =
         const { RefCell::new(BTreeMap::new()) };
@@ -54,20 +54,17 @@ thread_local! {
 /// How many are remembered.
 const TAKEN_APART_MAX: usize = 4_096;
 
-/// The changes of a real snapshot, each after its dependencies.
-fn changes_of_real(chunk: &Bytes) -> Option<Changes> {
+/// The changes of a snapshot, each after its dependencies.
+fn changes_of_snapshot(chunk: &Bytes) -> Option<Changes> {
     let hash = snapshot_hash(chunk);
     let known = TAKEN_APART.with_borrow(|known| known.get(&hash).cloned());
     if known.is_some() {
         return known;
     }
-    let kinds = reconvene_model::roots().iter().map(|root| root.kind);
-    let counter = MaterialiseCounter::new();
-    let mut found =
-        kinds.filter_map(|kind| snapshot::beyond(kind, [&chunk[..]], &[], &counter).ok());
-    let bodies = found.next()?.into_iter().map(Bytes::from);
-    let changes = bodies.map(|body| Some((parse_change(&body).ok()?, body)));
-    let changes: Changes = changes.collect::<Option<Vec<_>>>()?.into();
+    let changes = match is_real(chunk) {
+        true => take_apart_real(chunk)?,
+        false => take_apart(chunk)?,
+    };
     TAKEN_APART.with_borrow_mut(|known| {
         if known.len() >= TAKEN_APART_MAX {
             known.clear();
@@ -77,20 +74,17 @@ fn changes_of_real(chunk: &Bytes) -> Option<Changes> {
     Some(changes)
 }
 
-/// Whether a chunk is a whole document as automerge saves it, and not a change: the byte after magic and
-/// checksum.
-fn is_real(chunk: &[u8]) -> bool {
-    chunk.first() != Some(&MARK) && chunk.get(8) == Some(&0)
+fn take_apart_real(chunk: &Bytes) -> Option<Changes> {
+    let kinds = reconvene_model::roots().iter().map(|root| root.kind);
+    let counter = MaterialiseCounter::new();
+    let mut found =
+        kinds.filter_map(|kind| snapshot::beyond(kind, [&chunk[..]], &[], &counter).ok());
+    let bodies = found.next()?.into_iter().map(Bytes::from);
+    let changes = bodies.map(|body| Some((parse_change(&body).ok()?, body)));
+    Some(changes.collect::<Option<Vec<_>>>()?.into())
 }
 
-/// The changes of a chunk: one, or those of a snapshot. `None` if it is neither.
-pub(crate) fn changes_in(chunk: &Bytes) -> Option<Vec<(ChangeHeader, Bytes)>> {
-    if is_real(chunk) {
-        return changes_of_real(chunk).map(|changes| changes.to_vec());
-    }
-    if chunk.first() != Some(&MARK) {
-        return Some(vec![(parse_change(chunk).ok()?, chunk.clone())]);
-    }
+fn take_apart(chunk: &Bytes) -> Option<Changes> {
     let mut inflated = Vec::new();
     let mut inflater = DeflateDecoder::new(&chunk[1..]);
     inflater.read_to_end(&mut inflated).ok()?;
@@ -106,7 +100,25 @@ pub(crate) fn changes_in(chunk: &Bytes) -> Option<Vec<(ChangeHeader, Bytes)>> {
         let body = rest.split_to(length);
         changes.push((parse_change(&body).ok()?, body));
     }
-    Some(changes)
+    Some(changes.into())
+}
+
+/// Whether a chunk is a whole document as automerge saves it, and not a change: the byte after magic and
+/// checksum.
+fn is_real(chunk: &[u8]) -> bool {
+    chunk.first() != Some(&MARK) && chunk.get(8) == Some(&0)
+}
+
+fn is_snapshot(chunk: &[u8]) -> bool {
+    is_real(chunk) || chunk.first() == Some(&MARK)
+}
+
+/// The changes of a chunk: one, or those of a snapshot. `None` if it is neither.
+pub(crate) fn changes_in(chunk: &Bytes) -> Option<Vec<(ChangeHeader, Bytes)>> {
+    if is_snapshot(chunk) {
+        return changes_of_snapshot(chunk).map(|changes| changes.to_vec());
+    }
+    Some(vec![(parse_change(chunk).ok()?, chunk.clone())])
 }
 
 fn changes_of(chunks: &[Bytes]) -> Vec<(ChangeHeader, Bytes)> {
@@ -121,10 +133,9 @@ fn changes_of(chunks: &[Bytes]) -> Vec<(ChangeHeader, Bytes)> {
 }
 
 pub(crate) fn inspect(snapshot: &Bytes) -> Result<Vec<ChangeHeader>, RefusalCode> {
-    let is_one = is_real(snapshot) || snapshot.first() == Some(&MARK);
-    let changes = changes_in(snapshot).filter(|_| is_one);
-    let changes = changes.ok_or(RefusalCode::Damaged)?;
-    Ok(changes.into_iter().map(|(header, _)| header).collect())
+    let changes = is_snapshot(snapshot).then(|| changes_of_snapshot(snapshot));
+    let changes = changes.flatten().ok_or(RefusalCode::Damaged)?;
+    Ok(changes.iter().map(|(header, _)| header.clone()).collect())
 }
 
 pub(crate) fn holds(

@@ -483,6 +483,7 @@ impl Engine {
         };
         match checked {
             Ok(documents) => {
+                self.replay_beneath(&workspace, &documents);
                 let author = Author::Host { request, rows };
                 self.enqueue(Work::Changes {
                     workspace,

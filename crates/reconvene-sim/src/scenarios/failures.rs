@@ -128,6 +128,32 @@ fn a_failed_apply_fails_what_was_not_safe_and_the_rest_goes_on() {
 }
 
 #[test]
+fn an_edit_on_top_of_what_only_the_journal_has_brings_that_in_first() {
+    let (mut world, server, devices, of) = linked_team(47, 1);
+    let device = devices[0];
+    let faults = Faults {
+        apply: [(0, StoreError::NoSpace)].into(),
+        ..Faults::default()
+    };
+    world.set_faults(device, faults);
+    let first = world.edit(device, of, document(1), 60);
+    let is_durable = move |world: &World, request| {
+        told(world, device)
+            .any(|event| matches!(event, Event::EditDurable { request: of, .. } if *of == request))
+    };
+    world.run_until(|world| {
+        told(world, device).any(|event| matches!(event, Event::StoreFailed { .. }))
+    });
+    assert!(is_durable(&world, first), "the journal has it");
+    let second = world.edit(device, of, document(1), 60);
+    world.advance(seconds(1));
+    assert_eq!(refused(&world, device), Vec::<&EditError>::new());
+    assert!(is_durable(&world, second), "it did not wait for its turn");
+    world.run_until_quiet();
+    world.check_converged(&[server, device], of);
+}
+
+#[test]
 fn a_disk_that_stays_full_is_tried_again_and_again_without_hurry() {
     let (mut world, server, devices, of) = linked_team(44, 1);
     let faults = Faults {

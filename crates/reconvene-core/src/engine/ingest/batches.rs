@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::{Author, Entry, Job, PendingBatch, Redeemed, RestoreError, Work};
+use super::{Author, Entry, Job, JobDocument, PendingBatch, Redeemed, RestoreError, Work};
 use crate::engine::shares::Roster;
 use crate::engine::{CompactHold, EditError, Engine, Event, Output, PurgeError, WorkspaceState};
 use crate::feed::FeedPoint;
@@ -390,6 +390,19 @@ impl Engine {
     pub(in crate::engine) fn replay_owed(&mut self) {
         self.replay_at = None;
         self.jobs.extend(std::mem::take(&mut self.owed));
+    }
+
+    /// Has what only the journal has go first where an edit may stand on it.
+    pub(super) fn replay_beneath(&mut self, workspace: &WorkspaceId, edited: &[JobDocument]) {
+        let is_beneath = |job: &Job| {
+            let (of, documents) = job.work.documents()?;
+            let edits = |document| edited.iter().any(|edited| edited.document == document);
+            (of == *workspace).then(|| documents.into_iter().any(edits))
+        };
+        let stands_on = self.owed.iter().any(|job| is_beneath(job) == Some(true));
+        if stands_on && !self.recovering {
+            self.replay_owed();
+        }
     }
 
     /// Whether what a server said of who takes part is still to be stored.
