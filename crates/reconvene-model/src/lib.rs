@@ -49,6 +49,7 @@ pub mod transcript;
 pub mod workspace;
 
 pub mod command;
+pub mod entries;
 pub mod entry;
 pub mod integration;
 

@@ -9,14 +9,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reconvene_core::ids::{ChangeHash, DocumentId, DocumentKind};
+use reconvene_core::ids::{ChangeHash, DocumentId, DocumentKind, MemberId, WorkspaceId};
 use reconvene_core::time::WallTime;
+use reconvene_model::entries;
 use reconvene_model::export::{canonical_json, export_document};
 use reconvene_model::index::{IndexRow, index_row};
 use reconvene_model::meeting::{Meeting, State};
 use reconvene_model::{
-    COMMAND, Document, ENTRY, EncodedChange, INTEGRATION, MEETING, MaterialiseCounter, Purpose,
-    TRANSCRIPT, WORKSPACE, materialise, snapshot,
+    COMMAND, Document, ENTRY, EncodedChange, EntryDraft, INTEGRATION, MEETING, MaterialiseCounter,
+    Purpose, TRANSCRIPT, WORKSPACE, materialise, snapshot,
 };
 
 use crate::edits::{ModelEdit, STATES, make_all, name, project};
@@ -25,6 +26,9 @@ use crate::edits::{ModelEdit, STATES, make_all, name, project};
 const REPLICAS: usize = 3;
 
 const DOCUMENT: DocumentId = DocumentId::from_bytes([9; 16]);
+
+/// In whose inbox it is filed what needs somebody.
+const MEMBER: MemberId = MemberId::from_bytes([7; 16]);
 
 /// A set of the operations of a history, by their places in it.
 type Places = u32;
@@ -504,6 +508,7 @@ impl Search<'_> {
     fn check(&mut self, document: &Document, all: Places) {
         let conflicts = conflicts(document);
         self.check_registers(&conflicts);
+        self.check_filed(document, &conflicts);
         self.counts.conflicts += u64::from(!conflicts.is_empty());
         match self.scope.kind {
             MEETING => self.check_meeting(document, all, !conflicts.is_empty()),
@@ -570,6 +575,68 @@ impl Search<'_> {
             if !written.contains_key(path.as_str()) && !conflicts.contains_key(path) {
                 self.fail(&format!("the conflict of {path} is gone"));
             }
+        }
+    }
+
+    /// What needs somebody is filed in an inbox: every conflict but those about when something was made,
+    /// and a deletion that did not see everything.
+    fn check_filed(&self, document: &Document, conflicts: &BTreeMap<String, BTreeSet<String>>) {
+        let (kind, workspace) = (self.scope.kind, WorkspaceId::from_bytes([1; 16]));
+        if !matches!(kind, MEETING | WORKSPACE) {
+            return;
+        }
+        let row = index_row(DOCUMENT, document).expect("it reads");
+        let drafts = row.map_or(Vec::new(), |row| {
+            let shown = entries::shown_by((workspace, DOCUMENT), document, &row, MEMBER);
+            shown.expect("it reads")
+        });
+        let (deletions, others): (Vec<_>, Vec<_>) = drafts
+            .iter()
+            .partition(|draft| draft.topic.starts_with(entries::DELETION));
+        let paths: BTreeSet<_> = others
+            .iter()
+            .filter_map(|draft| draft.details.get(entries::PATH))
+            .collect();
+        let asked = conflicts
+            .keys()
+            .filter(|path| !path.ends_with("created_at"));
+        if others.len() != paths.len() || paths != asked.collect() {
+            self.fail(&format!("of {conflicts:?} it is filed {paths:?}"));
+        }
+        let outlived = (kind == MEETING)
+            .then(|| document.meeting().expect("it reads").deletion)
+            .flatten()
+            .is_some_and(|deletion| !deletion.saw_all);
+        match deletions[..] {
+            [draft] if outlived => self.check_entry(draft),
+            [] if outlived => self.fail("that a deletion was outlived is not filed"),
+            _ => {}
+        }
+    }
+
+    /// Two devices that file the same make one entry, which is open and has no conflict.
+    fn check_entry(&self, draft: &EntryDraft) {
+        let file = |actor: u8| {
+            let mut entry = Document::create(ENTRY).expect("its kind is known");
+            let made = entry.edit(&[actor; 16], moment(1), |editor| {
+                editor.entry()?.find(draft)
+            });
+            let ((), made) = made.expect("it is filed");
+            (entry, made)
+        };
+        let [(mut one, ones), (mut other, others)] = [file(0xe1), file(0xe2)];
+        apply(&mut one, &others);
+        apply(&mut other, &ones);
+        let filed = one.entry().expect("it reads");
+        let is_about_it = filed.subject.as_ref().is_some_and(|subject| {
+            subject.kind == entries::DOCUMENT && subject.id == DOCUMENT.to_string()
+        });
+        let is_open = filed.resolved.is_none() && filed.conflicts.is_empty();
+        if !is_about_it || !is_open || filed.code != "deletion_without_effect" {
+            self.fail(&format!("it is filed as {filed:?}"));
+        }
+        if export(&one) != export(&other) {
+            self.fail("two devices read another entry");
         }
     }
 

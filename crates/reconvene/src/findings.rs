@@ -14,7 +14,7 @@ use reconvene_core::ids::{ChangeHash, DocumentId, MemberId, PeerId, WorkspaceId}
 use reconvene_core::storage::StoreRead;
 use reconvene_model::entry::CAUSE_GONE;
 use reconvene_model::index::{EntryRow, IndexRow};
-use reconvene_model::{Conflict, Document, EntryDraft, WORKSPACE_DOCUMENT};
+use reconvene_model::{Document, EntryDraft, WORKSPACE_DOCUMENT};
 use tokio::sync::{Notify, watch};
 
 use crate::deletion::is_deleted;
@@ -153,39 +153,18 @@ impl Findings {
         let Some(finder) = &self.finder() else {
             return Ok(None);
         };
-        let (workspace, id) = place;
-        let mut drafts = Vec::new();
-        match row {
+        let (workspace, _) = place;
+        let mut drafts = match row {
             IndexRow::Entry(row) if workspace == finder.home => {
                 return Ok(is_finding(row).then(|| Look::Entry(row.clone())));
             }
             // What is deleted needs nobody; it is looked at again when it is brought back.
-            IndexRow::Meeting(row) if is_deleted(reader, workspace, row)? => {}
-            IndexRow::Meeting(row) => {
-                if row.has_conflicts {
-                    let conflicts = document.conflicts()?;
-                    let asked = conflicts
-                        .iter()
-                        .filter(|conflict| is_asked(finder, conflict));
-                    drafts.extend(
-                        asked.map(|of| entries::of_conflict(workspace, id, &row.title, of)),
-                    );
-                }
-                if let Some(deletion) = &row.deletion {
-                    let heads = document.heads();
-                    let (title, heads) = (&row.title, &heads[..]);
-                    drafts.push(entries::of_deletion(workspace, id, title, deletion, heads));
-                }
-            }
-            IndexRow::Workspace(_) => {
-                let conflicts = document.conflicts()?;
-                let asked = conflicts
-                    .iter()
-                    .filter(|conflict| is_asked(finder, conflict));
-                drafts.extend(asked.map(|of| entries::of_conflict(workspace, id, "", of)));
+            IndexRow::Meeting(row) if is_deleted(reader, workspace, row)? => Vec::new(),
+            IndexRow::Meeting(_) | IndexRow::Workspace(_) => {
+                entries::shown_by(place, document, row, finder.member)?
             }
             _ => return Ok(None),
-        }
+        };
         let state = self.loaded(reader, finder)?;
         let ids: BTreeSet<_> = drafts.iter().map(EntryDraft::id).collect();
         let mut gone = state.open_about(&place);
@@ -396,14 +375,6 @@ fn is_finding(row: &EntryRow) -> bool {
     ]
     .iter()
     .any(|topic| row.entry.topic.starts_with(topic))
-}
-
-/// Whether a person is asked about a conflict. Not when a thing was created: who imports the same does
-/// so at two times, and nobody can say which is right. Nor what others chose for themselves.
-fn is_asked(finder: &Finder, conflict: &Conflict) -> bool {
-    let is_others = |member: &str| member != finder.member.to_string();
-    let path = conflict.path.as_str();
-    !path.ends_with("created_at") && !path.strip_prefix("active:").is_some_and(is_others)
 }
 
 /// Whether a row is worth looking for in search of what was left out.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use reconvene_core::ids::{DocumentId, WorkspaceId};
+pub use reconvene_model::entries;
 use reconvene_model::index::{CommandRow, EntryRow};
 use reconvene_model::{Ask, Command, Subject, derive_document_id};
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,6 @@ use crate::rows::{Row as _, named};
 use crate::{Error, Replica};
 
 pub(crate) mod conflicts;
-pub mod entries;
 
 /// The member's inbox. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -4,45 +4,86 @@
 
 use std::collections::BTreeMap;
 
-use reconvene_core::ids::{ChangeHash, DocumentId, PeerId, WorkspaceId};
+use reconvene_core::ids::{ChangeHash, DocumentId, MemberId, PeerId, WorkspaceId};
 use reconvene_core::records::DamageRow;
 use reconvene_core::time::WallTime;
-use reconvene_model::entry::entry_id;
-use reconvene_model::meeting::Deletion;
-use reconvene_model::{Conflict, Entry, EntryDraft, Outcome, Problem, Subject, WORKSPACE_DOCUMENT};
+
+use crate::document::{Document, ReadError};
+use crate::entry::{Entry, EntryDraft, Subject, entry_id};
+use crate::index::IndexRow;
+use crate::meeting::Deletion;
+use crate::{Conflict, Outcome, Problem, WORKSPACE_DOCUMENT};
 
 /// What entries about a command's outcome are about.
-pub(super) const COMMAND: &str = "command";
+pub const COMMAND: &str = "command";
 /// What entries about an integration are about.
-pub(super) const INTEGRATION: &str = "integration";
+pub const INTEGRATION: &str = "integration";
 /// How an integration's last sync run ended.
-pub(super) const LAST_RUN: &str = "run";
+pub const LAST_RUN: &str = "run";
 /// The detail that says which workspace the subject is in.
-pub(super) const IN_WORKSPACE: &str = "workspace";
+pub const IN_WORKSPACE: &str = "workspace";
 
 /// What entries about a document are about.
-pub(super) const DOCUMENT: &str = "document";
+pub const DOCUMENT: &str = "document";
 /// What entries about a workspace's projects, settings or all of its documents are about.
-pub(crate) const WORKSPACE: &str = "workspace";
+pub const WORKSPACE: &str = "workspace";
 /// Before the name of the very conflict, in the topic of its entry.
-pub(crate) const CONFLICT: &str = "conflict/";
+pub const CONFLICT: &str = "conflict/";
 /// Before the time of a deletion that others' edits outlived.
-pub(crate) const DELETION: &str = "deletion/";
+pub const DELETION: &str = "deletion/";
 /// Before the device on which a document is damaged, and since when.
-pub(crate) const DAMAGE: &str = "damage/";
+pub const DAMAGE: &str = "damage/";
 /// Before the device that left findings out, and since when.
-pub(crate) const LEFT_OUT: &str = "left_out/";
+pub const LEFT_OUT: &str = "left_out/";
 /// The detail that says which register is in conflict.
-pub(super) const PATH: &str = "path";
+pub const PATH: &str = "path";
 /// The detail that names the changes in which it was found: who lacks one of them has not seen it.
 const CHANGES: &str = "changes";
 
-const OUTCOME: &str = "outcome";
+/// The topic of entries about how a command ended.
+pub const OUTCOME: &str = "outcome";
 const VALIDATION: &str = "validation";
 
 /// Values of a conflict that its entry tells, and bytes of a text of it; all of it is in the document.
 const VALUES_MAX: usize = 8;
 const TEXT_BYTES_MAX: usize = 200;
+
+/// What a document shows that needs a member, as its row sums it up: conflicts, and a deletion that
+/// others' edits outlived. A meeting that is deleted needs nobody: that is for whoever asks to know.
+///
+/// # Errors
+/// If the document does not read.
+pub fn shown_by(
+    (workspace, id): (WorkspaceId, DocumentId),
+    document: &Document,
+    row: &IndexRow,
+    member: MemberId,
+) -> Result<Vec<EntryDraft>, ReadError> {
+    let (title, deletion) = match row {
+        IndexRow::Meeting(row) if !row.has_conflicts && row.deletion.is_none() => {
+            return Ok(Vec::new());
+        }
+        IndexRow::Meeting(row) => (row.title.as_str(), row.deletion.as_ref()),
+        IndexRow::Workspace(_) => ("", None),
+        _ => return Ok(Vec::new()),
+    };
+    let conflicts = document.conflicts()?;
+    let asked = conflicts
+        .iter()
+        .filter(|conflict| is_asked(member, conflict));
+    let asked = asked.map(|conflict| of_conflict(workspace, id, title, conflict));
+    let outlived =
+        deletion.map(|deletion| of_deletion(workspace, id, title, deletion, &document.heads()));
+    Ok(asked.chain(outlived).collect())
+}
+
+/// Whether a member is asked about a conflict. Not when a thing was created: who imports the same does
+/// so at two times, and nobody can say which is right. Nor what others chose for themselves.
+fn is_asked(member: MemberId, conflict: &Conflict) -> bool {
+    let is_others = |of: &str| of != member.to_string();
+    let path = conflict.path.as_str();
+    !path.ends_with("created_at") && !path.strip_prefix("active:").is_some_and(is_others)
+}
 
 /// That a command was refused or failed.
 pub fn of_outcome(
@@ -210,17 +251,17 @@ pub fn of_left_out(
 }
 
 /// How the topic of entries about damage on a device begins.
-pub(crate) fn damage_on(peer: &PeerId) -> String {
+pub fn damage_on(peer: &PeerId) -> String {
     format!("{DAMAGE}{peer}/")
 }
 
 /// How the topic of the entry about what a device left out begins.
-pub(crate) fn left_out_by(peer: &PeerId) -> String {
+pub fn left_out_by(peer: &PeerId) -> String {
     format!("{LEFT_OUT}{peer}/")
 }
 
 /// The document that an entry is about and its workspace; `None` if it is about none.
-pub(crate) fn document_of(entry: &Entry) -> Option<(WorkspaceId, DocumentId)> {
+pub fn document_of(entry: &Entry) -> Option<(WorkspaceId, DocumentId)> {
     let workspace = entry.details.get(IN_WORKSPACE)?.parse().ok()?;
     let subject = entry.subject.as_ref()?;
     match subject.kind.as_str() {
@@ -231,7 +272,7 @@ pub(crate) fn document_of(entry: &Entry) -> Option<(WorkspaceId, DocumentId)> {
 }
 
 /// The changes in which what an entry says was found.
-pub(crate) fn changes_of(entry: &Entry) -> Vec<ChangeHash> {
+pub fn changes_of(entry: &Entry) -> Vec<ChangeHash> {
     let names = entry.details.get(CHANGES).map_or("", String::as_str);
     let names = names.split_whitespace();
     names.filter_map(|name| name.parse().ok()).collect()
