@@ -68,11 +68,13 @@ pub enum Mutant {
     NeverAsksForRoom,
     /// Counts against the window what was acknowledged.
     NeverFreesWindow,
+    /// Sends all of what was just stored, however much of it.
+    PushesPastWindow,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::AcknowledgesEarly,
         Self::SendsEarly,
         Self::MovesCursorEarly,
@@ -103,6 +105,7 @@ impl Mutant {
         Self::SpeaksUnsettled,
         Self::NeverAsksForRoom,
         Self::NeverFreesWindow,
+        Self::PushesPastWindow,
     ];
 
     /// The mutant of this name, as [`std::fmt::Debug`] writes it.

@@ -46,6 +46,9 @@ pub enum Action {
         document: u64,
         /// How many.
         documents: u64,
+        /// Bytes of each.
+        #[serde(default = "small")]
+        bytes: usize,
     },
     /// A host makes one edit of a real document.
     Revise {
@@ -300,6 +303,11 @@ const ROTTING: [KeyKind; 5] = [
     KeyKind::Peer,
 ];
 
+/// Bytes of an imported document in plans that do not say.
+fn small() -> usize {
+    40
+}
+
 impl Action {
     /// What it is, in a word; for failures of a store with what failed.
     pub fn name(&self) -> &'static str {
@@ -512,9 +520,10 @@ impl Stage {
                 node,
                 document: first,
                 documents,
+                bytes,
             } if runs(world, node) => {
                 let documents = (first..first + documents).map(|number| (document(number), 1));
-                world.edit_many(node, shared, &documents.collect::<Vec<_>>(), 40);
+                world.edit_many(node, shared, &documents.collect::<Vec<_>>(), bytes);
             }
             Action::Revise {
                 node,

@@ -19,6 +19,7 @@ mod disk;
 mod documents;
 mod executor;
 mod host;
+mod loads;
 mod snapshots;
 mod wires;
 

@@ -393,6 +393,8 @@ impl Draw {
                 node,
                 document: DOCUMENTS + self.below(40),
                 documents: 2 + self.below(20),
+                // Now and then more than a peer takes at once.
+                bytes: if self.one_in(40) { 60_000 } else { 40 },
             },
             32 if self.archives => match self.one_in(2) {
                 true => Action::Archive { node },

@@ -901,6 +901,7 @@ impl World {
         while let Some(output) = self.nodes[node].engine.as_mut().and_then(Engine::poll) {
             self.carry_out(node, output);
         }
+        self.check_load(node);
         let wake = self.engine(node).and_then(Engine::wake_at);
         let at = wake.map(|wake| wake.at.as_millis());
         assert!(

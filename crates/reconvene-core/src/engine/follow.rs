@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::ingest::{AckDue, CursorMove, Entry};
+use super::links::Link;
 use super::reconcile::{Exchange, Reconciliation};
 use super::{
     Engine, Event, Moment, Output, Peer, ReadQuery, Reading, SendStored, StoredDocument, Verified,
@@ -517,7 +518,7 @@ impl Engine {
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
-        let room = state.in_flight_bytes < 2 * limits::WINDOW_BYTES;
+        let room = state.may_push();
         let Some(flow) = state.flows.get_mut(&workspace) else {
             return;
         };
@@ -582,6 +583,10 @@ impl Engine {
                 {
                     self.send_pushed(link, workspace, std::mem::take(&mut frame_documents), bytes);
                     bytes = 0;
+                    let is_open = self.links.get(&link).is_some_and(Link::may_push);
+                    if !is_open && !self.is(Mutant::PushesPastWindow) {
+                        return self.walk(link, workspace); // The rest is read back as it is answered.
+                    }
                 }
                 frame_documents.push(entry.to_frame());
                 bytes += entry_bytes;
@@ -952,7 +957,12 @@ impl Engine {
     }
 }
 
-impl super::links::Link {
+impl Link {
+    /// Whether what was just stored may be sent ahead of what the peer has yet to answer.
+    fn may_push(&self) -> bool {
+        self.in_flight_bytes < 2 * limits::WINDOW_BYTES
+    }
+
     /// Numbers a change frame and counts it against the window.
     fn number_frame(&mut self, bytes: usize, now: Moment) -> u64 {
         let bytes = bytes + limits::CHANGE_FRAME_COST_BYTES;

@@ -328,6 +328,11 @@ impl Slots {
         }
     }
 
+    /// How many are remembered though nothing is done to them.
+    pub(super) fn idle(&self) -> usize {
+        self.idle.len()
+    }
+
     fn unpin(&mut self, document: &DocumentId) {
         let Some(slot) = self.slots.get_mut(document) else {
             return;

@@ -342,3 +342,14 @@ fn a_server_of_many_workspaces_syncs_each_with_who_shares_it() {
     // Four of them are shared with the member's other device, of which the server tells.
     assert_eq!(frames, 8 + 4 + 1, "31 workspaces greet in four hellos each");
 }
+
+#[test]
+fn an_edit_larger_than_the_window_is_sent_as_the_window_allows() {
+    let (mut world, server, devices, of) = linked_team(23, 2);
+    let links = world.wires_laid();
+    let documents: Vec<_> = (0..100).map(|number| (document(number), 1)).collect();
+    world.edit_many(devices[0], of, &documents, 50_000);
+    world.run_until_quiet();
+    world.check_converged(&[server, devices[0], devices[1]], of);
+    assert_eq!(world.wires_laid(), links, "no link was given up");
+}
