@@ -986,6 +986,7 @@ impl World {
             Output::AdmitLink { link } => self.admit(node, link),
             Output::CloseLink { link, why } => {
                 self.observe(node, &format_args!("closes link {}: {why:?}", link.0));
+                self.check_fault(node, link, &why);
                 self.note(&[b"close", format!("{why:?}").as_bytes()]);
                 self.send(node, link, Sending::Close(format!("{why:?}")));
             }
