@@ -19,6 +19,7 @@ mod disk;
 mod documents;
 mod executor;
 mod host;
+mod offenders;
 mod snapshots;
 mod wires;
 
