@@ -1,6 +1,7 @@
 //! A device that was let in and attacks: the changes that were measured to hurt Automerge, sent to a
-//! real server process. Each is refused by name, or left out of its document; what the server needs
-//! for it stays small; every other document and device goes on.
+//! real server process. Each is refused by name, or left out of its document; the bytes of what no honest
+//! peer sends are kept, and its link is closed; what the server needs for it stays small; every other
+//! document and device goes on.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -15,7 +16,7 @@ use reconvene_core::ids::{ChangeHash, DocumentId, LinkId, PeerId, StoreEpoch, Wo
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::time::WallTime;
 use reconvene_core::wire::{
-    Changes, DocumentChanges, Frame, Hello, PROTOCOL_MAX, PROTOCOL_MIN, Reconcile, Role,
+    Changes, DocumentChanges, Fault, Frame, Hello, PROTOCOL_MAX, PROTOCOL_MIN, Reconcile, Role,
     WorkspaceHello,
 };
 use reconvene_libp2p::{NetworkEvent, load_or_create_identity};
@@ -31,6 +32,8 @@ const BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// An enrolled device with nothing but the network, linked to the server and greeted.
 struct Attacker {
     raw: Raw,
+    server: PeerId,
+    addresses: Vec<String>,
     link: LinkId,
     workspace: WorkspaceId,
     number: u64,
@@ -45,16 +48,32 @@ impl Attacker {
         let status = device.run(&["status"]);
         let workspace = status["device"]["current"].as_str().unwrap();
         let workspace: WorkspaceId = workspace.parse().unwrap();
-        let mut raw = Raw::start(identity, Vec::new());
-        raw.network.dial(ticket.peer, ticket.addresses).unwrap();
-        let link = raw.link().await;
+        let mut attacker = Self {
+            raw: Raw::start(identity, Vec::new()),
+            server: ticket.peer,
+            addresses: ticket.addresses,
+            link: LinkId(0),
+            workspace,
+            number: 0,
+            seen: BTreeMap::new(),
+        };
+        attacker.greet().await;
+        attacker
+    }
+
+    /// Links to the server and greets it.
+    async fn greet(&mut self) {
+        let addresses = self.addresses.clone();
+        self.raw.network.dial(self.server, addresses).unwrap();
+        self.link = self.raw.link().await;
+        self.number = 0;
         let hello = Frame::Hello(Hello {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
             role: Role::Device,
             state_version: 1,
             workspaces: vec![WorkspaceHello {
-                workspace,
+                workspace: self.workspace,
                 head: FeedPoint::start_of(StoreEpoch::from_bytes([0x66; 16])),
                 held: None,
                 takes_snapshots: false,
@@ -63,17 +82,10 @@ impl Attacker {
             more: false,
             shares: None,
         });
-        raw.network.send(link, hello.encode().remove(0)).unwrap();
-        raw.network.admit(link);
-        let mut attacker = Self {
-            raw,
-            link,
-            workspace,
-            number: 0,
-            seen: BTreeMap::new(),
-        };
-        while !matches!(attacker.frame().await, Frame::Hello(_)) {}
-        attacker
+        let hello = hello.encode().remove(0);
+        self.raw.network.send(self.link, hello).unwrap();
+        self.raw.network.admit(self.link);
+        while !matches!(self.frame().await, Frame::Hello(_)) {}
     }
 
     async fn frame(&mut self) -> Frame {
@@ -87,12 +99,7 @@ impl Attacker {
         frame
     }
 
-    /// Sends changes of documents in one frame, and yields what was refused of them, once all of it
-    /// was dealt with and is stored.
-    async fn send(
-        &mut self,
-        documents: Vec<(DocumentId, Vec<Bytes>)>,
-    ) -> BTreeMap<DocumentId, RefusalCode> {
+    fn post(&mut self, documents: Vec<(DocumentId, Vec<Bytes>)>) {
         self.number += 1;
         let documents = documents.into_iter();
         let documents = documents.map(|(document, changes)| DocumentChanges {
@@ -112,15 +119,59 @@ impl Attacker {
         for part in frame.encode() {
             self.raw.network.send(self.link, part).unwrap();
         }
+    }
+
+    /// Sends changes of documents in one frame, and yields what was refused of them, once all of it
+    /// was dealt with and is stored. The link stays.
+    async fn send(
+        &mut self,
+        documents: Vec<(DocumentId, Vec<Bytes>)>,
+    ) -> BTreeMap<DocumentId, RefusalCode> {
+        self.post(documents);
         let mut refused = BTreeMap::new();
         loop {
-            if let Frame::Ack(ack) = self.frame().await {
-                refused.extend(ack.refused);
-                if ack.number >= self.number {
-                    return refused;
+            match self.frame().await {
+                Frame::Ack(ack) => {
+                    refused.extend(ack.refused);
+                    if ack.number >= self.number {
+                        return refused;
+                    }
                 }
+                Frame::Refused(fault) => panic!("{fault:?}"),
+                _ => {}
             }
         }
+    }
+
+    /// Sends what closes the link, and yields what was refused ahead of the fault that says so. Links
+    /// anew.
+    async fn offend(
+        &mut self,
+        documents: Vec<(DocumentId, Vec<Bytes>)>,
+    ) -> (BTreeMap<DocumentId, RefusalCode>, Fault) {
+        self.post(documents);
+        let mut refused = BTreeMap::new();
+        let fault = loop {
+            match self.frame().await {
+                Frame::Ack(ack) => refused.extend(ack.refused),
+                Frame::Refused(refused) => {
+                    assert_eq!(refused.code, RefusalCode::Fault);
+                    break refused.fault.unwrap();
+                }
+                _ => {}
+            }
+        };
+        while !matches!(self.raw.event().await, NetworkEvent::LinkDown { .. }) {}
+        self.greet().await;
+        (refused, fault)
+    }
+
+    /// Sends one change of a document that closes the link, and yields why it was refused.
+    async fn offend_with(&mut self, document: DocumentId, change: Bytes) -> RefusalCode {
+        let (refused, fault) = self.offend(vec![(document, vec![change])]).await;
+        let named: Vec<_> = fault.documents.iter().map(|(of, _)| *of).collect();
+        assert_eq!((named, fault.unlisted), (vec![document], 0));
+        refused[&document]
     }
 
     /// Sends one change of a document, and yields why it was refused.
@@ -128,6 +179,10 @@ impl Attacker {
         let mut refused = self.send(vec![(document, vec![change])]).await;
         refused.remove(&document)
     }
+}
+
+fn array(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
 }
 
 fn document(byte: u8) -> DocumentId {
@@ -214,22 +269,39 @@ fn what_hurts_automerge_is_refused_by_name_or_left_out_and_costs_little() {
     let mallory = Peer::joined(&server, "Mallory");
     let peak_before = server.peak_bytes();
 
+    // Somebody else's link is up all the while.
+    let watching = ada.start(&["sync", "--watch"]);
+    watching.line_where(|line| line["event"] == "verified");
     let target = document(0x44);
     run(async {
         let mut attacker = Attacker::greeted(&server, &mallory).await;
-        let damaged = Some(RefusalCode::Damaged);
-        let too_large = Some(RefusalCode::TooLarge);
+        let damaged = RefusalCode::Damaged;
         let bombs = [inflate_bomb(16), inflate_bomb(200)];
         assert!(bombs.iter().all(|bomb| bomb.len() < 256 * 1024));
         for bomb in bombs {
-            let refused = attacker.try_one(document(0x41), bomb).await;
-            assert!(refused == damaged || refused == too_large, "{refused:?}");
+            assert_eq!(attacker.offend_with(document(0x41), bomb).await, damaged);
         }
-        let refused = attacker.try_one(document(0x42), run_length_bomb()).await;
-        assert_eq!(refused, too_large);
+        let refused = attacker
+            .offend_with(document(0x42), run_length_bomb())
+            .await;
+        assert_eq!(refused, RefusalCode::TooLarge);
         let no_such_index = altered(4, |pieces| set(pieces, 0x01, &[0x7f, 9]));
-        let refused = attacker.try_one(document(0x43), no_such_index).await;
-        assert_eq!(refused, damaged);
+        let bad = document(0x43);
+        assert_eq!(
+            attacker.offend_with(bad, no_such_index.clone()).await,
+            damaged
+        );
+        // Told once: then it is refused, and that is all.
+        let again = attacker.try_one(bad, no_such_index.clone()).await;
+        assert_eq!(again, Some(damaged));
+        // What else is in its frame is taken.
+        let rotten = altered(2, |pieces| pieces.front[50] = 0);
+        let good: Bytes = honest(6).1.into();
+        let frame = [(bad, rotten), (target, good)];
+        let frame = frame.map(|(document, change)| (document, vec![change]));
+        let (refused, _) = attacker.offend(frame.to_vec()).await;
+        assert_eq!(refused, BTreeMap::from([(bad, damaged)]));
+        let damaged = Some(damaged);
 
         // The second change of someone of whom there is no first.
         let second = altered(5, |pieces| {
@@ -240,7 +312,6 @@ fn what_hurts_automerge_is_refused_by_name_or_left_out_and_costs_little() {
         assert_eq!(attacker.try_one(target, second).await, damaged);
         // Some of what is named shows only in the document: there the honest changes go in, and what
         // names someone unknown, or an object that is none, is left out.
-        let (_, good) = honest(6);
         let unknown_actor = altered(7, |pieces| {
             let genesis = genesis(MEETING).unwrap().actor;
             let at = pieces.front.len() - genesis.len();
@@ -248,7 +319,7 @@ fn what_hurts_automerge_is_refused_by_name_or_left_out_and_costs_little() {
             pieces.front[at..].copy_from_slice(&[0x10; 16]);
         });
         let unknown_object = altered(8, |pieces| set(pieces, 0x02, &[0x7f, 1]));
-        for change in [good.into(), unknown_actor, unknown_object] {
+        for change in [unknown_actor, unknown_object] {
             parse_change(&change).unwrap();
             assert_eq!(attacker.try_one(target, change).await, None);
         }
@@ -283,14 +354,40 @@ fn what_hurts_automerge_is_refused_by_name_or_left_out_and_costs_little() {
         attacker.raw.network.shutdown().await;
     });
 
+    // Its bytes are kept, and it is said whose they are and what is wrong with them.
+    let status = server.peer.run(&["status", "--records"]);
+    let offenders: Vec<&Value> = array(&status["workspaces"])
+        .flat_map(|workspace| array(&workspace["peers"]))
+        .filter(|peer| array(&peer["offences"]).count() > 0)
+        .collect();
+    let [offender] = offenders[..] else {
+        panic!("one does not keep the protocol: {status}");
+    };
+    let offences: Vec<&Value> = array(&offender["offences"]).collect();
+    let of: Vec<_> = offences.iter().map(|of| of["document"].clone()).collect();
+    let expected = [0x41, 0x41, 0x42, 0x43, 0x43].map(|byte| document(byte).to_string());
+    assert_eq!(of, expected, "{offender}");
+    assert!(offences.iter().all(|of| of["kept"] == true), "{offender}");
+    assert_eq!(
+        offences[3]["what"],
+        "9 is out of range for the object actor column of a change"
+    );
+    let rows = &status["records"]["by_kind"]["Quarantine"]["records"];
+    assert_eq!(rows, 5, "{status}");
+
     let peak = server.peak_bytes();
     println!("the server had {peak_before} bytes resident at most, then {peak}");
     assert!(peak < peak_before + BYTES_MAX, "{peak_before}, then {peak}");
     // Whoever else there is goes on, and sees of the document what fits it.
-    ada.add("and more");
-    ada.sync();
     let ben = Peer::joined(&server, "Ben");
+    let of_ben = ben.add("and more");
     ben.sync();
+    watching.line_where(|line| {
+        assert_ne!(line["event"], "refused", "{line}");
+        line["event"] == "changed" && line.to_string().contains(&of_ben)
+    });
+    watching.stop();
+    ada.sync();
     let exported = ada.export();
     assert_eq!(exported, server.export());
     assert_eq!(exported, ben.export());

@@ -33,6 +33,7 @@ fn later_refusal() -> Bytes {
         code: RefusalCode::IncompatibleProtocol,
         message: "no common version".to_owned(),
         protocol: (LATER, LATER),
+        fault: None,
     });
     refused.encode().remove(0)
 }

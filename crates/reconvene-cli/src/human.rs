@@ -593,6 +593,19 @@ fn troubles(out: &mut String, peer: &Value) {
             );
         }
     }
+    let offences = peer["offences"].as_array().map_or(&[][..], Vec::as_slice);
+    if let Some(last) = offences.last() {
+        put(
+            out,
+            format_args!(
+                "    does not keep the protocol: {} times lately, last at {} with document {} ({})\n",
+                offences.len(),
+                moment(&last["at"]),
+                text(&last["document"]),
+                text(&last["what"])
+            ),
+        );
+    }
     if let Some(since) = peer["stalled"].get("since") {
         put(
             out,

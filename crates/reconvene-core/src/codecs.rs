@@ -18,15 +18,15 @@ use crate::ids::{
 use crate::limits;
 use crate::records::{
     ActorProgress, ChangeRow, DamageRow, FeedHeadRow, FeedRow, HeadRow, IndexStateRow, InviteRow,
-    JournalDocument, JournalFrame, MemberRow, PeerRow, QuarantineRow, Record, RelayedRow, ShareRow,
-    SnapshotRef, SnapshotRow, Standing, WorkspaceRow,
+    JournalDocument, JournalFrame, MemberRow, Offence, PeerRow, QuarantineRow, Record, RelayedRow,
+    ShareRow, SnapshotRef, SnapshotRow, Standing, WorkspaceRow,
 };
 use crate::refusal::RefusalCode;
 use crate::time::WallTime;
 use crate::wire::{
-    Ack, Assembler, Changes, DocumentChanges, Done, Frame, Heartbeat, Held, Hello, Join, Joined,
-    KnownActor, Probe, Purged, Reconcile, Refused, Role, SharedDevice, Shares, Want, WantDocument,
-    WorkspaceHello,
+    Ack, Assembler, Changes, DocumentChanges, Done, Fault, Frame, Heartbeat, Held, Hello, Join,
+    Joined, KnownActor, Probe, Purged, Reconcile, Refused, Role, SharedDevice, Shares, Want,
+    WantDocument, WorkspaceHello,
 };
 
 /// Draws what records and frames are made of.
@@ -152,6 +152,25 @@ impl Draw {
         }
     }
 
+    fn offence(&mut self) -> Offence {
+        Offence {
+            document: self.document(),
+            hash: self.array(),
+            size: self.number(),
+            what: self.text(),
+            at: self.time(),
+            is_kept: self.flag(),
+        }
+    }
+
+    fn fault(&mut self) -> Fault {
+        Fault {
+            workspace: self.workspace(),
+            documents: self.all(|draw| (draw.document(), draw.text())),
+            unlisted: self.number(),
+        }
+    }
+
     fn snapshot(&mut self) -> SnapshotRef {
         SnapshotRef {
             hash: SnapshotHash::from_bytes(self.array()),
@@ -264,6 +283,7 @@ impl Draw {
                 code: self.code(),
                 message: self.text(),
                 protocol: (self.small(), self.small()),
+                fault: self.some(Self::fault),
             }),
             Frame::Changes(self.changes()),
             Frame::Ack(Ack {
@@ -361,6 +381,7 @@ proptest! {
             refused_here_unlisted: draw.number(),
             refused_there_unlisted: draw.number(),
             relayed: draw.all(|draw| (draw.peer(), draw.relayed())),
+            offences: draw.all(Draw::offence),
         });
         comes_back(DamageRow {
             since: draw.time(),
@@ -375,6 +396,7 @@ proptest! {
             offset: draw.number(),
             what: draw.text(),
             at: draw.time(),
+            peer: draw.some(Draw::peer),
         });
         comes_back(WorkspaceRow {
             name: draw.text(),

@@ -311,6 +311,11 @@ impl KeyRange {
         Self::prefix(Key::new(KeyKind::Damage, &[workspace.as_bytes()]))
     }
 
+    /// The quarantined bytes of a workspace.
+    pub fn quarantined(workspace: &WorkspaceId) -> Self {
+        Self::prefix(Key::new(KeyKind::Quarantine, &[workspace.as_bytes()]))
+    }
+
     /// A single key.
     pub fn one(key: &Key) -> Self {
         let start = key.0.clone();

@@ -168,6 +168,28 @@ pub const DAMAGES_FOUND_MAX: usize = 256;
 /// Bytes of a damaged record that are kept in one quarantine row; a longer one is kept in several.
 pub const QUARANTINE_BYTES_MAX: usize = 256 * 1024;
 
+/// How many times a bound has to be exceeded before that is an offence: another version may set it
+/// otherwise, but not so. What exceeds one by less is refused, and its link stays.
+pub const OFFENCE_FACTOR: u64 = 16;
+
+/// Offences of one peer in one workspace that are remembered, with the bytes of each in quarantine. Of
+/// more the oldest is forgotten, with its bytes. As many within [`OFFENCES_REMEMBERED_FOR`] close no
+/// further link: what is sent is refused as ever.
+pub const OFFENCES_MAX: usize = 64;
+
+/// Bytes of the offences of one peer in one workspace that are kept in quarantine, together; beyond it
+/// those of the oldest are deleted. Of one offence at most [`QUARANTINE_BYTES_MAX`] are kept: its beginning.
+pub const OFFENCES_BYTES_MAX: u64 = 1024 * 1024;
+
+/// See [`OFFENCES_MAX`].
+pub const OFFENCES_REMEMBERED_FOR: Duration = Duration::from_secs(3600);
+
+/// Documents of which a fault says what was wrong; further ones are counted.
+pub const FAULT_DOCUMENTS_MAX: usize = 16;
+
+/// Longest text of what was wrong with an offence, in bytes of UTF-8; a longer one is cut.
+pub const OFFENCE_TEXT_BYTES_MAX: usize = 256;
+
 /// Documents purged with one request. A request for more is refused.
 pub const PURGE_DOCUMENTS_MAX: usize = 256;
 
@@ -326,5 +348,9 @@ const _: () = assert!(WINDOW_BYTES * 2 + CHANGE_BYTES_MAX <= LINK_INGEST_BYTES_M
 const _: () = assert!(WINDOW_BYTES * 2 + SNAPSHOT_BYTES_MAX <= LINK_INGEST_BYTES_MAX);
 const _: () = assert!(SHARES_PER_FRAME * (NAME_BYTES_MAX + 64) < FRAME_BYTES_MAX);
 const _: () = assert!(HELLO_WORKSPACES_MAX <= 32);
+const _: () =
+    assert!(FAULT_DOCUMENTS_MAX * (OFFENCE_TEXT_BYTES_MAX + 64) < FRAME_BODY_BYTES_TARGET);
+const _: () = assert!(QUARANTINE_BYTES_MAX as u64 <= OFFENCES_BYTES_MAX);
+const _: () = assert!(CHANGE_BYTES_MAX <= QUARANTINE_BYTES_MAX);
 const _: () = assert!(STALL_AFTER.as_millis() > STALENESS_BOUND.as_millis());
 const _: () = assert!(HEARTBEAT_EVERY.as_millis() * 3 <= STALENESS_BOUND.as_millis());

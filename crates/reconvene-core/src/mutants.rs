@@ -50,6 +50,10 @@ pub enum Mutant {
     SkipsLastOfEntry,
     /// Enters what is left of a damaged document without beginning a new history.
     HealsQuietly,
+    /// Keeps the link of a peer that sent what no peer sends that keeps the protocol.
+    KeepsOffenders,
+    /// Takes whatever is refused for what no peer sends that keeps the protocol.
+    BlamesRelays,
     /// Takes a feed for the one it knows if only the numbers agree where both end.
     IgnoresForks,
     /// Keeps from a peer what the peer once sent, also where it may have lost it.
@@ -74,7 +78,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::AcknowledgesEarly,
         Self::SendsEarly,
         Self::MovesCursorEarly,
@@ -96,6 +100,8 @@ impl Mutant {
         Self::IgnoresJournal,
         Self::SkipsLastOfEntry,
         Self::HealsQuietly,
+        Self::KeepsOffenders,
+        Self::BlamesRelays,
         Self::IgnoresForks,
         Self::NeverEchoes,
         Self::VouchesByArrival,

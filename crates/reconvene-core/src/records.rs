@@ -19,6 +19,10 @@ use crate::refusal::RefusalCode;
 use crate::schema::storage as proto;
 use crate::time::WallTime;
 
+mod offence;
+
+pub use offence::{NotedOffence, Offence};
+
 /// A stored record that does not have the shape its key promises.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a valid {record}: {what}")]
@@ -521,6 +525,9 @@ pub struct PeerRow {
     pub refused_there_unlisted: u64,
     /// Of a server: what it said last that the other devices of this device's member hold.
     pub relayed: BTreeMap<PeerId, RelayedRow>,
+    /// What it sent that no peer sends that keeps the protocol, oldest first; at most
+    /// `limits::OFFENCES_MAX`.
+    pub offences: Vec<Offence>,
 }
 
 /// What a device holds of our feed, by its server's word.
@@ -605,6 +612,7 @@ impl Record for PeerRow {
                     refused_unlisted: row.refused_unlisted,
                 })
                 .collect(),
+            offences: self.offences.iter().map(Offence::to_proto).collect(),
         };
         row.encode_to_vec().into()
     }
@@ -649,6 +657,11 @@ impl Record for PeerRow {
                     Ok((PeerId::from_bytes(peer), row))
                 })
                 .collect::<Result<_, RecordError>>()?,
+            offences: row
+                .offences
+                .iter()
+                .map(|offence| Offence::from_proto(Self::NAME, offence))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -772,6 +785,9 @@ pub struct QuarantineRow {
     pub what: String,
     /// When it was set aside.
     pub at: WallTime,
+    /// Who sent the bytes, if they are those of an offence; the key is then that of the head row of the
+    /// document they were sent for.
+    pub peer: Option<PeerId>,
 }
 
 impl Record for QuarantineRow {
@@ -784,13 +800,21 @@ impl Record for QuarantineRow {
             offset: self.offset,
             what: self.what.clone(),
             at_ms: self.at.as_millis(),
+            peer: self
+                .peer
+                .map_or_else(Bytes::new, |peer| copy(peer.as_bytes())),
         };
         row.encode_to_vec().into()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let row: proto::QuarantineRow = parse(Self::NAME, bytes)?;
+        let peer = match row.peer.is_empty() {
+            true => None,
+            false => Some(PeerId::from_bytes(fixed(Self::NAME, "a peer", &row.peer)?)),
+        };
         Ok(Self {
+            peer,
             key: row.key,
             raw: row.raw,
             offset: row.offset,

@@ -23,6 +23,8 @@ pub enum RefusalCode {
     Unavailable,
     /// More workspaces would be shared with the device than one link carries.
     TooManyWorkspaces,
+    /// The peer sent what no peer sends that keeps the protocol.
+    Fault,
     /// A change is malformed or does not match its hash.
     Damaged,
     /// A change or a document is larger than the limits allow.
@@ -41,7 +43,7 @@ pub enum RefusalCode {
 }
 
 impl RefusalCode {
-    const NUMBERS: [(Self, u32); 14] = [
+    const NUMBERS: [(Self, u32); 15] = [
         (Self::NotEnrolled, 1),
         (Self::IncompatibleProtocol, 2),
         (Self::TicketUnknown, 3),
@@ -56,6 +58,7 @@ impl RefusalCode {
         (Self::DocumentDeleted, 25),
         (Self::WorkspaceFull, 26),
         (Self::TooManyWorkspaces, 40),
+        (Self::Fault, 41),
     ];
 
     /// The stable number.
@@ -88,6 +91,7 @@ impl std::fmt::Display for RefusalCode {
             Self::TicketUsed => "the ticket was already used by another device",
             Self::Unavailable => "the other side cannot store anything now",
             Self::TooManyWorkspaces => "too many workspaces are shared with this device",
+            Self::Fault => "something was sent that no peer sends that keeps the protocol",
             Self::Damaged => "a change is damaged",
             Self::TooLarge => "a change or document is too large",
             Self::NotPermitted => "not permitted",

@@ -152,6 +152,77 @@ pub struct Refused {
     pub message: String,
     /// Versions the sender speaks.
     pub protocol: (u32, u32),
+    /// With [`RefusalCode::Fault`]: what of the receiver's no peer sends that keeps the protocol.
+    pub fault: Option<Fault>,
+}
+
+/// See `Fault` in the schema.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Fault {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The documents, and what is wrong with what was sent of them, for people.
+    pub documents: Vec<(DocumentId, String)>,
+    /// Further documents.
+    pub unlisted: u64,
+}
+
+impl Fault {
+    /// Of these documents, of which those beyond the limit are only counted.
+    pub fn of(workspace: WorkspaceId, mut documents: Vec<(DocumentId, String)>) -> Self {
+        let unlisted = documents.len().saturating_sub(limits::FAULT_DOCUMENTS_MAX);
+        documents.truncate(limits::FAULT_DOCUMENTS_MAX);
+        Self {
+            workspace,
+            documents,
+            unlisted: unlisted as u64,
+        }
+    }
+
+    fn to_proto(&self) -> proto::Fault {
+        let documents = self.documents.iter();
+        proto::Fault {
+            workspace: copy(self.workspace.as_bytes()),
+            documents: documents
+                .map(|(document, what)| proto::FaultyDocument {
+                    document: copy(document.as_bytes()),
+                    what: what.clone(),
+                })
+                .collect(),
+            unlisted: self.unlisted,
+        }
+    }
+
+    fn from_proto(fault: &proto::Fault) -> Result<Self, FrameError> {
+        bounded(
+            "documents of a fault",
+            fault.documents.len(),
+            limits::FAULT_DOCUMENTS_MAX,
+        )?;
+        let documents = fault.documents.iter().map(|faulty| {
+            let document = fixed("a document", &faulty.document)?;
+            let what = faulty.what.chars().take(limits::OFFENCE_TEXT_BYTES_MAX);
+            Ok((DocumentId::from_bytes(document), what.collect()))
+        });
+        Ok(Self {
+            workspace: WorkspaceId::from_bytes(fixed("a workspace", &fault.workspace)?),
+            documents: documents.collect::<Result<_, FrameError>>()?,
+            unlisted: fault.unlisted,
+        })
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (place, (document, what)) in self.documents.iter().enumerate() {
+            let separator = if place == 0 { "" } else { "; " };
+            write!(f, "{separator}document {document}: {what}")?;
+        }
+        match self.unlisted {
+            0 => Ok(()),
+            unlisted => write!(f, "; and {unlisted} more documents"),
+        }
+    }
 }
 
 /// See `Changes` in the schema.
@@ -482,6 +553,7 @@ impl Frame {
                 message: refused.message.clone(),
                 protocol_min: refused.protocol.0,
                 protocol_max: refused.protocol.1,
+                fault: refused.fault.as_ref().map(Fault::to_proto),
             }),
             Self::Changes(changes) => Body::Changes(changes.to_proto()),
             Self::Ack(ack) => Body::Ack(ack.to_proto()),
@@ -556,6 +628,7 @@ impl Frame {
                 code: code_from(refused.code),
                 message: refused.message.chars().take(500).collect(),
                 protocol: (refused.protocol_min, refused.protocol_max),
+                fault: refused.fault.as_ref().map(Fault::from_proto).transpose()?,
             }),
             Body::Changes(changes) => Self::Changes(Changes::from_proto(changes)?),
             Body::Ack(ack) => Self::Ack(Ack::from_proto(&ack)?),

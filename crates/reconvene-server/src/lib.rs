@@ -160,6 +160,17 @@ fn log_event(event: &ReplicaEvent) {
         }
         ReplicaEvent::LinkDown { peer, why, .. } => tracing::info!(%peer, why, "link down"),
         ReplicaEvent::Refused { peer, code, .. } => tracing::warn!(%peer, ?code, "refused by peer"),
+        ReplicaEvent::Offended {
+            workspace,
+            peer,
+            offences,
+            link_closed,
+        } => {
+            for offence in offences {
+                let (document, what) = (&offence.document, &offence.what);
+                tracing::warn!(%workspace, %peer, %document, what, link_closed, "a peer does not keep the protocol");
+            }
+        }
         ReplicaEvent::DocumentsRefused {
             workspace,
             peer,

@@ -280,6 +280,9 @@ impl World {
                 documents,
             } => self.note_refused(node, peer, *workspace, documents),
             Event::PassComplete { link, .. } => self.check_pass(node, *link),
+            Event::Offended {
+                link, peer, closes, ..
+            } => self.check_offended(node, *link, peer, *closes),
             _ => {}
         }
     }

@@ -20,6 +20,7 @@ mod documents;
 mod executor;
 mod host;
 mod loads;
+mod offenders;
 mod snapshots;
 mod wires;
 

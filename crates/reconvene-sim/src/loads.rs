@@ -1,29 +1,10 @@
-//! That engines stay within their named limits, looked at after every step, and that nobody blames
-//! another for breaking the protocol who does not.
+//! That engines stay within their named limits, looked at after every step.
 
-use reconvene_core::engine::CloseReason;
-use reconvene_core::ids::LinkId;
 use reconvene_core::limits;
 
 use crate::world::{NodeId, World};
 
 impl World {
-    /// Fails if a node takes another for broken or hostile that is neither.
-    pub(crate) fn check_fault(&self, node: NodeId, link: LinkId, why: &CloseReason) {
-        let CloseReason::Fault(what) = why else {
-            return;
-        };
-        let Some((wire, side)) = self.find_end(node, link) else {
-            return;
-        };
-        let peer = self.wires[&wire].ends[1 - side].node;
-        if !self.lies(peer) {
-            self.fail(format_args!(
-                "node {node} gives up a link to {peer}: {what}"
-            ));
-        }
-    }
-
     /// Fails if more waits in a node's engine than may.
     pub(crate) fn check_load(&self, node: NodeId) {
         let Some(load) = self.engine(node).map(reconvene_core::engine::Engine::load) else {

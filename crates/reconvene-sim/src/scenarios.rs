@@ -17,6 +17,7 @@ mod documents;
 mod failures;
 mod histories;
 mod links;
+mod offenders;
 mod purges;
 mod roaming;
 mod snapshots;

@@ -110,6 +110,20 @@ pub enum ReplicaEvent {
         code: reconvene_core::refusal::RefusalCode,
         /// The same for people.
         message: String,
+        /// With the code `fault`: what of this replica's it was.
+        fault: Option<reconvene_core::wire::Fault>,
+    },
+    /// A peer sent what no peer sends that keeps the protocol. It was refused, and its bytes are in
+    /// quarantine.
+    Offended {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The peer.
+        peer: PeerId,
+        /// What it was, without what was known of the peer before.
+        offences: Vec<crate::status::OffenceStatus>,
+        /// Whether the link was closed for it.
+        link_closed: bool,
     },
     /// Documents were refused, here or there.
     DocumentsRefused {

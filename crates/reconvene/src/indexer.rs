@@ -27,6 +27,7 @@ use crate::mutants::{self, Mutant};
 use crate::news::news_of;
 use crate::pace::Pace;
 use crate::replica::{STATE_VERSION, request_id};
+use crate::status::OffenceStatus;
 use crate::subscriptions::{RowPlace, Subscriptions};
 use crate::{Error, ReplicaEvent};
 
@@ -715,10 +716,24 @@ fn outward(event: &Event) -> Option<ReplicaEvent> {
             peer,
             code,
             message,
+            fault,
         } => ReplicaEvent::Refused {
             peer: *peer,
             code: *code,
             message: message.clone(),
+            fault: fault.clone(),
+        },
+        Event::Offended {
+            peer,
+            workspace,
+            offences,
+            closes,
+            ..
+        } => ReplicaEvent::Offended {
+            workspace: *workspace,
+            peer: *peer,
+            offences: offences.iter().map(OffenceStatus::from).collect(),
+            link_closed: *closes,
         },
         Event::DocumentsRefused {
             peer,

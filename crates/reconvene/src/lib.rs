@@ -121,7 +121,7 @@ pub use runs::{NotFoundReason, RunStanding, RunStatus, RunWatch, Runs};
 pub use serving::{ChangedMeetings, Changes, Due, DueFeed, Serving, Taken};
 pub use status::{
     DAMAGED_MAX, DamagedDocument, DialStatus, DiskUse, FeedStatus, IndexStatus, LinkStatus,
-    PeerStatus, StallStatus, Status, Traffic, WorkspaceStatus,
+    OffenceStatus, PeerStatus, StallStatus, Status, Traffic, WorkspaceStatus,
 };
 pub use sync::{OnProgress, SyncOptions, SyncProgress, SyncReport};
 pub use verify::{DAMAGES_MAX, Damage, OnVerifyProgress, VerifyProgress, VerifyReport};

@@ -8,7 +8,7 @@ use reconvene_core::ids::{DocumentId, PeerId, WorkspaceId};
 use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::limits;
 use reconvene_core::records::{
-    DamageRow, FeedHeadRow, IndexStateRow, PeerRow, ShareRow, Standing, WorkspaceRow,
+    DamageRow, FeedHeadRow, IndexStateRow, Offence, PeerRow, ShareRow, Standing, WorkspaceRow,
 };
 use reconvene_core::refusal::RefusalCode;
 use reconvene_core::storage::{Scan, StoreRead as _};
@@ -187,10 +187,39 @@ pub struct PeerStatus {
     pub refused_here_unlisted: u64,
     /// Further documents refused there that are only counted.
     pub refused_there_unlisted: u64,
+    /// What it sent that no peer sends that keeps the protocol: the last of it, oldest first.
+    pub offences: Vec<OffenceStatus>,
     /// Whether something is missing on either side and nothing moves.
     pub stalled: Option<StallStatus>,
     /// What the peer is called, if it is a device.
     pub device_name: Option<String>,
+}
+
+/// Something that no peer sends that keeps the protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OffenceStatus {
+    /// The document for which it was sent.
+    pub document: DocumentId,
+    /// What was wrong with it, for people.
+    pub what: String,
+    /// How many bytes it had.
+    pub bytes: u64,
+    /// When it came.
+    pub at: WallTime,
+    /// Whether its bytes, or their beginning, are still in quarantine.
+    pub kept: bool,
+}
+
+impl From<&Offence> for OffenceStatus {
+    fn from(offence: &Offence) -> Self {
+        Self {
+            document: offence.document,
+            what: offence.what.clone(),
+            bytes: offence.size,
+            at: offence.at,
+            kept: offence.is_kept,
+        }
+    }
 }
 
 /// Nothing moves although something is missing.
@@ -352,6 +381,7 @@ fn workspace_status(
                 refused_there: row.refused_there,
                 refused_here_unlisted: row.refused_here_unlisted,
                 refused_there_unlisted: row.refused_there_unlisted,
+                offences: row.offences.iter().map(OffenceStatus::from).collect(),
                 stalled: live.stalls.get(&(peer, id)).map(|stall| StallStatus {
                     since: stall.since,
                     times: stall.times,

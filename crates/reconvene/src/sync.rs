@@ -242,9 +242,11 @@ impl Replica {
                 peer,
                 code,
                 message,
+                ..
             } if *peer == server => {
-                // A server that cannot store now may be able to soon.
-                if *code == RefusalCode::Unavailable {
+                // A server that cannot store now may be able to soon; what one link was closed for does
+                // not close the next one.
+                if matches!(code, RefusalCode::Unavailable | RefusalCode::Fault) {
                     why.clone_from(message);
                     return None;
                 }

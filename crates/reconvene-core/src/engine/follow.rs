@@ -710,6 +710,7 @@ impl Engine {
                     other.refused.extend(ack.refused);
                     other.refused.sort_unstable();
                     other.refused.dedup();
+                    other.faults.extend(ack.faults);
                     other.accepted.extend(ack.accepted);
                     // What was refused again after that stays refused.
                     let refused = &other.refused;
@@ -720,8 +721,16 @@ impl Engine {
                 None => merged.push(ack),
             }
         }
-        for ack in merged {
+        let mut offenders = Vec::new();
+        for mut ack in merged {
+            let faults = std::mem::take(&mut ack.faults);
+            if !faults.is_empty() {
+                offenders.push((ack.link, ack.workspace, faults));
+            }
             self.acknowledge_one(ack);
+        }
+        for (link, workspace, faults) in offenders {
+            self.close_offender(link, workspace, faults);
         }
         // Whoever waited for that may be linked anew by now.
         for (peer, workspace) in &settled {
@@ -746,6 +755,7 @@ impl Engine {
             accepted,
             healing: _,
             brings_changes,
+            faults: _,
         } = due;
         if let Some(state) = self.ready(&workspace)
             && let Some(known) = state.peers.get_mut(&peer)

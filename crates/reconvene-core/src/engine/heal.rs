@@ -770,6 +770,7 @@ fn quarantined(
                 offset: offset as u64,
                 what: record.what.clone(),
                 at,
+                peer: None,
             };
             let mut hasher = Sha256::new();
             hasher.update(record.key.as_bytes());

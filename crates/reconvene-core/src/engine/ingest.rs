@@ -7,7 +7,8 @@
 //!
 //! Here are the jobs and what they wait for; `place` puts changes into the graphs of their documents,
 //! `commit` makes a job whose turn has come into a batch, `batches` hands batches to the store and
-//! lets out what is behind its barrier, `restore` takes in what an archive has.
+//! lets out what is behind its barrier, `offences` keeps what no peer sends that keeps the protocol, and
+//! closes its link, `restore` takes in what an archive has.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -38,11 +39,13 @@ mod commit;
 mod counters;
 #[cfg(any(test, feature = "fuzz"))]
 mod lone;
+mod offences;
 mod place;
 mod restore;
 
 #[cfg(any(test, feature = "fuzz"))]
 pub use lone::LoneGraph;
+pub(super) use offences::Unfit;
 pub(super) use place::{Placed, PlacedDocument, enter};
 pub use restore::{Restore, RestoreError, Restored, RestoredDocument};
 
@@ -67,7 +70,7 @@ pub(super) struct JobDocument {
     kind: DocumentKind,
     snapshot: Option<CheckedSnapshot>,
     changes: Vec<CheckedChange>,
-    refused: Option<RefusalCode>,
+    refused: Option<Unfit>,
     pub(super) tombstone: Option<Tombstone>,
 }
 
@@ -417,6 +420,8 @@ pub(super) struct AckDue {
     pub(super) healing: Vec<(DocumentId, Healing)>,
     /// Whether something was new in what is acknowledged.
     pub(super) brings_changes: bool,
+    /// Documents for whose offences the link is closed once it is acknowledged, and what was wrong.
+    pub(super) faults: Vec<(DocumentId, String)>,
 }
 
 /// A batch on its way.
@@ -583,7 +588,7 @@ impl Engine {
         link: LinkId,
         peer: PeerId,
         changes: wire::Changes,
-        snapshots: Vec<Result<CheckedSnapshot, RefusalCode>>,
+        snapshots: Vec<Result<CheckedSnapshot, Unfit>>,
     ) {
         let bytes = changes.window_bytes();
         let mut snapshots = snapshots.into_iter();
@@ -597,7 +602,7 @@ impl Engine {
             let snapshot = received.snapshot.as_ref().and_then(|_| snapshots.next());
             let (snapshot, unloadable) = match snapshot.transpose() {
                 Ok(snapshot) => (snapshot, None),
-                Err(code) => (None, Some(code)),
+                Err(unfit) => (None, Some(unfit)),
             };
             let (checked, refused) = check_changes(received.changes);
             let refused = unloadable.or(refused);
@@ -608,10 +613,11 @@ impl Engine {
             if let Some(place) = places.get(&received.document) {
                 let known = &mut documents[*place];
                 if snapshot.is_some() {
-                    known.refused = Some(RefusalCode::Damaged); // Its place is ahead of the changes.
+                    // Its place is ahead of the changes.
+                    known.refused = Some(RefusalCode::Damaged.into());
                 }
                 known.changes.extend(checked);
-                known.refused = known.refused.or(refused);
+                known.refused = known.refused.take().or(refused);
                 known.tombstone = tombstone.or(known.tombstone.take());
                 continue;
             }
@@ -945,13 +951,12 @@ impl Engine {
 }
 
 /// Checks each change; the first that fails ends the list and gives its reason.
-fn check_changes(bodies: Vec<Bytes>) -> (Vec<CheckedChange>, Option<RefusalCode>) {
+fn check_changes(bodies: Vec<Bytes>) -> (Vec<CheckedChange>, Option<Unfit>) {
     let mut checked = Vec::with_capacity(bodies.len());
     for body in bodies {
         match parse_change(&body) {
             Ok(header) => checked.push(CheckedChange { header, body }),
-            Err(error) if error.is_too_large() => return (checked, Some(RefusalCode::TooLarge)),
-            Err(_) => return (checked, Some(RefusalCode::Damaged)),
+            Err(error) => return (checked, Some(Unfit::of_change(body, &error))),
         }
     }
     (checked, None)

@@ -13,11 +13,11 @@ use crate::ids::{
     RequestId, SnapshotHash, WorkspaceId,
 };
 use crate::keys::{Key, KeyRange};
-use crate::records::{FeedRow, RelayedRow, SnapshotRef};
+use crate::records::{FeedRow, Offence, RelayedRow, SnapshotRef};
 use crate::refusal::RefusalCode;
 use crate::storage::{Batch, JournalEntry, JournalReleases, Rows, Scan, StoreError};
 use crate::time::{Tick, WallTime};
-use crate::wire::KnownActor;
+use crate::wire::{Fault, KnownActor};
 
 /// The two clocks at the moment of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -775,6 +775,20 @@ pub enum Event {
         /// The documents and why.
         documents: Vec<(DocumentId, RefusalCode)>,
     },
+    /// A peer sent what no peer sends that keeps the protocol. It was refused, as
+    /// [`Event::DocumentsRefused`] says, and its bytes are in quarantine; told once they are stored.
+    Offended {
+        /// The link it came on.
+        link: LinkId,
+        /// The peer.
+        peer: PeerId,
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// What it was, without what was known of the peer before; not empty.
+        offences: Vec<Offence>,
+        /// Whether the link is closed for it.
+        closes: bool,
+    },
     /// Reconciliation ended with differences left over.
     ReconcileUnsettled {
         /// The peer.
@@ -851,6 +865,8 @@ pub enum Event {
         code: RefusalCode,
         /// The same for people.
         message: String,
+        /// With [`RefusalCode::Fault`]: what of ours it was.
+        fault: Option<Fault>,
     },
     /// A link is gone or could not be made.
     Unreachable {

@@ -436,6 +436,7 @@ impl Engine {
                 code,
                 message: code.to_string(),
                 protocol: (wire::PROTOCOL_MIN, wire::PROTOCOL_MAX),
+                fault: None,
             }),
         );
         self.close_link(link, CloseReason::Refused(code));
@@ -757,6 +758,7 @@ impl Engine {
             peer,
             code,
             message: refused.message,
+            fault: refused.fault,
         });
         self.close_link(link, CloseReason::RefusedByPeer(code));
     }
@@ -871,6 +873,7 @@ impl Engine {
                     peer,
                     code,
                     message: code.to_string(),
+                    fault: None,
                 });
             }
             return self.refuse(link, code);

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use sha2::{Digest as _, Sha256};
 
-use super::ingest::CheckedSnapshot;
+use super::ingest::{CheckedSnapshot, Unfit};
 use super::{Engine, ReadQuery, Reading};
 use crate::guard::ChangeHeader;
 use crate::ids::{LinkId, ReadId, SnapshotHash};
@@ -97,17 +97,20 @@ impl Engine {
         let (peer, changes) = (state.peer, inspection.changes);
         let bodies = changes.documents.iter();
         let bodies = bodies.filter_map(|document| document.snapshot.clone());
-        let snapshots = bodies.zip(inspected).map(|(body, inspected)| {
-            inspected.map(|headers| CheckedSnapshot {
-                snapshot: SnapshotRef {
-                    hash: snapshot_hash(&body),
-                    size: u32::try_from(body.len()).expect("a snapshot is far below 4 GiB"),
-                    changes: headers.len() as u64,
-                },
-                body,
-                changes: headers,
-            })
-        });
+        let snapshots = bodies
+            .zip(inspected)
+            .map(|(body, inspected)| match inspected {
+                Ok(headers) => Ok(CheckedSnapshot {
+                    snapshot: SnapshotRef {
+                        hash: snapshot_hash(&body),
+                        size: u32::try_from(body.len()).expect("a snapshot is far below 4 GiB"),
+                        changes: headers.len() as u64,
+                    },
+                    body,
+                    changes: headers,
+                }),
+                Err(code) => Err(Unfit::of_snapshot(&body, code)),
+            });
         let snapshots = snapshots.collect();
         self.enqueue_received(link, peer, changes, snapshots);
         for frame in inspection.held {

@@ -72,10 +72,18 @@ pub(super) fn inflate(deflated: &[u8]) -> Result<Vec<u8>, GuardError> {
             .decompress_vec(input, &mut inflated, FlushDecompress::None)
             .map_err(|_| GuardError::Deflate)?;
         if inflated.len() > bytes_max {
+            // What is merely large keeps the ratio as far as it goes; a bomb breaks it at once.
+            let read = usize::try_from(inflater.total_in()).unwrap_or(deflated.len());
+            let by_then = read.saturating_mul(CHANGE_INFLATE_RATIO_MAX);
             return Err(if by_ratio < CHANGE_INFLATED_BYTES_MAX {
                 GuardError::InflateRatio {
                     deflated_bytes: deflated.len(),
                     bytes_max,
+                }
+            } else if by_then < bytes_max {
+                GuardError::InflateRatio {
+                    deflated_bytes: read,
+                    bytes_max: by_then,
                 }
             } else {
                 GuardError::InflatedTooLarge { bytes_max }

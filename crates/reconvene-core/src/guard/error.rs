@@ -6,6 +6,7 @@ use super::ActorId;
 use super::columns::Column;
 #[cfg(doc)]
 use crate::limits::{CHANGE_BYTES_MAX, CHANGE_INFLATED_BYTES_MAX};
+use crate::limits::{OFFENCE_FACTOR, OPERATION_COUNTER_MAX};
 
 /// A part of a change, as an error names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,6 +230,14 @@ pub enum GuardError {
         /// What is wrong.
         what: &'static str,
     },
+    /// An operation does what Automerge does not know.
+    #[error("operation {index} of a change does what is not known: {action}")]
+    UnknownAction {
+        /// Its place in the change, from 0.
+        index: u64,
+        /// What it does, as stored.
+        action: u64,
+    },
     /// A change names its author and is not its actor's first.
     #[error("change {seq} of an actor names an author, which only the first may")]
     LateAuthor {
@@ -256,6 +265,56 @@ impl GuardError {
                     | ChangePart::Column(_)
             ),
             _ => false,
+        }
+    }
+
+    /// Whether no peer that keeps the protocol sends such a change, whoever wrote it: every version
+    /// refuses it, in whatever state, so that it is neither written nor passed on.
+    ///
+    /// Bounds may be set otherwise by another version, and columns and actions may come with one: these
+    /// are no offence, unless a bound is exceeded [`OFFENCE_FACTOR`] times. A rule that is added or made
+    /// stricter in a later version is none either: stores have from before it what it refuses.
+    pub fn is_offence(&self) -> bool {
+        let is_far_beyond = |value: u64, bound: usize| {
+            let bound = u64::try_from(bound).unwrap_or(u64::MAX);
+            value > bound.saturating_mul(OFFENCE_FACTOR)
+        };
+        match self {
+            Self::TooMany {
+                count, count_max, ..
+            } => is_far_beyond(*count, *count_max),
+            Self::TooLong {
+                bytes, bytes_max, ..
+            } => is_far_beyond(*bytes, *bytes_max),
+            Self::OutOfRange {
+                part: ChangePart::StartOp,
+                value,
+            } => *value == 0 || *value > OPERATION_COUNTER_MAX.saturating_mul(OFFENCE_FACTOR),
+            Self::OutOfRange { part, .. } => *part != ChangePart::Author,
+            Self::InflateRatio { .. }
+            | Self::Magic
+            | Self::Checksum { .. }
+            | Self::Deflate
+            | Self::Truncated { .. }
+            | Self::TrailingBytes { .. }
+            | Self::Leb128 { .. }
+            | Self::EmptyActor { .. }
+            | Self::NotAscending { .. }
+            | Self::OwnActor
+            | Self::UnusedActor { .. }
+            | Self::NotUtf8 { .. }
+            | Self::EntryMissing { .. }
+            | Self::EntryTooMany { .. }
+            | Self::NotCanonical { .. }
+            | Self::Operation { .. }
+            | Self::DeflatedColumn { .. } => true,
+            Self::ChunkTooLarge { .. }
+            | Self::InflatedTooLarge { .. }
+            | Self::ChunkType { .. }
+            | Self::TimeOutOfRange { .. }
+            | Self::UnknownColumn { .. }
+            | Self::UnknownAction { .. }
+            | Self::LateAuthor { .. } => false,
         }
     }
 }

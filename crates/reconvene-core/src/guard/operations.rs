@@ -221,7 +221,7 @@ impl<'a> Walk<'a> {
             // Nothing of such an operation would be left in the document.
             DELETE | INCREMENT if predecessors == 0 => return wrong("changes nothing"),
             DELETE | INCREMENT => {}
-            _ => return wrong("does what is not known"),
+            _ => return Err(GuardError::UnknownAction { index, action }),
         }
         Ok(Before::Other)
     }

@@ -60,6 +60,21 @@ pub enum SnapshotGuardError {
     },
 }
 
+impl SnapshotGuardError {
+    /// Whether no peer that keeps the protocol sends such a snapshot, as
+    /// [`GuardError::is_offence`](super::GuardError::is_offence): what it holds may be of a later version, its
+    /// envelope is not.
+    pub fn is_offence(&self) -> bool {
+        match self {
+            Self::NotADocument | Self::Checksum => true,
+            Self::TooLarge { .. }
+            | Self::InflatedTooLarge { .. }
+            | Self::TooManyEntries { .. }
+            | Self::Malformed { .. } => false,
+        }
+    }
+}
+
 /// Checks a snapshot before it is loaded.
 ///
 /// # Errors

@@ -25,6 +25,7 @@ use crate::limits::{
 use sha2::{Digest as _, Sha256};
 
 mod hostile;
+mod offences;
 mod operations;
 mod reencoded;
 

@@ -255,6 +255,23 @@ fn cases() -> Vec<Case> {
             },
         ),
         case(
+            "of a peer that offended",
+            PeerRow {
+                offences: vec![
+                    Offence {
+                        document: document(1),
+                        hash: [7; 32],
+                        size: 300_000,
+                        what: "not an Automerge chunk".to_owned(),
+                        at: TIME,
+                        is_kept: false,
+                    },
+                    Offence::new(document(2), b"raw", "not an Automerge chunk", TIME),
+                ],
+                ..PeerRow::default()
+            },
+        ),
+        case(
             "full",
             DamageRow {
                 since: TIME,
@@ -279,6 +296,18 @@ fn cases() -> Vec<Case> {
                 offset: 262_144,
                 what: "it has rotted".to_owned(),
                 at: TIME,
+                peer: None,
+            },
+        ),
+        case(
+            "of an offence",
+            QuarantineRow {
+                key: Bytes::from_static(b"key"),
+                raw: Bytes::from_static(b"raw"),
+                offset: 0,
+                what: "not an Automerge chunk".to_owned(),
+                at: TIME,
+                peer: Some(peer(4)),
             },
         ),
         case(
@@ -456,4 +485,54 @@ fn progress_may_have_come_to_the_last_number_there_is() {
     assert!(progress.beyond.is_empty());
     progress.add(u64::MAX);
     assert!(progress.holds(u64::MAX));
+}
+
+fn offence(number: u64, bytes: usize, at: i64) -> Offence {
+    let raw = vec![u8::try_from(number % 251).unwrap(); bytes];
+    Offence::new(document(1), &raw, "what", WallTime::from_millis(at))
+}
+
+#[test]
+fn offences_are_kept_up_to_a_number_and_a_size_and_close_a_link_once() {
+    let mut row = PeerRow::default();
+    let hour = i64::try_from(limits::OFFENCES_REMEMBERED_FOR.as_millis()).unwrap();
+    let first = row.offend(offence(0, 10, 0));
+    assert_eq!((first.is_new, first.closes), (true, true));
+    assert_eq!(row.offend(offence(0, 10, 5)), NotedOffence::default());
+    // The same bytes for another document are another offence.
+    let mut elsewhere = offence(0, 10, 5);
+    elsewhere.document = document(2);
+    assert!(row.offend(elsewhere).closes);
+    let max = limits::OFFENCES_MAX;
+    for number in 2..max {
+        assert!(row.offend(offence(number as u64, 10, 6)).closes, "{number}");
+    }
+    let beyond = row.offend(offence(200, 10, 7));
+    assert_eq!((beyond.is_new, beyond.closes), (true, false));
+    assert_eq!(beyond.dropped, [offence(0, 10, 0)]);
+    assert_eq!(row.offences.len(), max);
+    assert!(!row.offend(offence(201, 10, hour + 4)).closes);
+    // Those that go are from before, one by one.
+    assert!(row.offend(offence(202, 10, hour + 7)).closes);
+
+    // Of large ones the bytes go ahead of what is remembered, the oldest first.
+    let mut row = PeerRow::default();
+    let large = limits::QUARANTINE_BYTES_MAX + 10;
+    let fit = limits::OFFENCES_BYTES_MAX / limits::QUARANTINE_BYTES_MAX as u64;
+    for number in 0..fit {
+        assert_eq!(row.offend(offence(number, large, 0)).dropped, []);
+    }
+    let noted = row.offend(offence(fit, large, 0));
+    let dropped = Offence {
+        is_kept: false,
+        ..offence(0, large, 0)
+    };
+    assert_eq!((noted.closes, &noted.dropped[..]), (true, &[dropped][..]));
+    assert_eq!(row.offend(offence(0, large, 9)), NotedOffence::default());
+    assert_eq!(row.offences.len() as u64, fit + 1);
+    let row = offence(1, large, 0).row(&workspace(1), peer(1), &Bytes::from(vec![1; large]));
+    let row = QuarantineRow::decode(&row).unwrap();
+    assert_eq!(row.raw.len(), limits::QUARANTINE_BYTES_MAX);
+    let long = Offence::new(document(1), b"", &"ü".repeat(200), TIME);
+    assert_eq!(long.what.len(), limits::OFFENCE_TEXT_BYTES_MAX);
 }

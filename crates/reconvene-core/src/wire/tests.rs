@@ -102,6 +102,20 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 code: RefusalCode::TicketExpired,
                 message: "the ticket has expired".to_owned(),
                 protocol: (1, 1),
+                fault: None,
+            }),
+        ),
+        (
+            "refused for a fault",
+            Frame::Refused(Refused {
+                code: RefusalCode::Fault,
+                message: "not an Automerge chunk".to_owned(),
+                protocol: (1, 1),
+                fault: Some(Fault {
+                    workspace: WORKSPACE,
+                    documents: vec![(document(1), "not an Automerge chunk".to_owned())],
+                    unlisted: 2,
+                }),
             }),
         ),
         (

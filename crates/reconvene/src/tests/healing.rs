@@ -134,16 +134,14 @@ fn a_running_server_syncs_past_one_damaged_document_and_heals_it_from_a_device()
         let report = server.replica.verify(None).await.unwrap();
         assert!(report.intact, "{report:?}");
         assert!(
-            !keys(&server.replica.shared.reader, quarantine(&workspace)).is_empty(),
+            !keys(
+                &server.replica.shared.reader,
+                KeyRange::quarantined(&workspace)
+            )
+            .is_empty(),
             "the damaged bytes are kept"
         );
     });
-}
-
-fn quarantine(workspace: &WorkspaceId) -> KeyRange {
-    let from = Key::quarantine(workspace, &[0; 32]);
-    let to = Key::quarantine(workspace, &[0xff; 32]);
-    KeyRange::new(from.as_bytes().to_vec(), Some(to.as_bytes().to_vec()))
 }
 
 #[test]

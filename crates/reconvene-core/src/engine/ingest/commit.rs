@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use super::offences::note_offences;
 use super::place::{follow_cursor, place};
 use super::{
     AckDue, Author, CursorMove, Job, JobDocument, PendingBatch, Placed, Redeemed, Work, enter,
@@ -77,7 +78,14 @@ impl Engine {
                 self.submit(pending, puts, deletes, None);
             }
             Work::Left { workspace, peer } => {
-                let deletes = vec![Key::share(&peer, &workspace), Key::peer(&workspace, &peer)];
+                let state = self.ready(&workspace);
+                let known = state.and_then(|state| state.peers.get(&peer));
+                let offences = known.into_iter().flat_map(|known| &known.row.offences);
+                let mut deletes: Vec<_> = offences
+                    .filter(|offence| offence.is_kept)
+                    .map(|offence| offence.key(&workspace, &peer))
+                    .collect();
+                deletes.extend([Key::share(&peer, &workspace), Key::peer(&workspace, &peer)]);
                 self.submit(PendingBatch::new(), Vec::new(), deletes, None);
             }
             Work::FeedHead { workspace } => {
@@ -122,11 +130,14 @@ impl Engine {
         }
         let roots = std::mem::take(&mut self.config.roots);
         let documents_max = self.config.workspace_documents_max;
-        let placed = match self.ready(&workspace) {
+        let mut placed = match self.ready(&workspace) {
             Some(state) => place(state, &roots, documents_max, &documents, &author),
             None => panic!("a prepared job's workspace is loaded"),
         };
         self.config.roots = roots;
+        if self.is(Mutant::BlamesRelays) {
+            placed.blame();
+        }
         let ids: Vec<_> = documents.iter().map(|document| document.document).collect();
         match author {
             Author::Host { request, rows } => {
@@ -181,14 +192,11 @@ impl Engine {
                     number,
                     bytes,
                     held: None,
-                    refused: if early {
-                        Vec::new()
-                    } else {
-                        placed.refused.clone()
-                    },
+                    refused: placed.told_refused(early),
                     accepted: Vec::new(),
                     healing,
                     brings_changes: !placed.documents.is_empty(),
+                    faults: Vec::new(),
                 };
                 self.commit_received(workspace, placed, ids, due, cursor, early);
             }
@@ -313,13 +321,15 @@ impl Engine {
     pub(super) fn commit_received(
         &mut self,
         workspace: WorkspaceId,
-        placed: Placed,
+        mut placed: Placed,
         pinned: Vec<DocumentId>,
         mut due: AckDue,
         cursor: Option<CursorMove>,
         early: bool,
     ) {
         let peer = due.peer;
+        let now = self.now.wall;
+        let offences = std::mem::take(&mut placed.offences);
         let mut pending = PendingBatch::new();
         pending.pinned = pinned
             .into_iter()
@@ -349,7 +359,7 @@ impl Engine {
             panic!("a prepared job's workspace is loaded");
         };
         let mut puts = Vec::new();
-        let deletes = enter(
+        let mut deletes = enter(
             state,
             workspace,
             placed,
@@ -393,6 +403,9 @@ impl Engine {
         for (document, code) in &refused {
             known.dirty |= known.row.refuse_here(*document, *code);
         }
+        let place = (workspace, peer);
+        let writes = (&mut puts, &mut deletes);
+        let (faults, news) = note_offences(&mut known.row, place, offences, now, writes);
         for document in &healed {
             if refused.iter().any(|(other, _)| other == document) {
                 continue;
@@ -446,6 +459,9 @@ impl Engine {
             self.submit(PendingBatch::new(), vec![cursor], Vec::new(), None);
         }
         let link = due.link;
+        let told = self.tell_offences((link, peer, workspace), !faults.is_empty(), news);
+        pending.told.extend(told);
+        due.faults = faults;
         self.count_received(link, received.0, received.1);
         if !refused.is_empty() {
             self.emit(Event::DocumentsRefused {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::offences::{Offending, contradicts_root};
 use super::{Author, CheckedChange, CheckedSnapshot, Entry, JobDocument, counters};
 use crate::engine::heal::note_returned;
 use crate::engine::purge::{Verdict, tombstone_of};
@@ -21,6 +22,8 @@ use crate::refusal::RefusalCode;
 pub(in crate::engine) struct Placed {
     pub(in crate::engine) documents: Vec<(PlacedDocument, Vec<CheckedChange>)>,
     pub(super) refused: Vec<(DocumentId, RefusalCode)>,
+    /// What of that no peer sends that keeps the protocol.
+    pub(super) offences: Vec<(DocumentId, Offending)>,
     /// Documents that were purged before, and of which a tombstone came.
     settled: Vec<DocumentId>,
 }
@@ -32,6 +35,20 @@ impl Placed {
             snapshot.map_or(0, |snapshot| snapshot.changes.len()) + changes.len()
         });
         counts.sum::<usize>() as u64
+    }
+
+    fn offend(&mut self, document: DocumentId, offence: Option<Offending>) {
+        let offence = offence.map(|offence| (document, offence));
+        self.offences.extend(offence);
+    }
+
+    /// What the sender is told of. Of an early copy, which may have come ahead of what it depends on, that
+    /// is only what is wrong with it wherever it comes.
+    pub(super) fn told_refused(&self, early: bool) -> Vec<(DocumentId, RefusalCode)> {
+        let offends = |document| self.offences.iter().any(|(of, _)| of == document);
+        let refused = self.refused.iter();
+        let told = refused.filter(|(document, _)| !early || offends(document));
+        told.copied().collect()
     }
 
     /// The documents that are purged by now.
@@ -79,6 +96,10 @@ pub(super) fn place(
         let Some(slot) = state.slots.slots.get(&document.document) else {
             panic!("a pinned document has no slot");
         };
+        let unfit = document.refused.as_ref();
+        let offence = unfit.and_then(|unfit| unfit.offence.clone());
+        let offends = offence.is_some();
+        placed.offend(document.document, offence);
         if slot.unreadable {
             let refused = (document.document, RefusalCode::Unavailable);
             placed.refused.push(refused);
@@ -157,6 +178,12 @@ pub(super) fn place(
                 }
                 Judgement::Refuse(code) => {
                     refused = Some(code);
+                    if let Some(change) = change.filter(|_| !offends) {
+                        let wrong = contradicts_root(header, document.kind, roots);
+                        let raw = change.body.clone();
+                        let offence = wrong.map(|what| Offending::new(raw, what));
+                        placed.offend(document.document, offence);
+                    }
                     if change.is_none() {
                         // A snapshot is taken whole or not at all.
                         snapshot_adds = false;
@@ -188,7 +215,11 @@ pub(super) fn place(
                 }
             }
         }
-        if let Some(code) = tombstone_refused.or(refused).or(document.refused) {
+        // Whatever else is lacking, what offends is not asked for again.
+        let offended = unfit.filter(|unfit| unfit.offence.is_some());
+        let offended = offended.map(|unfit| unfit.code);
+        let unfit = unfit.map(|unfit| unfit.code);
+        if let Some(code) = offended.or(tombstone_refused).or(refused).or(unfit) {
             placed.refused.push((document.document, code));
         }
         let snapshot = document.snapshot.as_ref().filter(|_| snapshot_adds);
