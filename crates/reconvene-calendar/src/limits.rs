@@ -1,0 +1,8 @@
+//! Bounds of what is taken from a calendar. What happens at a bound stands with it.
+
+/// Most events of one calendar. A calendar with more is refused whole.
+pub const CALENDAR_EVENTS_MAX: usize = 10_000;
+
+/// How deep components of a calendar may be nested: an alarm in an event in the calendar is three. A
+/// calendar with more is refused whole.
+pub const CALENDAR_NESTING_MAX: usize = 8;
