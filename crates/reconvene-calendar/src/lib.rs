@@ -3,11 +3,14 @@
 //!
 //! It reads no file and calls nobody, and does not decide what becomes of an event.
 
-use icalendar::{Calendar, CalendarDateTime, Component as _, DatePerhapsTime};
+use std::collections::BTreeMap;
+
+use icalendar::parser::{read_calendar_simple, unfold};
+use icalendar::{CalendarComponent, CalendarDateTime, Component as _, DatePerhapsTime};
 use icalendar::{Event as IcalEvent, EventStatus};
 use reconvene_core::time::WallTime;
 
-use crate::limits::{CALENDAR_EVENTS_MAX, CALENDAR_NESTING_MAX};
+use crate::limits::{CALENDAR_EVENT_BYTES_MAX, CALENDAR_EVENTS_MAX, CALENDAR_NESTING_MAX};
 
 pub mod limits;
 
@@ -32,13 +35,11 @@ pub struct Event {
     pub is_cancelled: bool,
 }
 
-/// The events of a calendar, those without a UID left out; of two with the same the later one.
+/// The events of a calendar, those without a UID left out; of two with the same the later one. What is
+/// no event is not looked at, but for where it begins and ends.
 ///
 /// # Errors
 /// What is wrong with it, for people.
-///
-/// # Panics
-/// What parses the text may panic over it, although no text is known over which it does.
 pub fn parse(text: &str) -> Result<Vec<Event>, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if !text.trim_start().starts_with("BEGIN:VCALENDAR") {
@@ -47,56 +48,107 @@ pub fn parse(text: &str) -> Result<Vec<Event>, String> {
     if !text.trim_end().ends_with("END:VCALENDAR") {
         return Err("it does not end with END:VCALENDAR".to_owned());
     }
-    check_nesting(text)?;
-    let calendar: Calendar = text.parse()?;
+    // A line may be folded anywhere.
+    let text = unfold(&text.replace("\r\n", "\n"));
     let mut events: Vec<Event> = Vec::new();
-    let mut places = std::collections::BTreeMap::new();
-    for event in calendar.events().filter_map(read) {
+    let mut places = BTreeMap::new();
+    for (line, event) in components(&text)? {
+        let Some(event) = parse_event(event, line)? else {
+            continue;
+        };
         let name = (event.uid.clone(), event.occurrence.clone());
         match places.get(&name) {
             Some(place) => events[*place] = event,
+            None if events.len() == CALENDAR_EVENTS_MAX => {
+                return Err(format!("it has more than {CALENDAR_EVENTS_MAX} events"));
+            }
             None => {
                 places.insert(name, events.len());
                 events.push(event);
             }
         }
     }
-    if events.len() > CALENDAR_EVENTS_MAX {
-        let found = events.len();
-        return Err(format!(
-            "it has {found} events, at most {CALENDAR_EVENTS_MAX} are taken"
-        ));
-    }
     Ok(events)
 }
 
-/// Refuses components within components beyond what calendars have: the parser would take a frame of
-/// its stack for each.
-fn check_nesting(text: &str) -> Result<(), String> {
-    // As the parser reads them: a line may be folded anywhere.
-    let unfolded = text
-        .replace("\r\n", "\n")
-        .replace("\n ", "")
-        .replace("\n\t", "");
-    let mut depth = 0_usize;
-    for line in unfolded.lines() {
-        let name = line.trim_start();
-        let begins = |word: &str| {
-            name.get(..word.len())
-                .is_some_and(|begin| begin.eq_ignore_ascii_case(word))
-        };
-        if begins("BEGIN:") {
-            depth += 1;
-        } else if begins("END:") {
-            depth = depth.saturating_sub(1);
+/// Where the events of a calendar are: the line on which each begins, and its text. The parser is given
+/// one at a time, since it takes sixty times the memory of what it reads, and a frame of its stack for
+/// each component within another.
+fn components(text: &str) -> Result<Vec<(usize, &str)>, String> {
+    let mut found = Vec::new();
+    let mut open: Vec<&str> = Vec::new();
+    let (mut at, mut event) = (0, None);
+    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
+        let from = at;
+        at += line.len();
+        let line = line.trim();
+        if let Some(name) = after("BEGIN:", line) {
+            open.push(name);
+            if open.len() > CALENDAR_NESTING_MAX {
+                return Err(format!(
+                    "its components are nested more than {CALENDAR_NESTING_MAX} deep"
+                ));
+            }
+            let is_event = open.len() == 2 && name.eq_ignore_ascii_case("VEVENT");
+            if is_event && open[0].eq_ignore_ascii_case("VCALENDAR") {
+                event = Some((number, from));
+            }
+        } else if let Some(name) = after("END:", line) {
+            let begun = open.pop().unwrap_or_default();
+            if !begun.eq_ignore_ascii_case(name) || begun.is_empty() {
+                return Err(format!(
+                    "something ends on line {number} that did not begin"
+                ));
+            }
+            if open.len() == 1
+                && let Some((number, from)) = event.take()
+            {
+                found.push((number, &text[from..at]));
+            }
+        } else if open.is_empty() && !line.is_empty() {
+            return Err(format!("line {number} is of nothing that began"));
         }
-        if depth > CALENDAR_NESTING_MAX {
+        if let Some((number, from)) = event
+            && at - from > CALENDAR_EVENT_BYTES_MAX
+        {
             return Err(format!(
-                "its components are nested more than {CALENDAR_NESTING_MAX} deep"
+                "the event on line {number} has more than {CALENDAR_EVENT_BYTES_MAX} bytes"
             ));
         }
     }
-    Ok(())
+    match open.last() {
+        None => Ok(found),
+        Some(name) => Err(format!("{} does not end", shortened(name))),
+    }
+}
+
+/// What follows a word that a line begins with.
+fn after<'a>(word: &str, line: &'a str) -> Option<&'a str> {
+    let (begin, rest) = line.split_at_checked(word.len())?;
+    begin.eq_ignore_ascii_case(word).then(|| rest.trim())
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+/// Reads an event that begins on this line; `None` if it has no UID.
+fn parse_event(text: &str, line: usize) -> Result<Option<Event>, String> {
+    // Of each value it looks for this line end first, and were there none, it would go through all that
+    // follows.
+    let text = text.replace('\n', "\r\n");
+    // Its words for what is wrong are not asked for: it panics over some.
+    let parsed = read_calendar_simple(&text).map_err(|error| {
+        let before = text.len() - error.input.len().min(text.len());
+        let lines = text.as_bytes()[..before].iter();
+        let line = line + lines.filter(|byte| **byte == b'\n').count();
+        format!("line {line} cannot be read: {}", shortened(error.input))
+    })?;
+    let event = parsed.into_iter().next().map(CalendarComponent::from);
+    Ok(match event {
+        Some(CalendarComponent::Event(event)) => read(&event),
+        _ => None,
+    })
 }
 
 fn read(event: &IcalEvent) -> Option<Event> {

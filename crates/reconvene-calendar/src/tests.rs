@@ -95,3 +95,48 @@ fn components_nested_without_end_are_refused_before_they_are_parsed() {
     }
     assert!(parse(TEAM).is_ok());
 }
+
+#[test]
+fn a_long_line_that_cannot_be_read_is_refused_and_harms_nobody() {
+    for line in ["x".repeat(70_000), ";".repeat(70_000), "\r".repeat(70_000)] {
+        let calendar =
+            format!("BEGIN:VCALENDAR\nBEGIN:VEVENT\nUID:1\n{line}\nEND:VEVENT\nEND:VCALENDAR\n");
+        if let Err(refused) = parse(&calendar) {
+            assert!(refused.len() < 200, "{refused}");
+        }
+    }
+}
+
+#[test]
+fn an_event_that_would_take_a_lot_of_memory_is_refused() {
+    let attendees = "ATTENDEE;CN=a:mailto:b\r\n".repeat(20_000);
+    let calendar = format!(
+        "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nUID:1\r\n{attendees}END:VEVENT\r\nEND:VCALENDAR\r\n"
+    );
+    let refused = parse(&calendar).unwrap_err();
+    assert_eq!(refused, "the event on line 2 has more than 262144 bytes");
+}
+
+#[test]
+fn what_is_no_event_keeps_no_event_from_being_read() {
+    let broken = "BEGIN:VTODO\r\n;;no property\r\nEND:VTODO\r\nBEGIN:VEVENT";
+    let calendar = TEAM.replacen("BEGIN:VEVENT", broken, 1);
+    assert_eq!(parse(&calendar), parse(TEAM));
+    let twice = format!("{TEAM}{}", TEAM.replace("UID:", "UID:of another "));
+    assert_eq!(parse(&twice).unwrap().len(), 2 * parse(TEAM).unwrap().len());
+}
+
+#[test]
+fn whichever_ends_lines_have_the_same_is_read() {
+    let read = parse(TEAM);
+    assert_eq!(parse(&TEAM.replace("\r\n", "\n")), read);
+    // The parser would take all up to the next line that ends otherwise for one value.
+    let (begin, end) = TEAM.split_at(TEAM.len() / 2);
+    assert_eq!(parse(&(begin.replace("\r\n", "\n") + end)), read);
+    // And it would look for such a line again with every value, which would take minutes here.
+    let lines = "A:b\n".repeat(20_000);
+    let long = TEAM
+        .replace("\r\n", "\n")
+        .replace("DTSTAMP", &format!("{lines}DTSTAMP"));
+    assert_eq!(parse(&long), read);
+}
