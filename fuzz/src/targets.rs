@@ -21,7 +21,10 @@ macro_rules! targets {
         $(
             #[test]
             fn $name() {
-                bolero::check!().with_iterations(600 / cost(stringify!($name))).for_each(|data: &[u8]| $run(data));
+                bolero::check!()
+                    .with_iterations(600 / cost(stringify!($name)))
+                    .with_max_len(BYTES_MAX)
+                    .for_each(|data: &[u8]| $run(data));
             }
         )*
     };
@@ -53,6 +56,12 @@ targets! {
     ticket_message: reconvene_core::fuzz::ticket_message;
     vtt: importers::vtt;
 }
+
+/// Longest input of a target. A fuzzer may be given larger ones than are drawn as tests.
+const BYTES_MAX: usize = match option_env!("BOLERO_FUZZER") {
+    Some(_) => 1 << 20,
+    None => 4096,
+};
 
 /// How many altered forms of its corpus each target is given; `RECONVENE_FUZZ_CASES` says another
 /// number.
