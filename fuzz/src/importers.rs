@@ -1,5 +1,6 @@
 //! What the model parses: files that people import, index rows, and snapshots of peers.
 
+use std::collections::BTreeSet;
 use std::panic::catch_unwind;
 
 use reconvene_core::ids::{DocumentId, PeerId};
@@ -21,6 +22,23 @@ pub(super) fn vtt(data: &[u8]) {
 /// A SubRip file.
 pub(super) fn srt(data: &[u8]) {
     imported(captions::parse_srt("file.srt", data).ok());
+}
+
+/// A calendar that another program wrote.
+pub(super) fn calendar(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(events) = reconvene_calendar::parse(text) {
+        assert!(events.len() <= reconvene_calendar::limits::CALENDAR_EVENTS_MAX);
+        let names = events.iter().map(|event| (&event.uid, &event.occurrence));
+        let names: BTreeSet<_> = names.collect();
+        assert_eq!(names.len(), events.len());
+        for event in &events {
+            assert!(!event.uid.is_empty() && !event.title.is_empty());
+            assert!(event.participants.is_sorted());
+        }
+    }
 }
 
 /// What parses becomes documents, or an error; and the changes pass the guard.
@@ -64,7 +82,7 @@ pub(super) fn snapshot(data: &[u8]) {
     let inspected = catch_unwind(|| snapshots::inspect(MEETING, &chunk, &counter));
     let inspected = inspected.expect("what automerge panics on is contained");
     if let Ok(headers) = inspected {
-        let known: std::collections::BTreeSet<_> = headers.iter().map(|one| one.hash).collect();
+        let known: BTreeSet<_> = headers.iter().map(|one| one.hash).collect();
         assert_eq!(known.len(), headers.len());
     }
 }

@@ -11,6 +11,7 @@ use proptest::prelude::{any, prop};
 use proptest::test_runner::{Config, TestRunner};
 
 mod importers;
+mod shapes;
 
 /// Names and functions of all targets, and a test of each.
 macro_rules! targets {
@@ -20,7 +21,10 @@ macro_rules! targets {
         $(
             #[test]
             fn $name() {
-                bolero::check!().with_iterations(600).for_each(|data: &[u8]| $run(data));
+                bolero::check!()
+                    .with_iterations(600 / cost(stringify!($name)))
+                    .with_max_len(BYTES_MAX)
+                    .for_each(|data: &[u8]| $run(data));
             }
         )*
     };
@@ -28,25 +32,48 @@ macro_rules! targets {
 
 targets! {
     archive: reconvene_core::fuzz::archive;
+    archive_pieces: reconvene_core::fuzz::archive_pieces;
+    calendar: importers::calendar;
     change: reconvene_core::fuzz::change;
     change_data: reconvene_core::fuzz::change_data;
+    change_deflated: reconvene_core::fuzz::change_deflated;
     frame: reconvene_core::fuzz::frame;
+    journal_frames: reconvene_sled::fuzz::frames;
     journal_segment: reconvene_sled::fuzz::segment;
+    key: reconvene_core::fuzz::key;
+    liar: reconvene_sim::fuzz::liar;
     parts: reconvene_core::fuzz::parts;
     qmsum: importers::qmsum;
     reconcile: reconvene_core::fuzz::reconcile;
     record: reconvene_core::fuzz::record;
     record_parts: reconvene_sled::fuzz::parts;
+    record_sealed: reconvene_sled::fuzz::sealed_parts;
     row: importers::row;
+    shape: shapes::shape;
     snapshot: importers::snapshot;
     srt: importers::srt;
     ticket: reconvene_core::fuzz::ticket;
+    ticket_message: reconvene_core::fuzz::ticket_message;
     vtt: importers::vtt;
 }
+
+/// Longest input of a target. A fuzzer may be given larger ones than are drawn as tests.
+const BYTES_MAX: usize = match option_env!("BOLERO_FUZZER") {
+    Some(_) => 1 << 20,
+    None => 4096,
+};
 
 /// How many altered forms of its corpus each target is given; `RECONVENE_FUZZ_CASES` says another
 /// number.
 const CASES: u32 = 1_500;
+
+/// How many times as long as others a target takes, for which it is given as many fewer inputs as tests.
+fn cost(name: &str) -> usize {
+    match name {
+        "liar" | "shape" => 30,
+        _ => 1,
+    }
+}
 
 #[test]
 fn no_target_fails_on_altered_corpora() {
@@ -63,7 +90,7 @@ fn no_target_fails_on_altered_corpora() {
         );
         let config = Config {
             failure_persistence: None,
-            cases,
+            cases: cases / cost(name) as u32,
             ..Config::default()
         };
         let result = TestRunner::new(config).run(&altered, |(seed, steps)| {

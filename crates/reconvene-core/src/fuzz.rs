@@ -5,8 +5,9 @@ use bytes::Bytes;
 use negentropy::{Id, Negentropy, NegentropyStorageVector};
 use sha2::{Digest as _, Sha256};
 
-use crate::archive::{Decoder, Found, HEAD_BYTES, HEADER_BYTES};
-use crate::guard::{ChangeHeader, check_snapshot, parse_change, seal};
+use crate::archive::{Decoder, Encoder, Found, HEAD_BYTES, HEADER_BYTES};
+use crate::guard::{ChangeHeader, check_snapshot, parse_change, seal, seal_deflated};
+use crate::keys::{Key, KeyKind};
 use crate::limits;
 use crate::records::{
     ChangeRow, DamageRow, FeedHeadRow, FeedRow, HeadRow, IndexStateRow, InviteRow, JournalFrame,
@@ -27,7 +28,8 @@ pub fn archive(data: &[u8]) {
         assert_eq!(whole, salvaged);
         return;
     }
-    assert!(salvaged.iter().any(|found| matches!(found, Found::Lost(_))));
+    let is_told = |found: &Found| !matches!(found, Found::Piece { .. });
+    assert!(salvaged.iter().any(is_told));
     let mut reached = HEADER_BYTES as u64;
     for found in &salvaged {
         match found {
@@ -39,6 +41,34 @@ pub fn archive(data: &[u8]) {
             Found::Incomplete(_) => {}
         }
     }
+}
+
+/// An archive whose header and checksums are as they should be, of pieces that may be anything: each
+/// begins with what befalls it, its kind, and its length in two bytes.
+pub fn archive_pieces(mut data: &[u8]) {
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::begin(*b"\xa7pieces\xa7", &mut bytes);
+    while let [befalls, kind, high, low, rest @ ..] = data {
+        let length = usize::from(u16::from_be_bytes([*high, *low])).min(rest.len());
+        let (payload, after) = rest.split_at(length);
+        data = after;
+        let from = bytes.len();
+        encoder.forge(*kind, payload, &mut bytes);
+        match befalls % 8 {
+            // A bit of it rots.
+            5 => {
+                let at = from + usize::from(*befalls) % (bytes.len() - from);
+                bytes[at] ^= 1 << (kind % 8);
+            }
+            // It gets lost without a trace.
+            6 => bytes.truncate(from),
+            // Something that is no piece follows it.
+            7 => bytes.extend_from_slice(payload),
+            _ => {}
+        }
+    }
+    encoder.end(&mut bytes);
+    archive(&bytes);
 }
 
 fn decode_archive(
@@ -69,6 +99,14 @@ pub fn change(data: &[u8]) {
 /// The guard, given what is in a chunk, under the right checksum.
 pub fn change_data(data: &[u8]) {
     let body = seal(data);
+    if let Ok(header) = parse_change(&body) {
+        check_header(&header, &body);
+    }
+}
+
+/// The guard, given deflated data of a chunk, under the checksum of what is in it.
+pub fn change_deflated(data: &[u8]) {
+    let body = seal_deflated(data);
     if let Ok(header) = parse_change(&body) {
         check_header(&header, &body);
     }
@@ -153,6 +191,39 @@ pub fn ticket(data: &[u8]) {
     };
     if let Ok(ticket) = Ticket::decode(text) {
         assert_eq!(Ticket::decode(&ticket.encode()).ok(), Some(ticket));
+    }
+}
+
+/// The message of a ticket, under its checksum.
+pub fn ticket_message(data: &[u8]) {
+    let whole = [data, &Sha256::digest(data)[..4]].concat();
+    ticket(format!("rcv1-{}", bs58::encode(whole).into_string()).as_bytes());
+}
+
+/// A key of a store: what is read out of it makes it again.
+pub fn key(data: &[u8]) {
+    let key = Key::from_bytes(data.to_vec());
+    let again = match key.kind() {
+        Some(KeyKind::Share) => key
+            .share_parts()
+            .map(|(peer, workspace)| Key::share(&peer, &workspace)),
+        Some(KeyKind::Workspace) => key.workspace_id().map(|of| Key::workspace(&of)),
+        Some(KeyKind::FeedHead) => key.workspace_id().map(|of| Key::feed_head(&of)),
+        Some(KeyKind::Index) => key
+            .index_place()
+            .map(|(of, kind, document)| Key::index(&of, kind, &document)),
+        _ => None,
+    };
+    assert!(again.is_none_or(|again| again == key));
+    let tail = [
+        key.document().map(|document| document.as_bytes().to_vec()),
+        key.snapshot_hash().map(|hash| hash.as_bytes().to_vec()),
+        key.change_hash().map(|hash| hash.as_bytes().to_vec()),
+        key.feed_seq().map(|seq| seq.0.to_be_bytes().to_vec()),
+        key.peer_id().map(|peer| peer.as_bytes().to_vec()),
+    ];
+    for part in tail.iter().flatten() {
+        assert!(data.windows(part.len()).any(|window| window == part));
     }
 }
 

@@ -29,9 +29,9 @@ use crate::limits::{ACTOR_BYTES_MAX, CHANGE_BYTES_MAX};
 pub use columns::Column;
 pub use error::{ChangePart, GuardError};
 
-#[cfg(any(test, feature = "fuzz"))]
-pub use chunk::seal;
 use chunk::{Chunk, inflate};
+#[cfg(any(test, feature = "fuzz"))]
+pub use chunk::{seal, seal_deflated};
 use header::parse_data;
 
 mod chunk;

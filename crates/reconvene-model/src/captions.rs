@@ -26,6 +26,10 @@ pub use self::times::HOURS_MAX;
 /// ([`Problem::TooMany`]).
 pub const CUES_MAX: usize = 100_000;
 
+/// Longest cue or comment of a file, markup included, in bytes. A file with a longer one is refused
+/// ([`Problem::TooLong`]): reading it would take forty times the memory, and no segment may be as long.
+pub const BLOCK_BYTES_MAX: usize = 8 * STRING_BYTES_MAX;
+
 /// A format of caption files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -137,7 +141,10 @@ pub enum Problem {
     #[error("more than {MARKUP_DEPTH_MAX} tags within each other; close or take out some")]
     TooDeep,
     /// A text or name is longer than a document may hold.
-    #[error("too long: {bytes} bytes, at most {STRING_BYTES_MAX}; split the cue")]
+    #[error(
+        "too long: {bytes} bytes, at most {STRING_BYTES_MAX}, and {BLOCK_BYTES_MAX} with markup; split \
+         the cue"
+    )]
     TooLong {
         /// Its length in bytes.
         bytes: usize,
@@ -192,9 +199,14 @@ fn read(file: &str, bytes: &[u8], format: Format) -> Result<ImportedMeeting, Fau
     if cues.is_empty() {
         return Err((Place::Whole, Problem::NoCues(format)));
     }
+    let mut count = 0;
     let said = cues.iter().map(|cue| {
         let said = text::of_cue(&cue.body, format).map_err(|problem| (cue.place, problem))?;
-        Ok((cue, said))
+        count += said.len();
+        match count > CUES_MAX {
+            true => Err((cue.place, Problem::TooMany)),
+            false => Ok((cue, said)),
+        }
     });
     let mut said: Vec<(&Cue, Vec<Said>)> = said.collect::<Result<_, Fault>>()?;
     let has_voices = said

@@ -30,13 +30,6 @@ pub const HTTP_EXCHANGE_MAX: Duration = Duration::from_secs(10);
 /// Largest HTTP answer and largest file that is read, in bytes. A larger one is refused.
 pub const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Most events of one calendar. A calendar with more is refused whole.
-pub const CALENDAR_EVENTS_MAX: usize = 10_000;
-
-/// How deep components of a calendar may be nested: an alarm in an event in the calendar is three. A
-/// calendar with more is refused whole.
-pub const CALENDAR_NESTING_MAX: usize = 8;
-
 /// Longest text that says what is wrong with an integration or a run, in bytes. A longer one is cut.
 pub const PROBLEM_BYTES_MAX: usize = 1024;
 

@@ -26,6 +26,7 @@ mod wires;
 
 pub mod corpus;
 pub mod edits;
+pub mod fuzz;
 pub mod small_scope;
 
 #[cfg(test)]

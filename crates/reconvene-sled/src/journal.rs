@@ -422,5 +422,45 @@ pub(crate) fn check_segment(content: &Bytes) {
     assert_eq!(kept.len() as u64 + parsed.gap_bytes + tail, bytes);
 }
 
+/// Makes a segment of entries to which one thing or another happened, and checks that those are read to
+/// which nothing did.
+#[cfg(feature = "fuzz")]
+pub(crate) fn check_frames(mut data: &[u8]) {
+    let mut content = Vec::new();
+    let mut whole = Vec::new();
+    while let [befalls, high, low, rest @ ..] = data {
+        let length = usize::from(u16::from_be_bytes([*high, *low])).min(rest.len());
+        let (payload, after) = rest.split_at(length);
+        data = after;
+        let from = content.len();
+        let entry = JournalEntry {
+            workspace: WorkspaceId::from_bytes([*befalls; 16]),
+            epoch: StoreEpoch::from_bytes([*high; 16]),
+            through: FeedSeq(whole.len() as u64),
+            frame: Bytes::copy_from_slice(payload),
+        };
+        encode_frame(&entry, &mut content);
+        let at = usize::from(*befalls) * 7 % (content.len() - from);
+        match befalls % 8 {
+            // A bit of it rots, it ends too early, or something else stands in its place.
+            5 => content[from + at] ^= 1 << (high % 8),
+            6 => content.truncate(from + at),
+            7 => {
+                content.truncate(from);
+                content.extend_from_slice(payload);
+            }
+            _ => whole.push(entry),
+        }
+    }
+    let content = Bytes::from(content);
+    check_segment(&content);
+    let mut read = parse_segment(&content).entries.into_iter();
+    // What stands in an entry's place may itself be one, and be as long as it likes.
+    let is_forged = |entry: &JournalEntry| !whole.contains(entry);
+    if !read.clone().any(|entry| is_forged(&entry)) {
+        assert!(whole.iter().all(|entry| read.any(|found| found == *entry)));
+    }
+}
+
 #[cfg(test)]
 mod tests;

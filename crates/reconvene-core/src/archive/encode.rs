@@ -45,20 +45,35 @@ impl Encoder {
                 max: ARCHIVE_PIECE_BYTES_MAX,
             });
         }
+        self.add(piece.kind(), &payload, out);
+        self.tally.count(piece);
+        Ok(())
+    }
+
+    /// Adds a piece of any kind and payload to `out`, for attacks on who reads it.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn forge(&mut self, kind: u8, payload: &[u8], out: &mut Vec<u8>) {
+        self.add(kind, payload, out);
+        match Piece::read(kind, bytes::Bytes::copy_from_slice(payload)) {
+            Ok(piece) => self.tally.count(&piece),
+            Err(_) => self.tally.pieces += 1,
+        }
+    }
+
+    /// Adds a head, a payload and their checksums to `out`.
+    fn add(&mut self, kind: u8, payload: &[u8], out: &mut Vec<u8>) {
         let from = out.len();
         let length = u32::try_from(payload.len()).expect("a piece is far below 4 GiB");
         out.reserve(HEAD_BYTES + payload.len() + CHECKSUM_BYTES);
         out.extend(self.mark);
         out.extend(self.tally.pieces.to_be_bytes());
-        out.push(piece.kind());
+        out.push(kind);
         out.extend(length.to_be_bytes());
         let checksum = crc32fast::hash(&out[from..]);
         out.extend(checksum.to_be_bytes());
-        out.extend_from_slice(&payload);
-        out.extend(crc32fast::hash(&payload).to_be_bytes());
+        out.extend_from_slice(payload);
+        out.extend(crc32fast::hash(payload).to_be_bytes());
         self.hasher.update(&out[from..]);
-        self.tally.count(piece);
-        Ok(())
     }
 
     /// What was put so far.

@@ -127,15 +127,23 @@ pub(super) fn hash_of(data: &[u8]) -> ChangeHash {
 /// A chunk with the right checksum around any data, for attacks on the guard.
 #[cfg(any(test, feature = "fuzz"))]
 pub fn seal(data: &[u8]) -> Vec<u8> {
+    wrap(CHUNK_CHANGE, hash_of(data), data)
+}
+
+/// A chunk around any deflated data, with the checksum that what is in it should have, for attacks on
+/// the guard.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn seal_deflated(deflated: &[u8]) -> Vec<u8> {
+    let hash = hash_of(&inflate(deflated).unwrap_or_default());
+    wrap(CHUNK_COMPRESSED_CHANGE, hash, deflated)
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+fn wrap(chunk_type: u8, hash: ChangeHash, data: &[u8]) -> Vec<u8> {
     let mut body = MAGIC.to_vec();
-    body.extend_from_slice(&hash_of(data).as_bytes()[..4]);
-    body.push(CHUNK_CHANGE);
-    let mut length = data.len();
-    while length >= 0x80 {
-        body.push((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
-    }
-    body.push(length as u8);
+    body.extend_from_slice(&hash.as_bytes()[..4]);
+    body.push(chunk_type);
+    super::pieces::unsigned(&mut body, data.len() as u64);
     body.extend_from_slice(data);
     body
 }

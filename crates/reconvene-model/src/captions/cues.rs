@@ -1,7 +1,7 @@
 //! The cues of a caption file: blocks of lines between empty ones, each with its time line.
 
 use super::times::{self, ARROW};
-use super::{CUES_MAX, Fault, Format, Place, Problem};
+use super::{BLOCK_BYTES_MAX, CUES_MAX, Fault, Format, Place, Problem};
 
 /// One cue: when, and its text as the file has it.
 pub(super) struct Cue {
@@ -20,39 +20,58 @@ type Line<'a> = (usize, &'a str);
 
 /// Reads all cues, in the file's order. The text has line feeds only.
 pub(super) fn read(text: &str, format: Format) -> Result<Vec<Cue>, Fault> {
-    let lines: Vec<Line<'_>> = (1..).zip(text.split('\n')).collect();
-    let lines = match format {
-        Format::WebVtt => after_header(&lines)?,
-        Format::SubRip => &lines,
-    };
+    let mut lines = (1..).zip(text.split('\n'));
+    if format == Format::WebVtt {
+        pass_header(&mut lines)?;
+    }
     let mut cues = Vec::new();
-    for block in lines.split(|(_, line)| is_blank(line, format)) {
-        let [first, rest @ ..] = block else { continue };
+    // No more of the file is held as lines than one block: they take more than what is in them.
+    let (mut block, mut bytes) = (Vec::new(), 0);
+    let mut go_on = true;
+    while go_on {
+        let line = lines.next();
+        go_on = line.is_some();
+        if let Some((_, words)) = line.filter(|(_, words)| !is_blank(words, format)) {
+            block.extend(line);
+            bytes += words.len() + 1;
+            if bytes > BLOCK_BYTES_MAX {
+                let place = place(block[0].0, cues.len() + 1);
+                return Err((place, Problem::TooLong { bytes }));
+            }
+            continue;
+        }
+        let [first, rest @ ..] = &block[..] else {
+            continue;
+        };
         let number = cues.len() + 1;
         if format == Format::WebVtt && is_remark(first.1) {
             within(rest, number, |line| line.contains(ARROW))?;
         } else {
-            cues.push(cue(block, number, format)?);
+            cues.push(cue(&block, number, format)?);
         }
         if cues.len() > CUES_MAX {
             return Err((place(first.0, number), Problem::TooMany));
         }
+        block.clear();
+        bytes = 0;
     }
     Ok(cues)
 }
 
-/// The lines after the signature and what belongs to it.
-fn after_header<'l, 't>(lines: &'l [Line<'t>]) -> Result<&'l [Line<'t>], Fault> {
-    let signed = lines
-        .first()
-        .and_then(|(_, line)| line.strip_prefix("WEBVTT"));
+/// Takes the signature and what belongs to it.
+fn pass_header<'t>(lines: &mut impl Iterator<Item = Line<'t>>) -> Result<(), Fault> {
+    let first = lines.next();
+    let signed = first.and_then(|(_, line)| line.strip_prefix("WEBVTT"));
     if !signed.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t'])) {
         return Err((Place::Line { line: 1, cue: None }, Problem::NoSignature));
     }
-    let end = lines.iter().position(|(_, line)| line.is_empty());
-    let (header, rest) = lines.split_at(end.unwrap_or(lines.len()));
-    within(header, 1, |line| line.contains(ARROW))?;
-    Ok(rest)
+    for line in first
+        .into_iter()
+        .chain(lines.take_while(|(_, line)| !line.is_empty()))
+    {
+        within(&[line], 1, |line| line.contains(ARROW))?;
+    }
+    Ok(())
 }
 
 /// Whether a line separates cues. WebVTT has it that only an empty one does.

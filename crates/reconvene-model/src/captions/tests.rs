@@ -4,8 +4,8 @@
 mod written;
 
 use super::{
-    CUES_MAX, CaptionError, Format, HOURS_MAX, MARKUP_DEPTH_MAX, Place, Problem, parse_srt,
-    parse_vtt,
+    BLOCK_BYTES_MAX, CUES_MAX, CaptionError, Format, HOURS_MAX, MARKUP_DEPTH_MAX, Place, Problem,
+    parse_srt, parse_vtt,
 };
 use crate::edit::STRING_BYTES_MAX;
 use crate::import::ImportedMeeting;
@@ -459,4 +459,25 @@ fn a_file_is_read_up_to_its_limits() {
     let full = format!("{two}{}", cue.repeat(CUES_MAX - 1));
     let (_, problem) = refused(Format::SubRip, full.as_bytes());
     assert_eq!(problem, Problem::TooMany);
+}
+
+#[test]
+fn what_would_take_a_lot_of_memory_is_refused_where_it_begins() {
+    let vtt = |rest: &str| parse_vtt("file.vtt", format!("WEBVTT\n\n{rest}").as_bytes());
+    let time = "00:00.000 --> 00:01.000\n";
+    let lines = format!("{time}{}", "a\n".repeat(BLOCK_BYTES_MAX));
+    let note = format!("NOTE\n{}", "a\n".repeat(BLOCK_BYTES_MAX));
+    for long in [lines, note] {
+        let error = vtt(&long).unwrap_err();
+        let place = Place::Line {
+            line: 3,
+            cue: Some(1),
+        };
+        assert_eq!(error.place, place);
+        assert!(matches!(error.problem, Problem::TooLong { .. }), "{error}");
+    }
+    let voices = format!("{time}{}\n\n", "<v A>x</v><v B>y</v>".repeat(5_000));
+    let error = vtt(&voices.repeat(11)).unwrap_err();
+    assert_eq!(error.problem, Problem::TooMany);
+    assert!(vtt(&voices.repeat(10)).is_ok());
 }

@@ -11,35 +11,20 @@ use std::path::{Component as PathPart, Path, PathBuf};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use icalendar::{Calendar, CalendarDateTime, Component as _, DatePerhapsTime};
-use icalendar::{Event as IcalEvent, EventStatus};
 use reconvene::{
     Changes, DocumentId, Integration, MeetingEditor, ModelError, WallTime, derive_document_id,
 };
+use reconvene_calendar::{Event, parse};
 use sha2::{Digest as _, Sha256};
 
 use super::http::{self, Http};
 use super::{Adapter, AdapterError, RunContext};
-use crate::limits::{CALENDAR_EVENTS_MAX, CALENDAR_NESTING_MAX, EVENTS_PER_BATCH, READ_BYTES_MAX};
+use crate::limits::{EVENTS_PER_BATCH, READ_BYTES_MAX};
 
 /// See the module's documentation.
 pub(super) struct Ical {
     calendars: Option<PathBuf>,
     http: Http,
-}
-
-/// What is taken from an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Event {
-    uid: String,
-    /// Which occurrence of an event that recurs, as the calendar writes it.
-    occurrence: Option<String>,
-    title: String,
-    notes: String,
-    starts_at: Option<WallTime>,
-    ends_at: Option<WallTime>,
-    participants: Vec<(String, String)>,
-    is_cancelled: bool,
 }
 
 impl Ical {
@@ -128,156 +113,51 @@ fn read_file(path: &Path) -> Result<Vec<u8>, AdapterError> {
     Ok(bytes)
 }
 
-/// Refuses components within components beyond what calendars have: the parser would take a frame of
-/// its stack for each.
-fn check_nesting(text: &str) -> Result<(), String> {
-    // As the parser reads them: a line may be folded anywhere.
-    let unfolded = text
-        .replace("\r\n", "\n")
-        .replace("\n ", "")
-        .replace("\n\t", "");
-    let mut depth = 0_usize;
-    for line in unfolded.lines() {
-        let name = line.trim_start();
-        let begins = |word: &str| {
-            name.get(..word.len())
-                .is_some_and(|begin| begin.eq_ignore_ascii_case(word))
-        };
-        if begins("BEGIN:") {
-            depth += 1;
-        } else if begins("END:") {
-            depth = depth.saturating_sub(1);
-        }
-        if depth > CALENDAR_NESTING_MAX {
-            return Err(format!(
-                "its components are nested more than {CALENDAR_NESTING_MAX} deep"
-            ));
-        }
-    }
-    Ok(())
+/// The meeting that an event is.
+fn meeting_of(event: &Event, integration: DocumentId) -> DocumentId {
+    let occurrence = event.occurrence.as_deref().unwrap_or_default();
+    let parts = [
+        integration.as_bytes(),
+        event.uid.as_bytes(),
+        occurrence.as_bytes(),
+    ];
+    derive_document_id("reconvene/ical/1", &parts)
 }
 
-/// The events of a calendar, those without a UID left out; of two with the same the later one.
-pub(super) fn parse(text: &str) -> Result<Vec<Event>, String> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if !text.trim_start().starts_with("BEGIN:VCALENDAR") {
-        return Err("it does not begin with BEGIN:VCALENDAR".to_owned());
-    }
-    if !text.trim_end().ends_with("END:VCALENDAR") {
-        return Err("it does not end with END:VCALENDAR".to_owned());
-    }
-    check_nesting(text)?;
-    let calendar: Calendar = text.parse()?;
-    let mut events: Vec<Event> = Vec::new();
-    let mut places = std::collections::BTreeMap::new();
-    for event in calendar.events().filter_map(read) {
-        let name = (event.uid.clone(), event.occurrence.clone());
-        match places.get(&name) {
-            Some(place) => events[*place] = event,
-            None => {
-                places.insert(name, events.len());
-                events.push(event);
-            }
-        }
-    }
-    if events.len() > CALENDAR_EVENTS_MAX {
-        let found = events.len();
-        return Err(format!(
-            "it has {found} events, at most {CALENDAR_EVENTS_MAX} are taken"
-        ));
-    }
-    Ok(events)
-}
-
-fn read(event: &IcalEvent) -> Option<Event> {
-    let uid = event.property_value("UID").filter(|uid| !uid.is_empty())?;
-    let text = |value: Option<&str>| value.unwrap_or_default().trim().to_owned();
-    let title = text(event.get_summary());
-    let mut participants: Vec<_> = event
-        .get_attendees()
+/// Another text whenever what follows the calendar is another.
+fn version_of(event: &Event) -> String {
+    let mut hash = Sha256::new();
+    let millis = |at: Option<WallTime>| at.map_or(i64::MIN, WallTime::as_millis).to_be_bytes();
+    hash.update((event.title.len() as u64).to_be_bytes());
+    hash.update(&event.title);
+    hash.update(millis(event.starts_at));
+    hash.update(millis(event.ends_at));
+    let digest = hash.finalize();
+    digest[..8]
         .iter()
-        .filter_map(participant)
-        .collect();
-    participants.sort();
-    Some(Event {
-        uid: uid.to_owned(),
-        occurrence: event.property_value("RECURRENCE-ID").map(str::to_owned),
-        title: match title.is_empty() {
-            true => "(no title)".to_owned(),
-            false => title,
-        },
-        notes: text(event.get_description()),
-        starts_at: event.get_start().and_then(moment),
-        ends_at: event.get_end().and_then(moment),
-        participants,
-        is_cancelled: event.get_status() == Some(EventStatus::Cancelled),
-    })
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
-fn participant(attendee: &icalendar::Attendee) -> Option<(String, String)> {
-    let address = attendee.cal_address.as_str();
-    let address = address.strip_prefix("mailto:").unwrap_or(address);
-    let name = attendee.cn.clone().unwrap_or_else(|| address.to_owned());
-    (!address.is_empty()).then(|| (address.to_owned(), name))
-}
-
-/// The moment of a time that says which it is. One without a time zone, or in one that nobody knows, is
-/// not guessed at; a day is its first moment in UTC.
-fn moment(time: DatePerhapsTime) -> Option<WallTime> {
-    let time = match time {
-        DatePerhapsTime::Date(day) => day.and_hms_opt(0, 0, 0)?.and_utc(),
-        DatePerhapsTime::DateTime(CalendarDateTime::Floating(_)) => return None,
-        DatePerhapsTime::DateTime(time) => time.try_into_utc()?,
-    };
-    Some(WallTime::from_millis(time.timestamp_millis()))
-}
-
-impl Event {
-    /// The meeting that this event is.
-    fn meeting(&self, integration: DocumentId) -> DocumentId {
-        let occurrence = self.occurrence.as_deref().unwrap_or_default();
-        let parts = [
-            integration.as_bytes(),
-            self.uid.as_bytes(),
-            occurrence.as_bytes(),
-        ];
-        derive_document_id("reconvene/ical/1", &parts)
-    }
-
-    /// Another text whenever what follows the calendar is another.
-    fn version(&self) -> String {
-        let mut hash = Sha256::new();
-        let millis = |at: Option<WallTime>| at.map_or(i64::MIN, WallTime::as_millis).to_be_bytes();
-        hash.update((self.title.len() as u64).to_be_bytes());
-        hash.update(&self.title);
-        hash.update(millis(self.starts_at));
-        hash.update(millis(self.ends_at));
-        let digest = hash.finalize();
-        digest[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
-    }
-
-    fn write(&self, meeting: &mut MeetingEditor<'_>) -> Result<(), ModelError> {
-        if meeting.is_created()? {
-            if meeting.source_version()?.as_ref() == Some(&self.version()) {
-                return Ok(());
-            }
-            meeting.set_title(&self.title)?;
-        } else {
-            meeting.create(&self.title, None)?;
-            meeting.set_source(&format!("ical:{}", self.uid))?;
-            if !self.notes.is_empty() {
-                meeting.append_note(&format!("{}\n", self.notes))?;
-            }
-            for (id, name) in &self.participants {
-                meeting.add_participant(id, name)?;
-            }
+fn write(event: &Event, meeting: &mut MeetingEditor<'_>) -> Result<(), ModelError> {
+    let version = version_of(event);
+    if meeting.is_created()? {
+        if meeting.source_version()?.as_ref() == Some(&version) {
+            return Ok(());
         }
-        meeting.schedule(self.starts_at, self.ends_at)?;
-        meeting.set_source_version(&self.version())
+        meeting.set_title(&event.title)?;
+    } else {
+        meeting.create(&event.title, None)?;
+        meeting.set_source(&format!("ical:{}", event.uid))?;
+        if !event.notes.is_empty() {
+            meeting.append_note(&format!("{}\n", event.notes))?;
+        }
+        for (id, name) in &event.participants {
+            meeting.add_participant(id, name)?;
+        }
     }
+    meeting.schedule(event.starts_at, event.ends_at)?;
+    meeting.set_source_version(&version)
 }
 
 impl Adapter for Ical {
@@ -315,10 +195,10 @@ impl Adapter for Ical {
 
 /// Whether an event has something to say that its meeting does not.
 async fn is_news(run: &RunContext, event: &Event) -> Result<bool, AdapterError> {
-    let id = event.meeting(run.id);
+    let id = meeting_of(event, run.id);
     let known = run.serving.meeting(run.workspace, id).await?;
     Ok(match known.filter(|known| known.created_at.is_some()) {
-        Some(known) => !event.is_cancelled && known.source_version != Some(event.version()),
+        Some(known) => !event.is_cancelled && known.source_version != Some(version_of(event)),
         None => !event.is_cancelled,
     })
 }
@@ -331,8 +211,8 @@ async fn put(run: &RunContext, events: &[&Event]) -> Result<u64, AdapterError> {
     let of = |events: &[&Event]| {
         events.iter().fold(Changes::new(), |changes, event| {
             let event = (*event).clone();
-            let id = event.meeting(run.id);
-            changes.put_meeting(id, move |meeting| event.write(meeting))
+            let id = meeting_of(&event, run.id);
+            changes.put_meeting(id, move |meeting| write(&event, meeting))
         })
     };
     match run.serving.write(run.workspace, of(events)).await {
