@@ -12,6 +12,10 @@ const PLANS: &[(&str, &str)] = &[
         include_str!("../corpus/compaction-ahead-of-what-it-waits-for.plan"),
     ),
     (
+        "half-of-what-was-refused-comes-back",
+        include_str!("../corpus/half-of-what-was-refused-comes-back.plan"),
+    ),
+    (
         "history-that-had-to-be-begun-twice",
         include_str!("../corpus/history-that-had-to-be-begun-twice.plan"),
     ),
@@ -28,8 +32,16 @@ const PLANS: &[(&str, &str)] = &[
         include_str!("../corpus/pass-ahead-of-the-disk.plan"),
     ),
     (
+        "refused-since-it-was-asked-for-again",
+        include_str!("../corpus/refused-since-it-was-asked-for-again.plan"),
+    ),
+    (
         "rotten-snapshot-of-what-only-the-journal-has",
         include_str!("../corpus/rotten-snapshot-of-what-only-the-journal-has.plan"),
+    ),
+    (
+        "saw-more-than-there-is",
+        include_str!("../corpus/saw-more-than-there-is.plan"),
     ),
     (
         "taken-and-not-stored-yet",
