@@ -58,6 +58,8 @@ pub enum Mutant {
     IgnoresForks,
     /// Keeps from a peer what the peer once sent, also where it may have lost it.
     NeverEchoes,
+    /// Purges what one change more stands in than was known to who purged it.
+    PurgesOneTooMany,
     /// Dates what a heartbeat says by when it came.
     VouchesByArrival,
     /// Lets an answer out when all but the last batch that may show in it are behind their barrier.
@@ -66,6 +68,10 @@ pub enum Mutant {
     DialsOnce,
     /// Takes a feed that ends one short of what the journal has for one that has it.
     ReplaysOneTooFew,
+    /// Does not ask others again for what they were refused when what it lacked comes from someone else.
+    AsksNobodyElse,
+    /// Goes on waiting for what was to be acknowledged on a link that is gone.
+    WaitsForGoneLinks,
     /// Says where its feed ends while the journal has what the feed has not.
     SpeaksUnsettled,
     /// Asks a full disk only when someone wants to write.
@@ -74,11 +80,15 @@ pub enum Mutant {
     NeverFreesWindow,
     /// Sends all of what was just stored, however much of it.
     PushesPastWindow,
+    /// Tells its host of one changed document per release, whatever changed with it.
+    TellsOfFirst,
+    /// Takes an answer to a read it gave up for the one it waits for.
+    TakesLateAnswers,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 38] = [
         Self::AcknowledgesEarly,
         Self::SendsEarly,
         Self::MovesCursorEarly,
@@ -104,14 +114,19 @@ impl Mutant {
         Self::BlamesRelays,
         Self::IgnoresForks,
         Self::NeverEchoes,
+        Self::PurgesOneTooMany,
         Self::VouchesByArrival,
         Self::AnswersOneEarly,
         Self::DialsOnce,
         Self::ReplaysOneTooFew,
+        Self::AsksNobodyElse,
+        Self::WaitsForGoneLinks,
         Self::SpeaksUnsettled,
         Self::NeverAsksForRoom,
         Self::NeverFreesWindow,
         Self::PushesPastWindow,
+        Self::TellsOfFirst,
+        Self::TakesLateAnswers,
     ];
 
     /// The mutant of this name, as [`std::fmt::Debug`] writes it.

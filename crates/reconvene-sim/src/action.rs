@@ -159,6 +159,13 @@ pub enum Action {
         /// The other.
         other: NodeId,
     },
+    /// A node is cut off from a peer once something of that peer is on its way to its disk.
+    CutWhileTaking {
+        /// Who takes it.
+        node: NodeId,
+        /// Whether it is something that had been refused before.
+        retaken: bool,
+    },
     /// Two nodes are kept apart.
     Part {
         /// One.
@@ -331,7 +338,7 @@ impl Action {
             Self::Disconnect { .. } => "disconnect",
             Self::Roam { .. } => "roam",
             Self::Resume { .. } => "resume",
-            Self::Cut { .. } => "cut",
+            Self::Cut { .. } | Self::CutWhileTaking { .. } => "cut",
             Self::Part { .. } => "part",
             Self::Mute { .. } => "mute",
             Self::Heal { .. } => "heal",
@@ -387,6 +394,7 @@ impl Action {
             | Self::Wipe { node }
             | Self::RollBack { node }
             | Self::Rot { node, .. }
+            | Self::CutWhileTaking { node, .. }
             | Self::Fail { node, .. } => *node,
             Self::Cut { one, .. } | Self::Part { one, .. } | Self::Heal { one, .. } => *one,
             Self::Mute { from, .. } => *from,
@@ -476,6 +484,7 @@ impl Stage {
 
     /// Does something; whether there was something to do.
     pub fn act(&mut self, action: Action) -> bool {
+        self.world.check_calm();
         self.world
             .observe(action.node(), &format_args!("--- {action:?}"));
         let is_done = self.carry_out(action);
@@ -582,6 +591,7 @@ impl Stage {
             Action::Roam { node } if runs(world, node) => world.give(node, Input::NetworkChanged),
             Action::Resume { node } if runs(world, node) => world.give(node, Input::Resumed),
             Action::Cut { one, other } => world.cut_between(one, other),
+            Action::CutWhileTaking { node, retaken } => world.cut_while_taking(node, retaken),
             Action::Part { one, other } => world.part(one, other),
             Action::Mute { from, to } => world.mute(from, to),
             Action::Heal { one, other } => world.heal(one, other),

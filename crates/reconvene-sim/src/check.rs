@@ -23,6 +23,12 @@ use crate::executor::Commands;
 use crate::wires::{Greeted, Side, WireId};
 use crate::world::{NodeId, World};
 
+mod calm;
+mod purges;
+mod told;
+
+pub(crate) use told::Told as ToldHost;
+
 /// What the world remembers in order to judge.
 #[derive(Debug, Default)]
 pub(crate) struct Knowledge {
@@ -38,6 +44,8 @@ pub(crate) struct Knowledge {
     refused: BTreeSet<(NodeId, NodeId, WorkspaceId, DocumentId)>,
     /// Documents that some host wanted purged: what they were made of may be gone anywhere.
     pub(crate) purged: BTreeSet<(WorkspaceId, DocumentId)>,
+    /// What whoever decided on a purge held of the document then, by when that was by its own clock.
+    decided: BTreeMap<(WorkspaceId, DocumentId, i64), BTreeSet<ChangeHash>>,
     /// What edits of real documents meant.
     pub(crate) meanings: Meanings,
     pub(crate) commands: Commands,
@@ -451,6 +459,7 @@ impl World {
     /// each other, and that nothing acknowledged is lost.
     pub fn check_converged(&self, nodes: &[NodeId], workspace: WorkspaceId) {
         let purged = self.check_purged(nodes, workspace);
+        self.check_nothing_purged_unknown(nodes, workspace, &purged);
         let mut first: Option<(NodeId, BTreeSet<Fact>)> = None;
         for node in nodes {
             let mut facts = self.check_rows(*node, workspace);
@@ -545,8 +554,9 @@ impl World {
         row.refused_here.get(&document).copied()
     }
 
-    /// A node is about to store something: what it has purged must stay so.
-    pub(crate) fn check_stays_purged(&self, node: NodeId, batch: &Batch) {
+    /// A node is about to store something: what it has purged must stay so, and what it purges now must
+    /// be known to whoever decided on that.
+    pub(crate) fn check_stays_purged(&mut self, node: NodeId, batch: &Batch) {
         for (key, value) in &batch.puts {
             if key.kind() != Some(KeyKind::Head) {
                 continue;
@@ -555,8 +565,15 @@ impl World {
             let old = self.disk(node).reader.read(key);
             let old = old.expect("an open store reads");
             let old = old.map(|old| HeadRow::decode(&old).expect("a stored head row decodes"));
-            if old.is_some_and(|old| old.purged_at.is_some()) && new.purged_at.is_none() {
-                self.fail(format_args!("node {node} brings back {key:?}"));
+            match (old.and_then(|old| old.purged_at), new.purged_at) {
+                (Some(_), None) => self.fail(format_args!("node {node} brings back {key:?}")),
+                (None, Some(at)) => {
+                    let workspace = key.as_bytes()[1..17].try_into();
+                    let workspace = WorkspaceId::from_bytes(workspace.expect("a key's workspace"));
+                    let document = key.document().expect("a head key names its document");
+                    self.check_purge(node, (workspace, document), at);
+                }
+                _ => {}
             }
         }
     }

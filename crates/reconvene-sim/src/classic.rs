@@ -55,6 +55,7 @@ pub fn run_seed(seed: u64) -> Outcome {
             read: (0, 20),
             write: (0, 40),
             completion: (0, 10),
+            late: 0,
         }
     };
     let skew =

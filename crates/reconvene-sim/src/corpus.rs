@@ -12,6 +12,10 @@ const PLANS: &[(&str, &str)] = &[
         include_str!("../corpus/compaction-ahead-of-what-it-waits-for.plan"),
     ),
     (
+        "half-of-what-was-refused-comes-back",
+        include_str!("../corpus/half-of-what-was-refused-comes-back.plan"),
+    ),
+    (
         "history-that-had-to-be-begun-twice",
         include_str!("../corpus/history-that-had-to-be-begun-twice.plan"),
     ),
@@ -26,6 +30,10 @@ const PLANS: &[(&str, &str)] = &[
     (
         "pass-ahead-of-the-disk",
         include_str!("../corpus/pass-ahead-of-the-disk.plan"),
+    ),
+    (
+        "refused-since-it-was-asked-for-again",
+        include_str!("../corpus/refused-since-it-was-asked-for-again.plan"),
     ),
     (
         "rotten-snapshot-of-what-only-the-journal-has",

@@ -113,6 +113,23 @@ impl Disk {
         self.queue.push_back(batch);
     }
 
+    /// Changes of one document that survive a power cut.
+    pub(crate) fn durable_of(
+        &self,
+        place: (WorkspaceId, DocumentId),
+    ) -> impl Iterator<Item = ChangeHash> + '_ {
+        let facts = self.durable.range(of_document(place));
+        facts.map(|(_, _, hash)| *hash)
+    }
+
+    /// The same, and what is on its way to the store.
+    pub(crate) fn assigned(&self, place: (WorkspaceId, DocumentId)) -> BTreeSet<ChangeHash> {
+        let pending = self.facts_of.values().flatten();
+        let pending = pending.filter(|(of, document, _)| (*of, *document) == place);
+        let pending = pending.map(|(_, _, hash)| *hash);
+        self.durable_of(place).chain(pending).collect()
+    }
+
     pub(crate) fn has_work(&self) -> bool {
         !self.queue.is_empty()
     }
@@ -153,8 +170,7 @@ impl Disk {
                 for entry in &entries {
                     self.durable.extend(journal_facts(entry));
                 }
-                let journaled = self.group.iter().filter(|batch| batch.journal.is_some());
-                journaled.map(|batch| Input::Journaled(batch.id)).collect()
+                Vec::new()
             }
             Err(error) => {
                 self.refuses_writes = true;
@@ -180,6 +196,7 @@ impl Disk {
         }
     }
 
+    /// Applies the group; only now, when readers see it, it is told what the journal has.
     pub(crate) fn apply(&mut self) -> Vec<Input> {
         let mut failed = Vec::new();
         for batch in std::mem::take(&mut self.group) {
@@ -191,7 +208,9 @@ impl Disk {
                 }),
             }
         }
-        failed
+        let journaled = self.group.iter().filter(|batch| batch.journal.is_some());
+        let journaled = journaled.map(|batch| Input::Journaled(batch.id));
+        journaled.chain(failed).collect()
     }
 
     pub(crate) fn barrier(&mut self) -> Vec<Input> {
@@ -371,6 +390,14 @@ impl StoreCopy {
             .expect("a fresh store without faults takes rows");
         store.reopen()
     }
+}
+
+/// All that can be changes of one document.
+pub(crate) fn of_document(
+    (workspace, document): (WorkspaceId, DocumentId),
+) -> std::ops::RangeInclusive<Fact> {
+    let hash = |byte| ChangeHash::from_bytes([byte; 32]);
+    (workspace, document, hash(0))..=(workspace, document, hash(u8::MAX))
 }
 
 pub(crate) fn all_rows(reader: &MemoryReader) -> Vec<(Key, Bytes)> {

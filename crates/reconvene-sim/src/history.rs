@@ -99,6 +99,7 @@ pub(crate) fn end(stage: &mut Stage, ending: Ending) -> usize {
     }
     recover(world);
     world.run_until_quiet();
+    world.check_calm();
     if let Some(rotten) = ending.rotten {
         suspect_all(world, rotten);
     }
@@ -106,6 +107,7 @@ pub(crate) fn end(stage: &mut Stage, ending: Ending) -> usize {
     world.advance(Duration::from_secs(70));
     world.run_until_quiet();
     world.advance(Duration::from_secs(25));
+    world.check_calm();
     let all = [SERVER, DEVICES[0], DEVICES[1], DEVICES[2]];
     if ending.purges {
         purge_again(world, &all, shared);
@@ -121,6 +123,7 @@ pub(crate) fn end(stage: &mut Stage, ending: Ending) -> usize {
 /// them, which is enough.
 fn go_on_alone(world: &mut World, shared: WorkspaceId) {
     world.speaks.clear();
+    world.cuts_due.clear();
     if world.is_up(SERVER) {
         world.crash(SERVER, 0);
     }
@@ -207,6 +210,7 @@ fn suspect_all(world: &mut World, node: NodeId) {
 /// Ends every mishap: the network is whole, every store is opened again, every node runs.
 fn recover(world: &mut World) {
     world.speaks.clear();
+    world.cuts_due.clear();
     for node in 0..world.count() {
         for other in 0..node {
             world.heal(node, other);

@@ -18,6 +18,7 @@ use reconvene_core::wire::Role;
 use sha2::{Digest as _, Sha256};
 
 use crate::changes::{KIND, Recipe, genesis, make};
+use crate::check::ToldHost;
 use crate::disk::Fact;
 use crate::documents::Documents;
 use crate::executor::Executor;
@@ -32,6 +33,8 @@ pub(crate) struct Host {
     pub(crate) executor: Executor,
     pub(crate) requested: BTreeMap<RequestId, Vec<Fact>>,
     pub(crate) compacting: BTreeMap<RequestId, Compacting>,
+    /// What it was told of others' changes.
+    pub(crate) told: ToldHost,
 }
 
 /// An open document: what of it the host sees, and its own incarnation.
@@ -225,6 +228,8 @@ impl World {
 
     /// What a host does when it is told something.
     pub(crate) fn on_event(&mut self, node: NodeId, event: &Event) {
+        self.check_blame(node, event);
+        self.note_told(node, event);
         if self.real {
             self.on_executor_event(node, event);
             self.on_document_event(node, event);

@@ -353,7 +353,7 @@ fn mutants(first: u64, seeds: u64, sample: u64, only: &[String]) -> bool {
     println!("| mutant | noticed after | by | as |");
     println!("|---|---|---|---|");
     let mut survived = Vec::new();
-    let faulty = AtomicU64::new(0);
+    let faulty = Mutex::new(BTreeSet::new());
     for mutant in Mutant::ALL {
         let name = format!("{mutant:?}");
         if !only.is_empty() && !only.contains(&name) {
@@ -371,7 +371,8 @@ fn mutants(first: u64, seeds: u64, sample: u64, only: &[String]) -> bool {
             let played = try_play(&plan, Mutants::NONE.and(mutant));
             // It is the mutant that fails only where all holds without it.
             if played.is_err() && try_play(&plan, Mutants::NONE).is_err() {
-                faulty.fetch_add(1, Ordering::Relaxed);
+                let mode = format!("{mode:?}").to_lowercase();
+                faulty.lock().expect(UNPOISONED).insert((seed, mode));
                 return Ok(Outcome::default());
             }
             played
@@ -396,11 +397,11 @@ fn mutants(first: u64, seeds: u64, sample: u64, only: &[String]) -> bool {
     if !survived.is_empty() {
         println!("survived: {}", survived.join(", "));
     }
-    let faulty = faulty.into_inner();
-    if faulty > 0 {
-        println!("{faulty} histories do not hold without a mutant either");
+    let faulty = faulty.into_inner().expect(UNPOISONED);
+    for (seed, mode) in &faulty {
+        println!("does not hold without a mutant either: {seed} --mode {mode}");
     }
-    survived.is_empty() && faulty == 0
+    survived.is_empty() && faulty.is_empty()
 }
 
 fn small_scope() -> bool {

@@ -1,7 +1,6 @@
 //! Who is said to have sent what no peer sends that keeps the protocol: only who lies, and its link is
 //! closed.
 
-use reconvene_core::engine::CloseReason;
 use reconvene_core::ids::{LinkId, PeerId};
 
 use crate::world::{NodeId, World};
@@ -18,22 +17,6 @@ impl World {
         let links = self.engine(node).into_iter().flat_map(|of| of.links());
         if closes && links.map(|(id, ..)| id).any(|id| id == link) {
             self.fail(format_args!("node {node} keeps the link of an offender"));
-        }
-    }
-
-    /// Fails if a node takes another for broken or hostile that is neither.
-    pub(crate) fn check_fault(&self, node: NodeId, link: LinkId, why: &CloseReason) {
-        let CloseReason::Fault(what) = why else {
-            return;
-        };
-        let Some((wire, side)) = self.find_end(node, link) else {
-            return;
-        };
-        let peer = self.wires[&wire].ends[1 - side].node;
-        if !self.lies(peer) {
-            self.fail(format_args!(
-                "node {node} gives up a link to {peer}: {what}"
-            ));
         }
     }
 }

@@ -67,6 +67,12 @@ const ACTIONS_MIN: usize = 300;
 /// How many more there may be.
 const ACTIONS_MORE: usize = 60;
 
+/// By how many milliseconds reads are late where they are.
+const LATE: u64 = 1_500;
+
+/// How many links are lost just when something of a peer is being stored, where they are.
+const CUTS_WHILE_TAKING: usize = 8;
+
 /// Commands that are issued, each perhaps by several.
 const COMMANDS: u64 = 24;
 
@@ -219,6 +225,12 @@ struct Draw {
     real: bool,
     archives: bool,
     upgrades: bool,
+    /// Whether reads are answered late now and then.
+    late: bool,
+    /// Whether links are lost just when something of a peer is being stored.
+    cuts_while_taking: bool,
+    /// What draws all that came after the rest.
+    more: ChaCha8Rng,
     /// What a node loses of its past.
     loses: Loses,
     /// Which node that is: two that lose their past can lose it for good, since one may hold what the
@@ -260,6 +272,8 @@ impl Draw {
             real: more.next_u64().is_multiple_of(4),
             archives: more.next_u64().is_multiple_of(3),
             upgrades: more.next_u64().is_multiple_of(3),
+            late: more.next_u64().is_multiple_of(3),
+            cuts_while_taking: more.next_u64().is_multiple_of(3),
             loses: match seed % 6 {
                 0 | 1 => Loses::Everything,
                 2 => Loses::Time,
@@ -270,6 +284,7 @@ impl Draw {
             seed,
             mode,
             rng,
+            more,
         };
         draw.victim = draw.node();
         // Whoever lies may say that it holds what nobody else does by now.
@@ -312,8 +327,11 @@ impl Draw {
                 read: (0, 20),
                 write: (0, 40),
                 completion: (0, 10),
+                late: 0,
             },
         };
+        let late = if self.late { LATE } else { 0 };
+        let settings = Settings { late, ..settings };
         let skews = DEVICES.map(|_| self.skew());
         let actions = ACTIONS_MIN + self.count(ACTIONS_MORE as u64);
         let steps = (0..actions).map(|_| {
@@ -325,7 +343,10 @@ impl Draw {
             let action = self.action();
             Step { after, action }
         });
-        let steps = steps.collect();
+        let mut steps: Vec<_> = steps.collect();
+        if self.cuts_while_taking {
+            self.cut_while_taking(&mut steps);
+        }
         Plan {
             seed: self.seed,
             mode: self.mode,
@@ -335,6 +356,24 @@ impl Draw {
             liar: self.liar,
             real: self.real,
             steps,
+        }
+    }
+
+    /// Has links cut at moments that chance seldom hits, in the place of a few of these steps.
+    fn cut_while_taking(&mut self, steps: &mut [Step]) {
+        for _ in 0..CUTS_WHILE_TAKING {
+            let mut draw = |bound: usize| {
+                let drawn = self.more.next_u64() % bound as u64;
+                usize::try_from(drawn).expect("it is below a usize")
+            };
+            let place = draw(steps.len());
+            let node = match self.mode {
+                Mode::Safety => draw(4),
+                // Not the two that are to agree, from each other.
+                Mode::Liveness => 2 + draw(2),
+            };
+            let retaken = draw(4) > 0;
+            steps[place].action = Action::CutWhileTaking { node, retaken };
         }
     }
 

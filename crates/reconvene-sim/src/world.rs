@@ -20,7 +20,8 @@ use reconvene_core::keys::Key;
 use reconvene_core::limits::STALENESS_BOUND;
 use reconvene_core::memory::{Faults, MemoryStore};
 use reconvene_core::mutants::Mutants;
-use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
+use reconvene_core::records::{PeerRow, Record as _};
+use reconvene_core::storage::{Batch, StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_core::time::{Tick, WallTime};
 use reconvene_core::wire::Role;
 use reconvene_model::MaterialiseCounter;
@@ -51,6 +52,13 @@ pub struct Settings {
     pub write: (u64, u64),
     /// From a completion until the engine hears of it.
     pub completion: (u64, u64),
+    /// By up to how much more one read in eight is late, whatever is asked and answered meanwhile.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub late: u64,
+}
+
+fn is_none(late: &u64) -> bool {
+    *late == 0
 }
 
 impl Default for Settings {
@@ -60,6 +68,7 @@ impl Default for Settings {
             read: (0, 1),
             write: (1, 1),
             completion: (0, 0),
+            late: 0,
         }
     }
 }
@@ -74,6 +83,7 @@ impl Settings {
             read: slower(self.read),
             write: slower(self.write),
             completion: slower(self.completion),
+            late: self.late,
         }
     }
 }
@@ -101,6 +111,8 @@ pub(crate) struct Node {
     pub(crate) shares: BTreeMap<Key, Bytes>,
     /// Whether its store was ever replaced, so that others may rightly hold more of it.
     rewritten: bool,
+    /// Whether a record of it ever rotted or got lost.
+    pub(crate) spoilt: bool,
     pub(crate) events: Vec<(u64, Event)>,
 }
 
@@ -186,6 +198,9 @@ pub struct World {
     pub speaks: BTreeMap<NodeId, (u32, u32)>,
     /// What is lost on the way from one node to another although the wire is whole.
     pub swallowed: Option<(NodeId, NodeId, Swallow)>,
+    /// Who is cut off from a peer once something of that peer is on its way to the disk: the next of it,
+    /// or the next that had been refused before.
+    pub(crate) cuts_due: BTreeMap<NodeId, bool>,
 }
 
 /// Who is told what happens, as it happens: the moment, the node, and the event or what was done to it.
@@ -243,6 +258,7 @@ impl World {
             counter: MaterialiseCounter::new(),
             speaks: BTreeMap::new(),
             swallowed: None,
+            cuts_due: BTreeMap::new(),
         }
     }
 
@@ -277,6 +293,7 @@ impl World {
             wanted: BTreeSet::new(),
             shares: BTreeMap::new(),
             rewritten: false,
+            spoilt: false,
             events: Vec::new(),
         });
         self.restart(node);
@@ -497,10 +514,13 @@ impl World {
             .take()
             .expect("a disk is absent only while it changes hands");
         let disk = Disk::open(change(disk.store), disk.lost);
-        let durable = disk.durable.iter().copied().collect();
+        let mut held = disk.told.clone();
+        // What else the journal has may have been refused, and its place in the feed may be another's.
+        let acknowledged = &self.knowledge.acknowledged;
+        held.extend(disk.durable.intersection(acknowledged));
         self.nodes[node].disk = Some(disk);
         self.knowledge.forget(node);
-        self.knowledge.note_store(node, self.now, durable);
+        self.knowledge.note_store(node, self.now, held);
     }
 
     /// Starts a node that is down, as its host would: journal first, then the links it wants.
@@ -521,12 +541,14 @@ impl World {
             mutants: self.mutants,
         };
         self.with_store(node, MemoryStore::reopen);
+        self.begin_to_be_told(node);
         let moment = self.moment(node);
         self.nodes[node].engine = Some(Engine::new(config, seed, moment));
         self.nodes[node].completions_at = self.now;
         let entries = self.disk(node).store.journal_entries();
         if !entries.is_empty() {
             self.nodes[node].host.executor.is_replaying = true;
+            self.nodes[node].host.told.replays = true;
             self.give(node, Input::Replay(entries));
         }
         self.enter_shares(node);
@@ -578,6 +600,7 @@ impl World {
     pub fn rot(&mut self, node: NodeId, key: &Key) {
         self.note(&[b"rot", &node.to_be_bytes(), key.as_bytes()]);
         self.disk_mut(node).store.rot(key);
+        self.nodes[node].spoilt = true;
         // What it sent may then be nowhere but at others.
         self.nodes[node].rewritten = true;
     }
@@ -586,6 +609,7 @@ impl World {
     pub fn lose(&mut self, node: NodeId, key: &Key) {
         self.note(&[b"lose", &node.to_be_bytes(), key.as_bytes()]);
         self.disk_mut(node).store.lose(key);
+        self.nodes[node].spoilt = true;
         self.nodes[node].rewritten = true;
     }
 
@@ -674,6 +698,50 @@ impl World {
         }
     }
 
+    /// Cuts a node off from a peer as soon as something of that peer is on its way to its disk; it hears
+    /// of the cut before that is stored. If `retaken`, only something that it had refused before counts.
+    pub fn cut_while_taking(&mut self, node: NodeId, retaken: bool) {
+        self.cuts_due.insert(node, retaken);
+    }
+
+    /// From whom a node is to be cut off now that this batch is on its way.
+    fn due_to_be_cut(&mut self, node: NodeId, batch: &Batch) -> Option<NodeId> {
+        let retaken = *self.cuts_due.get(&node)?;
+        let refused = |row: &Bytes| {
+            let row = PeerRow::decode(row).expect("a stored peer row decodes");
+            row.refused_here
+        };
+        let is_due = |key: &Key, new: &Bytes| {
+            let old = self.disk(node).reader.read(key);
+            let old = old.expect("an open store reads");
+            let new = refused(new);
+            let is_retaken = |old| refused(&old).keys().any(|of| !new.contains_key(of));
+            !retaken || old.is_some_and(is_retaken)
+        };
+        let of_peers = batch.puts.iter().filter_map(|(key, new)| {
+            let other = key.peer_id()?;
+            is_due(key, new).then(|| self.node_of(&other))?
+        });
+        let other = of_peers.into_iter().next()?;
+        self.cuts_due.remove(&node);
+        Some(other)
+    }
+
+    /// Cuts the wires between two nodes, the first of which notices before anything else happens.
+    fn cut_at_once(&mut self, node: NodeId, other: NodeId) {
+        self.observe(
+            node,
+            &format_args!("is cut from node {other} while it takes something"),
+        );
+        for id in self.wires_between(node, other) {
+            let side = usize::from(self.wires[&id].ends[1].node == node);
+            let why = "the connection was reset";
+            self.cut(id, why);
+            let down = Arrival::Down(why.to_owned());
+            self.schedule(self.now, Happening::Arrive(id, side, down));
+        }
+    }
+
     pub(crate) fn may_reach(&self, one: NodeId, other: NodeId) -> bool {
         self.is_awake(one)
             && self.is_awake(other)
@@ -744,7 +812,13 @@ impl World {
         }
     }
 
-    fn is_quiet(&self) -> bool {
+    /// Whether something is still to happen at this moment.
+    pub(crate) fn has_due(&self) -> bool {
+        let next = self.agenda.first_key_value();
+        next.is_some_and(|((at, _), _)| *at <= self.now)
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
         let idle = self
             .agenda
             .values()
@@ -835,7 +909,7 @@ impl World {
             }
             Happening::Read(node, life, read, query) if alive(&node, &life) => {
                 let result = self.disk_mut(node).read(&query);
-                let delay = self.draw(self.settings.read);
+                let delay = self.draw(self.settings.read) + self.lateness();
                 let input = Box::new(Input::ReadDone { read, result });
                 self.schedule(self.now + delay, Happening::Input(node, life, input));
             }
@@ -873,6 +947,15 @@ impl World {
             | Happening::Input(..)
             | Happening::Execute(..)
             | Happening::Dialled(..) => {} // Meant for an earlier life.
+        }
+    }
+
+    /// How much later than others a read is answered.
+    fn lateness(&mut self) -> u64 {
+        let late = self.settings.late;
+        match late > 0 && self.chance().is_multiple_of(8) {
+            true => self.draw((0, late)),
+            false => 0,
         }
     }
 
@@ -958,8 +1041,12 @@ impl World {
                     self.trace.update(key.as_bytes());
                     self.trace.update(value);
                 }
+                let cut_from = self.due_to_be_cut(node, &batch);
                 self.disk_mut(node).submit(batch);
                 self.start_writing(node);
+                if let Some(other) = cut_from {
+                    self.cut_at_once(node, other);
+                }
             }
             Output::AskRoom => {
                 let room = self.disk(node).room();
@@ -985,8 +1072,8 @@ impl World {
             }
             Output::AdmitLink { link } => self.admit(node, link),
             Output::CloseLink { link, why } => {
+                self.check_close(node, link, &why);
                 self.observe(node, &format_args!("closes link {}: {why:?}", link.0));
-                self.check_fault(node, link, &why);
                 self.note(&[b"close", format!("{why:?}").as_bytes()]);
                 self.send(node, link, Sending::Close(format!("{why:?}")));
             }

@@ -227,10 +227,11 @@ impl Engine {
         let waiting = self.first_unstored().is_some();
         let compacted = self.ready(&workspace).map(|state| state.compacted);
         let compacted = compacted.unwrap_or_default();
+        let takes_any = self.is(Mutant::TakesLateAnswers);
         let Some(flow) = self.flow(link, &workspace) else {
             return Ok(());
         };
-        if flow.walk != Walk::Reading(read) {
+        if flow.walk != Walk::Reading(read) && !takes_any {
             return Ok(());
         }
         flow.walk = Walk::Idle;
@@ -463,7 +464,7 @@ impl Engine {
     /// Pushes newly released entries to every link that is caught up, and advances the others' goal.
     pub(super) fn push_entries(&mut self, entries: Vec<Entry>) {
         let mut workspaces: Vec<WorkspaceId> = Vec::new();
-        for entry in &entries {
+        for (place, entry) in entries.iter().enumerate() {
             if let Some(state) = self.ready(&entry.workspace) {
                 // An epoch begun since then keeps the numbers.
                 let epoch = state.released.epoch;
@@ -487,7 +488,9 @@ impl Engine {
                     document: entry.document,
                     kind: entry.kind,
                 });
-            } else if entry.origin.is_some_and(|origin| origin != self.config.me) {
+            } else if entry.origin.is_some_and(|origin| origin != self.config.me)
+                && (place == 0 || !self.is(Mutant::TellsOfFirst))
+            {
                 self.emit(Event::DocumentChanged {
                     workspace: entry.workspace,
                     document: entry.document,
@@ -688,6 +691,9 @@ impl Engine {
     pub(super) fn acknowledge(&mut self, acks: Vec<AckDue>) {
         let mut settled = BTreeSet::new();
         for ack in acks.iter().filter(|ack| !ack.accepted.is_empty()) {
+            if self.is(Mutant::WaitsForGoneLinks) && !self.links.contains_key(&ack.link) {
+                continue;
+            }
             let state = self.ready(&ack.workspace);
             if let Some(known) = state.and_then(|state| state.peers.get_mut(&ack.peer)) {
                 known.accepting = known.accepting.saturating_sub(1);

@@ -596,6 +596,7 @@ impl Engine {
         let mut places: BTreeMap<DocumentId, usize> = BTreeMap::new();
         let flow = self.flow(link, &changes.workspace);
         let is_trusted = flow.is_some_and(|flow| flow.we_take_snapshots);
+        let mutants = self.config.mutants;
         let ends = changes.documents.iter().filter(|of| of.body_bytes() == 0);
         let answered = ends.map(|of| of.document).collect();
         for received in changes.documents {
@@ -608,7 +609,7 @@ impl Engine {
             let refused = unloadable.or(refused);
             // What is not in the feed's order, or asked for, may be ahead of what it takes away.
             let tombstone = received.purged.filter(|_| !changes.early);
-            let tombstone = tombstone.map(|purged| Tombstone::new(purged, is_trusted));
+            let tombstone = tombstone.map(|purged| Tombstone::new(purged, is_trusted, mutants));
             // One entry in our feed per document and frame, in the order of first mention.
             if let Some(place) = places.get(&received.document) {
                 let known = &mut documents[*place];

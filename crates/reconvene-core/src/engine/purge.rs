@@ -14,6 +14,7 @@ use crate::guard::ActorId;
 use crate::ids::{DocumentId, DocumentKind, WorkspaceId};
 use crate::keys::Key;
 use crate::limits;
+use crate::mutants::{Mutant, Mutants};
 use crate::records::{ActorProgress, HeadRow, Record as _};
 use crate::refusal::RefusalCode;
 use crate::time::WallTime;
@@ -36,6 +37,7 @@ pub(super) struct Tombstone {
     is_trusted: bool,
     /// Changes of the document that the journal holds and the store has yet to take.
     owed: Vec<(ActorId, u64)>,
+    mutants: Mutants,
 }
 
 /// What becomes of a tombstone that a peer sent.
@@ -49,12 +51,13 @@ pub(super) enum Verdict {
 }
 
 impl Tombstone {
-    pub(super) fn new(purged: Purged, is_trusted: bool) -> Self {
+    pub(super) fn new(purged: Purged, is_trusted: bool, mutants: Mutants) -> Self {
         Self {
             at: purged.at,
             known: super::progress_of(purged.known),
             is_trusted,
             owed: Vec::new(),
+            mutants,
         }
     }
 
@@ -84,7 +87,9 @@ impl Tombstone {
         let mut actors = row.actors.iter();
         let knows_all = actors.all(|(actor, held)| {
             let contiguous = self.known.get(actor).map_or(0, |known| known.last_seq);
-            (contiguous.saturating_add(1)..=held.last_seq).all(|seq| knows(actor, seq))
+            let spared = u64::from(self.mutants.has(Mutant::PurgesOneTooMany));
+            let unknown = contiguous.saturating_add(1).saturating_add(spared);
+            (unknown..=held.last_seq).all(|seq| knows(actor, seq))
                 && held.beyond.iter().all(|seq| knows(actor, *seq))
         });
         match knows_all && owes_nothing {

@@ -89,7 +89,7 @@ pub(super) struct Exchange {
     /// Bodies ready to be sent.
     ready: VecDeque<Ready>,
     ready_bytes: usize,
-    /// Documents asked for to be healed, until the answers end.
+    /// Documents asked for to be healed, until the answer ends.
     asked: BTreeMap<DocumentId, Asked>,
     /// The last batch that may have been visible when `ready` was read; nothing leaves before it.
     barrier: Option<BatchId>,
@@ -132,19 +132,12 @@ impl Ready {
 /// What became of a document since it was asked for to be healed.
 #[derive(Debug, Default)]
 struct Asked {
-    /// Answers that have not ended yet.
-    unanswered: u32,
-    /// Changes of it in the feed were refused after the last time it was asked for.
-    refused_since: bool,
+    /// Changes of it in the feed were refused after it was asked for, or something came that it builds
+    /// on: it has to be asked for again once this answer has ended. Two answers at once could end in one
+    /// frame, as one.
+    is_due_again: bool,
     /// An answer was refused, too: the peer lacks the same.
     is_hopeless: bool,
-}
-
-impl Asked {
-    fn note_want(&mut self) {
-        self.unanswered += 1;
-        self.refused_since = false;
-    }
 }
 
 /// What the end of an answer means for a document that was refused.
@@ -152,7 +145,7 @@ impl Asked {
 pub(super) enum Healing {
     /// Nothing of it is lacking any more.
     Done,
-    /// More of it was refused since: it has to be asked for again.
+    /// More of it was refused since, or may be taken now: it has to be asked for again.
     AskAgain,
     /// It cannot be told yet, or the peer cannot help.
     Open,
@@ -174,7 +167,7 @@ impl Exchange {
     pub(super) fn note_refused(&mut self, document: &DocumentId, by_feed: bool) -> Healing {
         match self.asked.get_mut(document) {
             Some(asked) => {
-                asked.refused_since |= by_feed;
+                asked.is_due_again |= by_feed;
                 asked.is_hopeless |= !by_feed;
                 Healing::Open
             }
@@ -186,23 +179,14 @@ impl Exchange {
 
     /// An answer ended.
     pub(super) fn note_answered(&mut self, document: &DocumentId) -> Healing {
-        let Some(asked) = self.asked.get_mut(document) else {
-            return Healing::Open;
-        };
-        asked.unanswered = asked.unanswered.saturating_sub(1);
-        if asked.unanswered > 0 {
-            return Healing::Open;
-        }
-        let asked = self.asked.remove(document).unwrap_or_default();
-        match asked {
-            Asked {
-                refused_since: true,
-                ..
-            } => Healing::AskAgain,
-            Asked {
-                is_hopeless: true, ..
-            } => Healing::Open,
-            _ => Healing::Done,
+        match self.asked.remove(document) {
+            Some(Asked {
+                is_due_again: true, ..
+            }) => Healing::AskAgain,
+            Some(Asked {
+                is_hopeless: false, ..
+            }) => Healing::Done,
+            _ => Healing::Open,
         }
     }
 
@@ -565,15 +549,16 @@ impl Engine {
         documents: Vec<DocumentId>,
     ) {
         if let Some(flow) = self.flow(link, &workspace) {
-            for document in &documents {
-                flow.exchange
-                    .asked
-                    .entry(*document)
-                    .or_default()
-                    .note_want();
+            let Exchange { asked, wants, .. } = &mut flow.exchange;
+            for document in documents {
+                match asked.get_mut(&document) {
+                    Some(asked) => asked.is_due_again = true,
+                    None => {
+                        asked.insert(document, Asked::default());
+                        wants.push_back((document, false));
+                    }
+                }
             }
-            let wants = documents.into_iter().map(|document| (document, false));
-            flow.exchange.wants.extend(wants);
             self.send_wants(link, workspace);
         }
     }

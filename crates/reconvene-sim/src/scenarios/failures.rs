@@ -1,10 +1,12 @@
 //! Failing disks and lost power, at every point in time.
 
-use reconvene_core::engine::{EditError, Event};
+use reconvene_core::engine::{Edit, EditError, EditedDocument, Event, Input};
+use reconvene_core::ids::RequestId;
 use reconvene_core::memory::{Fault, Faults};
 use reconvene_core::storage::StoreError;
 
 use super::{linked_team, seconds, team, told};
+use crate::changes::{KIND, Recipe, make};
 use crate::world::{NodeId, World, document};
 
 /// Lets `play` begin, cuts the power of one node after some steps, and sees it through; for cuts
@@ -131,24 +133,54 @@ fn a_failed_apply_fails_what_was_not_safe_and_the_rest_goes_on() {
 fn an_edit_on_top_of_what_only_the_journal_has_brings_that_in_first() {
     let (mut world, server, devices, of) = linked_team(47, 1);
     let device = devices[0];
-    let faults = Faults {
-        apply: [(0, StoreError::NoSpace)].into(),
-        ..Faults::default()
-    };
-    world.set_faults(device, faults);
-    let first = world.edit(device, of, document(1), 60);
-    let is_durable = move |world: &World, request| {
-        told(world, device)
-            .any(|event| matches!(event, Event::EditDurable { request: of, .. } if *of == request))
-    };
+    world.part(device, server);
+    world.run_until_quiet();
+    world.edit(device, of, document(1), 60);
+    world.run_until(|world| !world.acknowledged().is_empty());
+    let first = world.acknowledged().iter().map(|(.., hash)| *hash);
+    let first: Vec<_> = first.collect();
+    // Safe in the journal; the store lost it with the power, and refuses it once.
+    world.crash(device, 0);
+    world.restart(device);
+    let apply = [(0, StoreError::NoSpace)].into();
+    world.set_faults(
+        device,
+        Faults {
+            apply,
+            ..Faults::default()
+        },
+    );
     world.run_until(|world| {
         told(world, device).any(|event| matches!(event, Event::StoreFailed { .. }))
     });
-    assert!(is_durable(&world, first), "the journal has it");
-    let second = world.edit(device, of, document(1), 60);
+    // Whoever reads what the journal has goes on from there.
+    let second = RequestId::from_bytes([2; 16]);
+    let on_top = make(Recipe {
+        actor: [0xa7; 16],
+        seq: 1,
+        start_op: 3,
+        dependencies: first,
+        value: vec![1; 60],
+    });
+    world.give(
+        device,
+        Input::Edit(Edit {
+            request: second,
+            workspace: of,
+            documents: vec![EditedDocument {
+                document: document(1),
+                kind: KIND,
+                changes: vec![on_top.body],
+            }],
+            rows: Vec::new(),
+        }),
+    );
     world.advance(seconds(1));
     assert_eq!(refused(&world, device), Vec::<&EditError>::new());
-    assert!(is_durable(&world, second), "it did not wait for its turn");
+    let is_durable = told(&world, device)
+        .any(|event| matches!(event, Event::EditDurable { request: of, .. } if *of == second));
+    assert!(is_durable, "it did not wait for its turn");
+    world.heal(device, server);
     world.run_until_quiet();
     world.check_converged(&[server, device], of);
 }
@@ -160,8 +192,12 @@ fn a_disk_that_stays_full_is_tried_again_and_again_without_hurry() {
         apply: (0..8).map(|call| (call, StoreError::NoSpace)).collect(),
         ..Faults::default()
     };
-    world.set_faults(devices[0], faults);
     world.edit(devices[0], of, document(1), 60);
+    world.run_until(|world| !world.acknowledged().is_empty());
+    // Safe in the journal; the store lost it with the power, and refuses it from now on.
+    world.crash(devices[0], 0);
+    world.restart(devices[0]);
+    world.set_faults(devices[0], faults);
     let before = world.disk_counts(devices[0]).batches;
     world.advance(seconds(20));
     let tried = world.disk_counts(devices[0]).batches - before;

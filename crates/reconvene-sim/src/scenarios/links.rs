@@ -135,6 +135,7 @@ fn a_link_that_is_cut_at_any_step_converges_in_the_end() {
             read: (0, 9),
             write: (0, 9),
             completion: (0, 5),
+            late: 0,
         };
         for number in 0..12 {
             world.edit(devices[0], of, document(number), 9_000);

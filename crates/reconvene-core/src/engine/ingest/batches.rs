@@ -261,13 +261,18 @@ impl Engine {
         if let Some(redeemed) = batch.redeemed {
             self.redeeming.remove(&redeemed.secret_hash);
         }
+        let Some(entry) = batch.journal else {
+            return;
+        };
+        // Its entry may be in the journal, and its place in the feed may go to something else: with the
+        // same history the journal would give back only what was further on, and not what that builds on.
+        if !matches!(error, StoreError::LowSpace { .. }) {
+            self.forked.insert(entry.workspace);
+        }
         // An edit that was reported durable is still owed to the store.
-        if let Some(entry) = batch
-            .journal
-            .filter(|_| batch.journaled || batch.replayed.is_some())
+        if (batch.journaled || batch.replayed.is_some())
             && let Some(work) = self.read_journal(&entry)
         {
-            // Its place in the feed may go to something else.
             self.forked.insert(entry.workspace);
             self.owed.push(Job::new(work));
         }

@@ -493,6 +493,9 @@ impl Engine {
         if !fresh_wants.is_empty() {
             self.want_documents(link, workspace, fresh_wants);
         }
+        if self.is(Mutant::AsksNobodyElse) {
+            others_lacking.clear();
+        }
         for (other, document) in others_lacking {
             for link in self.links_sharing(&workspace) {
                 if self.links.get(&link).is_some_and(|link| link.peer == other) {

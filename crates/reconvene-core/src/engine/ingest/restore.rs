@@ -13,6 +13,7 @@ use crate::engine::{Engine, Event, snapshot_hash};
 use crate::guard::ChangeHeader;
 use crate::ids::{DocumentId, DocumentKind, RequestId, WorkspaceId};
 use crate::limits;
+use crate::mutants::Mutants;
 use crate::records::SnapshotRef;
 use crate::refusal::RefusalCode;
 use crate::storage::StoreError;
@@ -214,7 +215,7 @@ fn check(
             snapshot,
             changes,
             refused,
-            tombstone: tombstone.map(|purged| Tombstone::new(purged, may_purge)),
+            tombstone: tombstone.map(|purged| Tombstone::new(purged, may_purge, Mutants::NONE)),
         })
     });
     checked.collect()
