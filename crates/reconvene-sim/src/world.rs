@@ -23,7 +23,7 @@ use reconvene_core::mutants::Mutants;
 use reconvene_core::records::{PeerRow, Record as _};
 use reconvene_core::storage::{Batch, StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_core::time::{Tick, WallTime};
-use reconvene_core::wire::Role;
+use reconvene_core::wire::{Frame, Role};
 use reconvene_model::MaterialiseCounter;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -223,6 +223,26 @@ pub enum Swallow {
     Changes,
     /// All, both ways.
     Everything,
+}
+
+/// A frame with one byte of one of its changes spoilt, in which nothing else is wrong wherever it is sent;
+/// `None` if it has no changes.
+fn spoil_change(frame: &[u8], alter: u64) -> Option<Vec<u8>> {
+    let Ok(Frame::Changes(mut changes)) = Frame::decode(&Bytes::copy_from_slice(frame)) else {
+        return None;
+    };
+    let below = |number: u64, bound: usize| usize::try_from(number % bound.max(1) as u64).ok();
+    let count = changes.documents.len();
+    let document = changes.documents.get_mut(below(alter, count)?)?;
+    let count = document.changes.len();
+    let body = document.changes.get_mut(below(alter >> 4, count)?)?;
+    let mut spoilt = body.to_vec();
+    let place = below(alter >> 8, spoilt.len())?;
+    *spoilt.get_mut(place)? ^= 1 << (alter >> 32 & 7);
+    *body = spoilt.into();
+    (changes.feed, changes.early) = (None, true);
+    let mut frames = Frame::Changes(changes).encode().into_iter();
+    Some(frames.next()?.to_vec())
 }
 
 impl World {
@@ -685,6 +705,7 @@ impl World {
             1 => frame.insert(place, byte),
             2 if !frame.is_empty() => frame[place] ^= byte,
             3 if !frame.is_empty() => drop(frame.remove(place)),
+            4 => frame = spoil_change(&frame, alter >> 16).unwrap_or(frame),
             _ => {}
         }
         self.inject(from, to, frame.into());

@@ -149,12 +149,15 @@ impl World {
                     "node {node} calls {document} damaged, and nothing rotted there: {what}"
                 ));
             }
-            Event::FalseClaim { peer, .. } if !lies(peer) => {
+            Event::FalseClaim { peer, .. } if !lies(peer) && !self.lies(node) => {
                 self.fail(format_args!("node {node} says that {peer} claims too much"));
             }
             // What the journal gave back was told already, and may be told anew after a greeting.
             Event::RolledBack { peer, .. }
-                if !lies(peer) && !self.rewritten(node) && !self.nodes[node].host.told.replays =>
+                if !lies(peer)
+                    && !self.lies(node)
+                    && !self.rewritten(node)
+                    && !self.nodes[node].host.told.replays =>
             {
                 self.fail(format_args!(
                     "node {node} takes itself for rolled back by the word of {peer}, and was not"
