@@ -172,6 +172,9 @@ pub const QUARANTINE_BYTES_MAX: usize = 256 * 1024;
 /// otherwise, but not so. What exceeds one by less is refused, and its link stays.
 pub const OFFENCE_FACTOR: u64 = 16;
 
+/// Inflated bytes from which on a change that keeps no ratio is taken for a bomb, and is an offence.
+pub const BOMB_BYTES_MIN: usize = 256 * 1024;
+
 /// Offences of one peer in one workspace that are remembered, with the bytes of each in quarantine. Of
 /// more the oldest is forgotten, with its bytes. As many within [`OFFENCES_REMEMBERED_FOR`] close no
 /// further link: what is sent is refused as ever.

@@ -8,6 +8,10 @@ const CLASSIC: &str = include_str!("../corpus/classic.txt");
 /// Plans by name.
 const PLANS: &[(&str, &str)] = &[
     (
+        "came-over-an-earlier-link",
+        include_str!("../corpus/came-over-an-earlier-link.plan"),
+    ),
+    (
         "compaction-ahead-of-what-it-waits-for",
         include_str!("../corpus/compaction-ahead-of-what-it-waits-for.plan"),
     ),

@@ -70,6 +70,11 @@ pub(super) struct Flow {
 }
 
 impl Flow {
+    /// Has the peer get its own changes back up to here.
+    pub(super) fn echo(&mut self, through: FeedSeq) {
+        self.echo_through = self.echo_through.max(through);
+    }
+
     pub(super) fn begin(
         &mut self,
         their_head: FeedPoint,
@@ -560,14 +565,36 @@ impl Engine {
         self.walk(link, workspace);
     }
 
+    /// A peer's changes got their places in our feed after it came over another link than they did: it
+    /// may have lost them since it sent them, and is told of them.
+    pub(super) fn echo_to_later(
+        &mut self,
+        link: LinkId,
+        peer: PeerId,
+        workspace: WorkspaceId,
+        through: FeedSeq,
+    ) {
+        let others = self.links.iter_mut().filter(|(id, _)| **id != link);
+        for (_, other) in others.filter(|(_, other)| other.peer == peer) {
+            if let Some(flow) = other.flows.get_mut(&workspace) {
+                flow.echo(through);
+            }
+        }
+    }
+
     fn push_in_order(&mut self, link: LinkId, workspace: WorkspaceId, entries: &[&Entry]) {
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
         let peer = state.peer;
-        let keeps_all = self.config.mutants.has(Mutant::PassesNothingOn);
-        let is_for =
-            |entry: &Entry| entry.origin != Some(peer) && (entry.origin.is_none() || !keeps_all);
+        let mutants = self.config.mutants;
+        let keeps_all = mutants.has(Mutant::PassesNothingOn);
+        let echo = state.flows.get(&workspace).map(|flow| flow.echo_through);
+        let echo = echo.filter(|_| !mutants.has(Mutant::NeverEchoes));
+        let is_for = |entry: &Entry| {
+            let is_others = entry.origin != Some(peer) && (entry.origin.is_none() || !keeps_all);
+            is_others || echo.is_some_and(|through| entry.point.seq <= through)
+        };
         let mut frame_documents: Vec<DocumentChanges> = Vec::new();
         let mut bytes = 0;
         for (place, entry) in entries.iter().enumerate() {

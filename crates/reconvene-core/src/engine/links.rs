@@ -14,7 +14,7 @@ use super::{
     Reading, WakeReason, WorkspaceState,
 };
 use crate::feed::{Digest, FeedPoint};
-use crate::ids::{LinkId, PeerId, RequestId, WorkspaceId};
+use crate::ids::{FeedSeq, LinkId, PeerId, RequestId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
 use crate::mutants::Mutant;
@@ -1042,9 +1042,11 @@ impl Engine {
         if rolled_back && self.begins_history_for(workspace, peer) {
             return;
         }
+        let assigned = self.ready(&workspace).map(|known| known.point.seq);
         if let Some(flow) = self.flow(link, &workspace) {
             flow.they_take_snapshots = theirs.takes_snapshots;
             flow.begin(theirs.head, greeted_head, as_of, following);
+            flow.echo(assigned.unwrap_or(FeedSeq(0)));
             if mutants.has(Mutant::ConfirmsNothing) {
                 flow.confirm_nothing();
             }

@@ -4,9 +4,9 @@ use std::fmt;
 
 use super::ActorId;
 use super::columns::Column;
+use crate::limits::{BOMB_BYTES_MIN, OFFENCE_FACTOR, OPERATION_COUNTER_MAX};
 #[cfg(doc)]
 use crate::limits::{CHANGE_BYTES_MAX, CHANGE_INFLATED_BYTES_MAX};
-use crate::limits::{OFFENCE_FACTOR, OPERATION_COUNTER_MAX};
 
 /// A part of a change, as an error names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,13 +290,16 @@ impl GuardError {
                 part: ChangePart::StartOp,
                 value,
             } => *value == 0 || *value > OPERATION_COUNTER_MAX.saturating_mul(OFFENCE_FACTOR),
-            Self::OutOfRange { part, .. } => *part != ChangePart::Author,
-            Self::InflateRatio { .. }
-            | Self::Magic
+            // What follows the columns is where a later version says more.
+            Self::OutOfRange { part, .. } | Self::TrailingBytes { part, .. } => {
+                *part != ChangePart::Author
+            }
+            // The ratio is a bound of this version, like the size: a bomb goes far beyond both.
+            Self::InflateRatio { bytes_max, .. } => *bytes_max >= BOMB_BYTES_MIN,
+            Self::Magic
             | Self::Checksum { .. }
             | Self::Deflate
             | Self::Truncated { .. }
-            | Self::TrailingBytes { .. }
             | Self::Leb128 { .. }
             | Self::EmptyActor { .. }
             | Self::NotAscending { .. }

@@ -130,6 +130,37 @@ fn a_failed_apply_fails_what_was_not_safe_and_the_rest_goes_on() {
 }
 
 #[test]
+fn a_history_begun_anew_is_not_given_up_when_writing_it_fails() {
+    for (second, count) in (1..8).flat_map(|second| [(second, 1), (second, 2)]) {
+        let (mut world, server, devices, of) = linked_team(48, 1);
+        let device = devices[0];
+        let failing = [0].into_iter().chain(second..second + count);
+        let apply = failing.map(|call| (call, StoreError::NoSpace)).collect();
+        world.set_faults(
+            device,
+            Faults {
+                apply,
+                ..Faults::default()
+            },
+        );
+        for _ in 0..3 {
+            world.edit(device, of, document(2), 60);
+        }
+        world.advance(seconds(10));
+        world.run_until_quiet();
+        world.edit(device, of, document(9), 60);
+        world.run_until_quiet();
+        // The journal may give back what was refused: all of it, or nothing.
+        world.crash(device, 0);
+        world.restart(device);
+        world.run_until_quiet();
+        world.advance(seconds(40));
+        world.run_until_quiet();
+        world.check_converged(&[server, device], of);
+    }
+}
+
+#[test]
 fn an_edit_on_top_of_what_only_the_journal_has_brings_that_in_first() {
     let (mut world, server, devices, of) = linked_team(47, 1);
     let device = devices[0];

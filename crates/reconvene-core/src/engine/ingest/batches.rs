@@ -286,6 +286,15 @@ impl Engine {
             self.refuse_job(job, error);
         }
         self.close_all_links(error);
+        // A history that was begun anew and is not stored has to be begun anew again.
+        let refounded = self
+            .workspaces
+            .iter()
+            .filter_map(|(id, state)| match state {
+                WorkspaceState::Ready(known) => known.is_refounded.then_some(*id),
+                WorkspaceState::Loading => None,
+            });
+        self.forked.extend(refounded);
         if !self.is(Mutant::LeavesGaps) {
             self.workspaces.clear();
         }

@@ -459,6 +459,9 @@ impl Engine {
             self.submit(PendingBatch::new(), vec![cursor], Vec::new(), None);
         }
         let link = due.link;
+        if let Some(last) = pending.entries.last() {
+            self.echo_to_later(link, peer, workspace, last.point.seq);
+        }
         let told = self.tell_offences((link, peer, workspace), !faults.is_empty(), news);
         pending.told.extend(told);
         due.faults = faults;
