@@ -20,6 +20,10 @@ const PLANS: &[(&str, &str)] = &[
         include_str!("../corpus/half-of-what-was-refused-comes-back.plan"),
     ),
     (
+        "compared-before-it-was-confirmed",
+        include_str!("../corpus/compared-before-it-was-confirmed.plan"),
+    ),
+    (
         "history-that-had-to-be-begun-twice",
         include_str!("../corpus/history-that-had-to-be-begun-twice.plan"),
     ),

@@ -104,10 +104,14 @@ impl Flow {
         self.confirm = None;
     }
 
+    /// All is compared instead. What the peer said it held was not confirmed, and is not needed: what it
+    /// holds by the end of that it says then.
     pub(super) fn stop_following(&mut self) {
         self.following = false;
         self.walk = Walk::Idle;
         self.page.clear();
+        self.confirm = None;
+        self.early_held.clear();
     }
 
     /// Whether nothing up to an entry of our feed is on its way to the peer, or may yet be: what is
