@@ -49,7 +49,7 @@ pub fn parse(text: &str) -> Result<Vec<Event>, String> {
         return Err("it does not end with END:VCALENDAR".to_owned());
     }
     // A line may be folded anywhere.
-    let text = unfold(&text.replace("\r\n", "\n"));
+    let text = without_attachments(&unfold(&text.replace("\r\n", "\n")));
     let mut events: Vec<Event> = Vec::new();
     let mut places = BTreeMap::new();
     for (line, event) in components(&text)? {
@@ -69,6 +69,29 @@ pub fn parse(text: &str) -> Result<Vec<Event>, String> {
         }
     }
     Ok(events)
+}
+
+/// The same without long lines of which nothing is taken: files that are attached, pictures, and what
+/// programs write for themselves. Another line stands for each.
+fn without_attachments(text: &str) -> String {
+    const LONG_BYTES: usize = 1024;
+    let is_left_out = |line: &str| {
+        let name = line.split([':', ';']).next().unwrap_or_default().trim();
+        let is_own = name
+            .get(..2)
+            .is_some_and(|begin| begin.eq_ignore_ascii_case("X-"));
+        is_own
+            || ["ATTACH", "IMAGE"]
+                .iter()
+                .any(|of| name.eq_ignore_ascii_case(of))
+    };
+    let lines =
+        text.split_inclusive('\n')
+            .map(|line| match line.len() > LONG_BYTES && is_left_out(line) {
+                true => "X-LEFT-OUT:1\n",
+                false => line,
+            });
+    lines.collect()
 }
 
 /// Where the events of a calendar are: the line on which each begins, and its text. The parser is given

@@ -140,3 +140,22 @@ fn whichever_ends_lines_have_the_same_is_read() {
         .replace("DTSTAMP", &format!("{lines}DTSTAMP"));
     assert_eq!(parse(&long), read);
 }
+
+#[test]
+fn what_is_attached_to_an_event_is_left_out_and_the_event_is_read() {
+    let bytes = "QUJD".repeat(80_000);
+    let folded: Vec<_> = bytes.as_bytes().chunks(74).collect();
+    let folded: Vec<_> = folded
+        .into_iter()
+        .map(|line| std::str::from_utf8(line).unwrap())
+        .collect();
+    for name in [
+        "ATTACH;ENCODING=BASE64;VALUE=BINARY",
+        "X-ALT-DESC;FMTTYPE=text/html",
+    ] {
+        let attached = format!("{name}:{}\r\nSUMMARY:Planning", folded.join("\r\n "));
+        let text = TEAM.replace("SUMMARY:Planning", &attached);
+        assert!(text.len() > 300_000);
+        assert_eq!(parse(&text), parse(TEAM));
+    }
+}
