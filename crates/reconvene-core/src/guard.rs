@@ -19,7 +19,7 @@
 
 mod snapshot;
 
-pub use snapshot::{SnapshotGuardError, check_snapshot};
+pub use snapshot::{SnapshotGuardError, check_snapshot, check_snapshot_envelope};
 
 use std::fmt;
 

@@ -14,11 +14,11 @@ use reconvene_core::keys::{Key, KeyRange};
 use reconvene_core::records::{FeedHeadRow, Record as _};
 use reconvene_core::storage::{Scan, StoreRead as _};
 use reconvene_core::wire::Role;
+use reconvene_model::entries;
 use reconvene_model::meeting::State;
 use reconvene_model::{
-    Ask, Author, COMMAND, Command, CommandDraft, Document, ENTRY, EncodedChange, EntryDraft,
-    INTEGRATION, IntegrationDraft, Outcome, OutcomeState, RunDraft, RunEnd, RunId, RunState,
-    Settings, Subject,
+    Ask, Author, COMMAND, Command, CommandDraft, Document, ENTRY, EncodedChange, INTEGRATION,
+    IntegrationDraft, Outcome, OutcomeState, RunDraft, RunEnd, RunId, RunState, Settings,
 };
 
 use crate::documents::Edits;
@@ -84,21 +84,6 @@ fn author() -> Author {
     Author {
         member: MemberId::from_bytes([7; 16]),
         device: PeerId::from_bytes([7; 32]),
-    }
-}
-
-/// The entry of an inbox about a command that was refused, as its id follows from that.
-fn entry_of(command: DocumentId, outcome: &Outcome) -> EntryDraft {
-    EntryDraft {
-        subject: Subject {
-            kind: "command".to_owned(),
-            id: command.to_string(),
-        },
-        topic: "outcome".to_owned(),
-        code: outcome.code.clone().unwrap_or_default(),
-        message: outcome.message.clone().unwrap_or_default(),
-        retryable: outcome.retryable,
-        details: BTreeMap::new(),
     }
 }
 
@@ -357,7 +342,7 @@ impl World {
             Err(error) => Outcome::refused(error.code(), error.to_string()),
         };
         if outcome.state == OutcomeState::Refused {
-            let draft = entry_of(id, &outcome);
+            let draft = entries::of_outcome(workspace, id, &command.name, &outcome);
             let filed = self.read_command_or(node, (workspace, draft.id()));
             if filed.is_none() {
                 let file = Edits::by({
@@ -438,7 +423,7 @@ impl World {
                 ));
             }
             if outcome.state == OutcomeState::Refused {
-                let entry = find(entry_of(*id, &outcome).id());
+                let entry = find(entries::outcome_id(*id));
                 let entry = entry.and_then(|read| read.entry().ok());
                 if entry.is_none_or(|entry| entry.resolved.is_some() || entry.code.is_empty()) {
                     self.fail(format_args!("the inbox does not say that {id} was refused"));

@@ -15,10 +15,12 @@ pub mod plan;
 pub mod shrink;
 
 mod check;
+mod cuts;
 mod disk;
 mod documents;
 mod executor;
 mod host;
+mod lies;
 mod loads;
 mod offenders;
 mod snapshots;

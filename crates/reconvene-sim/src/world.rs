@@ -20,10 +20,9 @@ use reconvene_core::keys::Key;
 use reconvene_core::limits::STALENESS_BOUND;
 use reconvene_core::memory::{Faults, MemoryStore};
 use reconvene_core::mutants::Mutants;
-use reconvene_core::records::{PeerRow, Record as _};
-use reconvene_core::storage::{Batch, StoreError, StoreRead as _, StoreWrite as _};
+use reconvene_core::storage::{StoreError, StoreRead as _, StoreWrite as _};
 use reconvene_core::time::{Tick, WallTime};
-use reconvene_core::wire::{Frame, Role};
+use reconvene_core::wire::Role;
 use reconvene_model::MaterialiseCounter;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -223,26 +222,6 @@ pub enum Swallow {
     Changes,
     /// All, both ways.
     Everything,
-}
-
-/// A frame with one byte of one of its changes spoilt, in which nothing else is wrong wherever it is sent;
-/// `None` if it has no changes.
-fn spoil_change(frame: &[u8], alter: u64) -> Option<Vec<u8>> {
-    let Ok(Frame::Changes(mut changes)) = Frame::decode(&Bytes::copy_from_slice(frame)) else {
-        return None;
-    };
-    let below = |number: u64, bound: usize| usize::try_from(number % bound.max(1) as u64).ok();
-    let count = changes.documents.len();
-    let document = changes.documents.get_mut(below(alter, count)?)?;
-    let count = document.changes.len();
-    let body = document.changes.get_mut(below(alter >> 4, count)?)?;
-    let mut spoilt = body.to_vec();
-    let place = below(alter >> 8, spoilt.len())?;
-    *spoilt.get_mut(place)? ^= 1 << (alter >> 32 & 7);
-    *body = spoilt.into();
-    (changes.feed, changes.early) = (None, true);
-    let mut frames = Frame::Changes(changes).encode().into_iter();
-    Some(frames.next()?.to_vec())
 }
 
 impl World {
@@ -686,80 +665,10 @@ impl World {
         self.give(node, Input::Resumed);
     }
 
-    /// Gives a node something like a frame that was sent before, as if another had sent it; whether
-    /// there is a wire for that.
-    pub fn lie(&mut self, from: NodeId, to: NodeId, frame: u64, alter: u64) -> bool {
-        let recorded = self.recorded.as_deref().unwrap_or_default();
-        let below = |number: u64, bound: usize| {
-            usize::try_from(number % bound as u64).expect("it is below a usize")
-        };
-        let is_heard = self.is_awake(to) && !self.wires_between(from, to).is_empty();
-        if recorded.is_empty() || !is_heard {
-            return false;
-        }
-        let mut frame = recorded[below(frame, recorded.len())].to_vec();
-        let place = below(alter >> 16, frame.len().max(1));
-        let [.., byte] = (alter >> 8).to_be_bytes();
-        match alter % 5 {
-            0 => frame.truncate(place),
-            1 => frame.insert(place, byte),
-            2 if !frame.is_empty() => frame[place] ^= byte,
-            3 if !frame.is_empty() => drop(frame.remove(place)),
-            4 => frame = spoil_change(&frame, alter >> 16).unwrap_or(frame),
-            _ => {}
-        }
-        self.inject(from, to, frame.into());
-        true
-    }
-
     /// Cuts the wires there are between two nodes; they may dial again at once.
     pub fn cut_between(&mut self, one: NodeId, other: NodeId) {
         for wire in self.wires_between(one, other) {
             self.cut(wire, "the connection was reset");
-        }
-    }
-
-    /// Cuts a node off from a peer as soon as something of that peer is on its way to its disk; it hears
-    /// of the cut before that is stored. If `retaken`, only something that it had refused before counts.
-    pub fn cut_while_taking(&mut self, node: NodeId, retaken: bool) {
-        self.cuts_due.insert(node, retaken);
-    }
-
-    /// From whom a node is to be cut off now that this batch is on its way.
-    fn due_to_be_cut(&mut self, node: NodeId, batch: &Batch) -> Option<NodeId> {
-        let retaken = *self.cuts_due.get(&node)?;
-        let refused = |row: &Bytes| {
-            let row = PeerRow::decode(row).expect("a stored peer row decodes");
-            row.refused_here
-        };
-        let is_due = |key: &Key, new: &Bytes| {
-            let old = self.disk(node).reader.read(key);
-            let old = old.expect("an open store reads");
-            let new = refused(new);
-            let is_retaken = |old| refused(&old).keys().any(|of| !new.contains_key(of));
-            !retaken || old.is_some_and(is_retaken)
-        };
-        let of_peers = batch.puts.iter().filter_map(|(key, new)| {
-            let other = key.peer_id()?;
-            is_due(key, new).then(|| self.node_of(&other))?
-        });
-        let other = of_peers.into_iter().next()?;
-        self.cuts_due.remove(&node);
-        Some(other)
-    }
-
-    /// Cuts the wires between two nodes, the first of which notices before anything else happens.
-    fn cut_at_once(&mut self, node: NodeId, other: NodeId) {
-        self.observe(
-            node,
-            &format_args!("is cut from node {other} while it takes something"),
-        );
-        for id in self.wires_between(node, other) {
-            let side = usize::from(self.wires[&id].ends[1].node == node);
-            let why = "the connection was reset";
-            self.cut(id, why);
-            let down = Arrival::Down(why.to_owned());
-            self.schedule(self.now, Happening::Arrive(id, side, down));
         }
     }
 

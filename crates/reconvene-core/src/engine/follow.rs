@@ -83,7 +83,6 @@ impl Flow {
         following_from: Option<FeedPoint>,
     ) {
         self.pass = Some((their_head, our_head));
-        self.echo_through = our_head.seq;
         self.their_head = Some((their_head, as_of));
         if let Some(point) = following_from {
             self.follow_from(point);
@@ -104,8 +103,8 @@ impl Flow {
         self.confirm = None;
     }
 
-    /// All is compared instead. What the peer said it held was not confirmed, and is not needed: what it
-    /// holds by the end of that it says then.
+    /// All is compared instead. What the peer said was held and was not confirmed is not waited for: it
+    /// is said again when both follow.
     pub(super) fn stop_following(&mut self) {
         self.following = false;
         self.walk = Walk::Idle;
@@ -434,8 +433,6 @@ impl Engine {
             return;
         };
         flow.stop_following();
-        // It is said again when both follow.
-        flow.early_held.clear();
         flow.reconciling = Some(Reconciliation::awaiting());
         if dialed {
             self.start_reconcile(link, workspace, 1);

@@ -1,30 +1,35 @@
-//! Links: who may come in, the greeting, redeeming tickets, heartbeats, and dialling again.
+//! Links: who may come in, the greeting, and heartbeats. `dialing` keeps wanted links up, `joining`
+//! redeems tickets.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use rand_chacha::rand_core::RngCore as _;
-use sha2::{Digest as _, Sha256};
 
 use super::alive::{Proof, Said};
 use super::follow::Flow;
 use super::reconcile::Reconciliation;
 use super::{
-    CloseReason, Engine, Enrolment, Event, JoinRequest, LinkStats, Moment, Output, ReadQuery,
-    Reading, WakeReason, WorkspaceState,
+    CloseReason, Engine, Event, LinkStats, Moment, Output, ReadQuery, Reading, WakeReason,
+    WorkspaceState,
 };
 use crate::feed::{Digest, FeedPoint};
-use crate::ids::{FeedSeq, LinkId, PeerId, RequestId, WorkspaceId};
+use crate::ids::{LinkId, PeerId, RequestId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
 use crate::mutants::Mutant;
-use crate::records::{InviteRow, PeerRow, Record as _, RecordError, RelayedRow, Standing};
+use crate::records::{PeerRow, Record as _, RecordError, RelayedRow, Standing};
 use crate::refusal::RefusalCode;
 use crate::storage::{Rows, Scan, StoreError};
-use crate::time::{Tick, WallTime};
+use crate::time::Tick;
 use crate::wire::{
-    self, Ack, Assembler, Frame, Hello, Join, Joined, Refused, SharedDevice, WorkspaceHello,
+    self, Ack, Assembler, Frame, Hello, Join, Refused, SharedDevice, WorkspaceHello,
 };
+
+mod dialing;
+mod joining;
+
+pub(super) use dialing::Dialer;
+pub use dialing::Trouble;
 
 /// Where a link is in its life.
 #[derive(Debug, PartialEq)]
@@ -139,45 +144,7 @@ impl Link {
     }
 }
 
-/// A peer to keep a link to.
-#[derive(Debug)]
-pub(super) struct Dialer {
-    addresses: Vec<String>,
-    /// Whether a link is wanted for good, or only for a join.
-    keep: bool,
-    dialing: bool,
-    attempts: u32,
-    pub(super) redial_at: Option<Tick>,
-    join: Option<JoinRequest>,
-    trouble: Option<Trouble>,
-}
-
-/// Why a wanted peer is not linked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// When that was found.
-    pub at: WallTime,
-    /// The peer's refusal, if that was it.
-    pub code: Option<RefusalCode>,
-    /// The same for people.
-    pub why: String,
-}
-
 impl Engine {
-    pub(super) fn on_connect(&mut self, peer: PeerId, addresses: Vec<String>) {
-        let dialer = self.dialers.entry(peer).or_insert_with(Dialer::idle);
-        dialer.set_addresses(addresses);
-        dialer.keep = true;
-        self.dial_if_needed(peer);
-    }
-
-    pub(super) fn on_disconnect(&mut self, peer: PeerId) {
-        self.dialers.remove(&peer);
-        for link in self.links_to(peer) {
-            self.close_link(link, CloseReason::Finished);
-        }
-    }
-
     pub(super) fn on_close(&mut self) {
         self.dialers.clear();
         let links: Vec<_> = self.links.keys().copied().collect();
@@ -187,95 +154,9 @@ impl Engine {
         self.give_up_waiting();
     }
 
-    pub(super) fn on_join_request(&mut self, request: JoinRequest) {
-        let peer = request.peer;
-        for link in self.links_to(peer) {
-            self.close_link(link, CloseReason::Replaced);
-        }
-        let dialer = self.dialers.entry(peer).or_insert_with(Dialer::idle);
-        dialer.set_addresses(request.addresses.clone());
-        if let Some(superseded) = dialer.join.replace(request) {
-            self.emit(Event::JoinFailed {
-                request: superseded.request,
-                code: None,
-                why: "another ticket of the same server was redeemed instead".to_owned(),
-            });
-        }
-        self.dial_if_needed(peer);
-    }
-
     pub(super) fn links_to(&self, peer: PeerId) -> Vec<LinkId> {
         let links = self.links.iter().filter(|(_, link)| link.peer == peer);
         links.map(|(id, _)| *id).collect()
-    }
-
-    pub(super) fn on_reached(&mut self, peer: PeerId, address: &str) {
-        if let Some(dialer) = self.dialers.get_mut(&peer) {
-            dialer.prefer(address);
-        }
-    }
-
-    pub(super) fn dial_if_needed(&mut self, peer: PeerId) {
-        let linked = self.links.values().any(|link| link.peer == peer);
-        let Some(dialer) = self.dialers.get_mut(&peer) else {
-            return;
-        };
-        dialer.redial_at = None;
-        if linked || dialer.dialing {
-            return;
-        }
-        dialer.dialing = true;
-        let addresses = dialer.addresses.clone();
-        self.outputs.push_back(Output::Dial { peer, addresses });
-    }
-
-    pub(super) fn on_dial_failed(&mut self, peer: PeerId, why: &str) {
-        let dials_once = self.is(Mutant::DialsOnce);
-        let Some(dialer) = self.dialers.get_mut(&peer) else {
-            return;
-        };
-        dialer.dialing = dials_once;
-        if let Some(join) = dialer.join.take() {
-            let why = why.to_owned();
-            self.emit(Event::JoinFailed {
-                request: join.request,
-                code: None,
-                why,
-            });
-        }
-        // The peer may have dialled us meanwhile.
-        if self.links_to(peer).is_empty() {
-            self.schedule_redial(peer, None, why);
-        }
-    }
-
-    /// Backoff with full jitter: a uniform delay up to a bound that doubles with each attempt.
-    fn schedule_redial(&mut self, peer: PeerId, code: Option<RefusalCode>, why: &str) {
-        let mut retry_at = None;
-        if let Some(dialer) = self.dialers.get_mut(&peer) {
-            dialer.trouble = Some(Trouble {
-                at: self.now.wall,
-                code,
-                why: why.to_owned(),
-            });
-            if dialer.keep {
-                let bound = limits::BACKOFF_FIRST
-                    .saturating_mul(1 << dialer.attempts.min(16))
-                    .min(limits::BACKOFF_MAX);
-                let bound_ms = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX).max(1);
-                let delay = std::time::Duration::from_millis(self.rng.next_u64() % bound_ms);
-                dialer.attempts = dialer.attempts.saturating_add(1);
-                dialer.redial_at = Some(self.now.tick + delay);
-                retry_at = dialer.redial_at;
-            } else if !dialer.dialing {
-                self.dialers.remove(&peer);
-            }
-        }
-        self.emit(Event::Unreachable {
-            peer,
-            why: why.to_owned(),
-            retry_at,
-        });
     }
 
     pub(super) fn on_link_up(&mut self, link: LinkId, peer: PeerId, dialed: bool) {
@@ -763,103 +644,6 @@ impl Engine {
         self.close_link(link, CloseReason::RefusedByPeer(code));
     }
 
-    fn on_join(&mut self, link: LinkId, join: Join) {
-        if !speaks(join.protocol_min, join.protocol_max) {
-            return self.refuse(link, RefusalCode::IncompatibleProtocol);
-        }
-        let secret_hash: [u8; 32] = Sha256::digest(join.secret).into();
-        self.set_phase(
-            link,
-            Phase::Redeeming {
-                secret_hash,
-                device_name: join.device_name,
-            },
-        );
-        let query = ReadQuery::Values(vec![Key::invite(&secret_hash)]);
-        self.read(query, Reading::Invite(link));
-    }
-
-    pub(super) fn on_invite(
-        &mut self,
-        link: LinkId,
-        values: &[Option<Bytes>],
-    ) -> Result<(), RecordError> {
-        let Some(state) = self.links.get(&link) else {
-            return Ok(());
-        };
-        let peer = state.peer;
-        let Phase::Redeeming {
-            secret_hash,
-            device_name,
-        } = &state.phase
-        else {
-            return Ok(());
-        };
-        let (secret_hash, device_name) = (*secret_hash, device_name.clone());
-        let Some(Some(value)) = values.first() else {
-            self.refuse(link, RefusalCode::TicketUnknown);
-            return Ok(());
-        };
-        let invite = InviteRow::decode(value)?;
-        let redeemer = invite
-            .redeemed_by
-            .or(self.redeeming.get(&secret_hash).copied());
-        let opened = [invite.workspace, invite.home];
-        let others = self.roster.count_besides(&peer, &opened);
-        match redeemer {
-            _ if others + opened.len() > limits::LINK_WORKSPACES_MAX => {
-                self.refuse(link, RefusalCode::TooManyWorkspaces);
-            }
-            Some(other) if other != peer => self.refuse(link, RefusalCode::TicketUsed),
-            // The same device may ask again, also later: it may not have heard the answer.
-            None if invite.expires_at < self.now.wall => {
-                self.refuse(link, RefusalCode::TicketExpired);
-            }
-            _ => self.enqueue_redeem(link, peer, secret_hash, invite, device_name),
-        }
-        Ok(())
-    }
-
-    /// The enrolment is stored: tell the device, and let it come back as one of ours.
-    pub(super) fn answer_join(&mut self, link: LinkId, invite: &InviteRow) {
-        if !self.links.contains_key(&link) {
-            return;
-        }
-        self.send(
-            link,
-            &Frame::Joined(Joined {
-                workspace: invite.workspace,
-                workspace_name: invite.workspace_name.clone(),
-                member: invite.member,
-                member_name: invite.member_name.clone(),
-                home: invite.home,
-            }),
-        );
-        // Closed from this side too: a stranger's link is not read on, so the device's own end would
-        // be seen late, and the device waits for it.
-        self.close_link(link, CloseReason::Finished);
-    }
-
-    fn on_joined(&mut self, link: LinkId, request: RequestId, joined: Joined) {
-        let Some(state) = self.links.get_mut(&link) else {
-            return;
-        };
-        let peer = state.peer;
-        state.phase = Phase::Stranger;
-        self.emit(Event::Joined {
-            request,
-            enrolment: Enrolment {
-                peer,
-                workspace: joined.workspace,
-                workspace_name: joined.workspace_name,
-                member: joined.member,
-                member_name: joined.member_name,
-                home: joined.home,
-            },
-        });
-        self.close_link(link, CloseReason::Finished);
-    }
-
     fn on_hello(&mut self, link: LinkId, hello: Hello) {
         let Some(state) = self.links.get_mut(&link) else {
             return;
@@ -1042,11 +826,12 @@ impl Engine {
         if rolled_back && self.begins_history_for(workspace, peer) {
             return;
         }
+        // Also what is on its way into our feed.
         let assigned = self.ready(&workspace).map(|known| known.point.seq);
         if let Some(flow) = self.flow(link, &workspace) {
             flow.they_take_snapshots = theirs.takes_snapshots;
             flow.begin(theirs.head, greeted_head, as_of, following);
-            flow.echo(assigned.unwrap_or(FeedSeq(0)));
+            flow.echo(assigned.unwrap_or(greeted_head.seq));
             if mutants.has(Mutant::ConfirmsNothing) {
                 flow.confirm_nothing();
             }
@@ -1195,52 +980,6 @@ impl Engine {
         }
         self.ask_peers();
         self.tell_stale();
-    }
-}
-
-impl Dialer {
-    fn idle() -> Self {
-        Self {
-            addresses: Vec::new(),
-            keep: false,
-            dialing: false,
-            attempts: 0,
-            redial_at: None,
-            join: None,
-            trouble: None,
-        }
-    }
-
-    pub(super) fn trouble(&self) -> Option<&Trouble> {
-        self.trouble.as_ref()
-    }
-
-    pub(super) fn addresses(&self) -> &[String] {
-        &self.addresses
-    }
-
-    /// Backoff starts over: not with a link, which may lead to nothing, but with what it led to.
-    pub(super) fn note_progress(&mut self) {
-        self.attempts = 0;
-        self.trouble = None;
-    }
-
-    fn set_addresses(&mut self, addresses: Vec<String>) {
-        let mut known: Vec<String> = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            if known.len() < limits::PEER_ADDRESSES_MAX && !known.contains(&address) {
-                known.push(address);
-            }
-        }
-        self.addresses = known;
-    }
-
-    /// Tries an address first from now on.
-    fn prefer(&mut self, address: &str) {
-        let place = self.addresses.iter().position(|known| known == address);
-        if let Some(place) = place {
-            self.addresses[..=place].rotate_right(1);
-        }
     }
 }
 

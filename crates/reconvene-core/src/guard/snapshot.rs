@@ -64,6 +64,7 @@ impl SnapshotGuardError {
     /// Whether no peer that keeps the protocol sends such a snapshot, as
     /// [`GuardError::is_offence`](super::GuardError::is_offence): what it holds may be of a later version, its
     /// envelope is not.
+    /// [`check_snapshot_envelope`] finds all that is.
     pub fn is_offence(&self) -> bool {
         match self {
             Self::NotADocument | Self::Checksum => true,
@@ -80,6 +81,18 @@ impl SnapshotGuardError {
 /// # Errors
 /// Whatever is wrong with it, cheap checks first.
 pub fn check_snapshot(body: &[u8]) -> Result<(), SnapshotGuardError> {
+    check_parts(open_envelope(body)?)
+}
+
+/// Checks what is around a snapshot, and expands nothing.
+///
+/// # Errors
+/// Its size, or what is wrong with its envelope.
+pub fn check_snapshot_envelope(body: &[u8]) -> Result<(), SnapshotGuardError> {
+    open_envelope(body).map(drop)
+}
+
+fn open_envelope(body: &[u8]) -> Result<Rest<'_>, SnapshotGuardError> {
     if body.len() > SNAPSHOT_BYTES_MAX {
         return Err(SnapshotGuardError::TooLarge {
             bytes: body.len(),
@@ -100,7 +113,7 @@ pub fn check_snapshot(body: &[u8]) -> Result<(), SnapshotGuardError> {
     if Sha256::digest(hashed)[..4] != *stated {
         return Err(SnapshotGuardError::Checksum);
     }
-    check_parts(rest)
+    Ok(rest)
 }
 
 fn check_parts(mut rest: Rest<'_>) -> Result<(), SnapshotGuardError> {

@@ -264,16 +264,14 @@ impl Engine {
         let Some(entry) = batch.journal else {
             return;
         };
+        // An edit that was reported durable is still owed to the store.
+        let is_owed = batch.journaled || batch.replayed.is_some();
         // Its entry may be in the journal, and its place in the feed may go to something else: with the
         // same history the journal would give back only what was further on, and not what that builds on.
-        if !matches!(error, StoreError::LowSpace { .. }) {
+        if is_owed || !matches!(error, StoreError::LowSpace { .. }) {
             self.forked.insert(entry.workspace);
         }
-        // An edit that was reported durable is still owed to the store.
-        if (batch.journaled || batch.replayed.is_some())
-            && let Some(work) = self.read_journal(&entry)
-        {
-            self.forked.insert(entry.workspace);
+        if is_owed && let Some(work) = self.read_journal(&entry) {
             self.owed.push(Job::new(work));
         }
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::Placed;
 use crate::engine::{CloseReason, Engine, Event, Root};
-use crate::guard::{ChangeHeader, GuardError, check_snapshot};
+use crate::guard::{ChangeHeader, GuardError, check_snapshot_envelope};
 use crate::ids::{ChangeHash, DocumentId, DocumentKind, LinkId, PeerId, WorkspaceId};
 use crate::keys::Key;
 use crate::mutants::Mutant;
@@ -63,7 +63,7 @@ impl Unfit {
 
     /// Of a snapshot that the host refused, perhaps having loaded it.
     pub(in crate::engine) fn of_snapshot(raw: &Bytes, code: RefusalCode) -> Self {
-        let error = check_snapshot(raw).err();
+        let error = check_snapshot_envelope(raw).err();
         let offence = error.filter(|error| error.is_offence());
         Self {
             code,
