@@ -132,8 +132,10 @@ fn a_failed_apply_fails_what_was_not_safe_and_the_rest_goes_on() {
 #[test]
 fn a_history_begun_anew_is_not_given_up_when_writing_it_fails() {
     for (second, count) in (1..8).flat_map(|second| [(second, 1), (second, 2)]) {
-        let (mut world, server, devices, of) = linked_team(48, 1);
+        let (mut world, server, devices, of) = linked_team(47, 1);
         let device = devices[0];
+        world.edit(device, of, document(1), 60);
+        world.run_until_quiet();
         let failing = [0].into_iter().chain(second..second + count);
         let apply = failing.map(|call| (call, StoreError::NoSpace)).collect();
         world.set_faults(
