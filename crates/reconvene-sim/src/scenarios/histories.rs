@@ -234,6 +234,29 @@ fn check_rollback(seed: u64, victim: usize, edits_after: u64) {
 }
 
 #[test]
+fn what_a_device_was_storing_when_its_server_lost_its_past_comes_back_to_it() {
+    for after in (0..12_000).step_by(150) {
+        let (mut world, server, devices, of) = linked_team(51, 2);
+        let (author, device) = (devices[0], devices[1]);
+        fill(&mut world, author, of, 0..3);
+        let copy = world.copy_durable(server);
+        // So slow that the device greets anew while it stores what came over the link before.
+        world.settings.write = (900, 900);
+        world.edit(author, of, document(7), 60);
+        world.advance(std::time::Duration::from_millis(after));
+        world.part(author, server);
+        world.crash(server, 0);
+        world.restore_all(server, &copy);
+        world.restart(server);
+        world.run_until_quiet();
+        world.advance(seconds(30));
+        world.run_until_quiet();
+        let (held, kept) = (world.held(device, of), world.held(server, of));
+        assert_eq!(held, kept, "the server was set back after {after} ms");
+    }
+}
+
+#[test]
 fn a_rolled_back_server_is_found_out_and_converges() {
     check_rollback(25, 0, 0);
 }
