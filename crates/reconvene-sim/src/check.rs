@@ -393,13 +393,13 @@ impl World {
         };
         let wire = &self.wires[&id];
         let peer = wire.ends[1 - side].node;
+        if !wire.is_up() || self.lies(node) || self.lies(peer) {
+            return; // What the other side held then is not known, nor whether it greeted itself.
+        }
         let (Some(own), Some(theirs)) = (&wire.ends[side].greeted, &wire.ends[1 - side].greeted)
         else {
             self.fail("a pass over a link on which nobody greeted");
         };
-        if !wire.is_up() || self.lies(node) || self.lies(peer) {
-            return; // What the other side held then is no longer known.
-        }
         let both: Vec<_> = own
             .workspaces
             .iter()
