@@ -136,7 +136,7 @@ struct Asked {
     /// on: it has to be asked for again once this answer has ended. Two answers at once could end in one
     /// frame, as one.
     is_due_again: bool,
-    /// An answer was refused, too: the peer lacks the same.
+    /// An answer was refused, too, perhaps one of a run: the peer lacks the same, unless more came since.
     is_hopeless: bool,
 }
 
@@ -174,6 +174,13 @@ impl Exchange {
             // What the peer could not help with before it may help with now that it has more of it.
             None if by_feed => Healing::AskAgain,
             None => Healing::Open,
+        }
+    }
+
+    /// Changes of a document were taken: what was refused may follow from them.
+    pub(super) fn note_taken(&mut self, document: &DocumentId) {
+        if let Some(asked) = self.asked.get_mut(document) {
+            asked.is_due_again |= asked.is_hopeless;
         }
     }
 

@@ -312,6 +312,9 @@ impl Engine {
             let refused = flow.exchange.note_refused(document, follows);
             healing.push((*document, refused));
         }
+        for (taken, _) in &placed.documents {
+            flow.exchange.note_taken(&taken.document);
+        }
         for document in answered {
             healing.push((*document, flow.exchange.note_answered(document)));
         }
