@@ -562,6 +562,26 @@ impl PeerRow {
         )
     }
 
+    /// Notes that a document is purged here; whether that is new. What was refused of it may be unknown
+    /// to whoever decided on that: it stays refused until the peer took the purge, too.
+    pub fn purge_here(&mut self, document: &DocumentId) -> bool {
+        let code = self.refused_here.get_mut(document);
+        code.is_some_and(|code| {
+            std::mem::replace(code, RefusalCode::DocumentDeleted) != RefusalCode::DocumentDeleted
+        })
+    }
+
+    /// The documents refused here since they are purged that the peer, which followed our feed to its
+    /// end, did not refuse to purge: it has nothing of them any more.
+    pub fn purged_there(&self) -> Vec<DocumentId> {
+        let purged = self.refused_here.iter().filter(|(document, code)| {
+            **code == RefusalCode::DocumentDeleted && !self.refused_there.contains_key(document)
+        });
+        let is_known = self.refused_there_unlisted == 0;
+        let purged = purged.filter(|_| is_known);
+        purged.map(|(document, _)| *document).collect()
+    }
+
     /// Whether changes of a document were refused here because they depend on others.
     pub fn lacks_dependencies_of(&self, document: &DocumentId) -> bool {
         self.refused_here.get(document) == Some(&RefusalCode::MissingDependencies)

@@ -905,6 +905,7 @@ impl Engine {
         let workspace = ack.workspace;
         let stats = state.stats();
         let (mut moved, mut refused_other) = (false, false);
+        let mut purged = Vec::new();
         let flow = state.flows.get(&workspace);
         let is_unconfirmed = flow.is_some_and(|flow| flow.is_unconfirmed());
         if let Some(known) = self.ready(&workspace) {
@@ -928,9 +929,19 @@ impl Engine {
                 refused_other |= record.row.refuse_there(*document, *code);
             }
             record.dirty |= refused_other;
+            if moved && record.row.acknowledged == Some(released) {
+                purged = record.row.purged_there();
+                for document in &purged {
+                    record.row.refused_here.remove(document);
+                }
+                record.dirty |= !purged.is_empty();
+            }
         }
         if moved {
             self.note_progress(peer);
+        }
+        if !purged.is_empty() {
+            self.tell_refusals(link, workspace, Vec::new(), purged);
         }
         let has_retold = self.flow(link, &workspace).is_some_and(|flow| {
             let is_new = ack.number > 0 && !flow.has_retold;

@@ -13,7 +13,7 @@ use super::{
     WorkspaceState,
 };
 use crate::feed::{Digest, FeedPoint};
-use crate::ids::{LinkId, PeerId, RequestId, WorkspaceId};
+use crate::ids::{DocumentId, LinkId, PeerId, RequestId, WorkspaceId};
 use crate::keys::{Key, KeyRange};
 use crate::limits;
 use crate::mutants::Mutant;
@@ -743,18 +743,29 @@ impl Engine {
             refused.map(|(document, code)| (*document, *code)).collect()
         });
         if !refused.is_empty() {
-            self.send(
-                link,
-                &Frame::Ack(Ack {
-                    workspace,
-                    through: None,
-                    number: 0,
-                    refused,
-                    head: None,
-                    accepted: Vec::new(),
-                }),
-            );
+            self.tell_refusals(link, workspace, refused, Vec::new());
         }
+    }
+
+    /// Tells a peer what of its is refused here, and what no longer is.
+    pub(super) fn tell_refusals(
+        &mut self,
+        link: LinkId,
+        workspace: WorkspaceId,
+        refused: Vec<(DocumentId, RefusalCode)>,
+        accepted: Vec<DocumentId>,
+    ) {
+        self.send(
+            link,
+            &Frame::Ack(Ack {
+                workspace,
+                through: None,
+                number: 0,
+                refused,
+                head: None,
+                accepted,
+            }),
+        );
     }
 
     /// Decides, from both greetings, whether each side's cursor can be trusted.

@@ -197,14 +197,16 @@ impl Engine {
             &mut puts,
             &mut pending.entries,
         );
-        // What was refused of it is over. What this engine knows is newer than what was read.
+        // What this engine knows is newer than what was read.
         let mut rows = holders.unwrap_or_default();
         let live = state.peers.iter();
         rows.extend(live.map(|(peer, known)| (*peer, known.row.clone())));
         for (peer, mut row) in rows {
-            let before = row.refused_here.len();
-            row.refused_here.retain(|of, _| !documents.contains(of));
-            if row.refused_here.len() < before {
+            let mut is_new = false;
+            for document in &documents {
+                is_new |= row.purge_here(document);
+            }
+            if is_new {
                 puts.push((Key::peer(&workspace, &peer), row.encode()));
                 if let Some(known) = state.peers.get_mut(&peer) {
                     known.row = row;

@@ -370,12 +370,13 @@ impl Engine {
             &mut puts,
             &mut pending.entries,
         );
-        // Of what is purged nothing is refused any more.
+        // Who purged a document has nothing of it that could be refused; others may.
         for (other, known) in &mut state.peers {
             for document in &over {
-                let was_refused = known.row.refused_here.remove(document).is_some();
-                known.dirty |= was_refused;
-                if was_refused && *other == peer {
+                if *other != peer {
+                    known.dirty |= known.row.purge_here(document);
+                } else if known.row.refused_here.remove(document).is_some() {
+                    known.dirty = true;
                     due.accepted.push(*document);
                 }
             }

@@ -150,9 +150,8 @@ impl Engine {
         let deletes = enter(state, workspace, placed, Some(me), &mut puts, entries);
         let mut lacking = BTreeSet::new();
         for (peer, known) in &mut state.peers {
-            // Of what is purged nothing is refused any more.
             for document in &over {
-                known.dirty |= known.row.refused_here.remove(document).is_some();
+                known.dirty |= known.row.purge_here(document);
             }
             // What a peer sent and was refused for want of others may follow from what came now.
             let lacks = documents.iter().copied();
