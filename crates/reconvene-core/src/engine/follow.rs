@@ -793,6 +793,7 @@ impl Engine {
         } = due;
         if let Some(state) = self.ready(&workspace)
             && let Some(known) = state.peers.get_mut(&peer)
+            && known.agreed_on == Some(link)
         {
             known.held_stored = held;
         }
