@@ -168,6 +168,9 @@ struct Peer {
     row: PeerRow,
     /// The cursor that is behind its barrier.
     held_stored: Option<FeedPoint>,
+    /// The link on which the cursor was agreed last. What came over another, and was not carried out
+    /// or stored by then, says nothing about it: the peer may have lost its feed in between.
+    agreed_on: Option<LinkId>,
     /// Whether `row` has something no batch carries yet.
     dirty: bool,
     /// What was verified last in this engine's life.

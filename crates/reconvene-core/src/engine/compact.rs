@@ -156,6 +156,12 @@ impl Engine {
         Some((Key::feed_head(&workspace), Self::feed_head(state)))
     }
 
+    /// Whether what a snapshot holds is on its way out of the store: whoever reads the feed waits until
+    /// it is gone, or links are closed since the store failed.
+    pub(super) fn is_letting_go(&self, workspace: &WorkspaceId) -> bool {
+        self.pending.iter().any(|batch| batch.lets_go_of(workspace))
+    }
+
     fn may_compact(
         &mut self,
         compact: &Compact,

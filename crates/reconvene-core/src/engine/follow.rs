@@ -208,6 +208,9 @@ impl Engine {
                     Some(point) => FeedSeq(point.seq.0 - 1),
                     None => sent.seq,
                 };
+                if self.is_letting_go(&workspace) {
+                    return; // What is read now may name what is gone when it is sent.
+                }
                 let range = KeyRange::feed_after(&workspace, after);
                 let scan = Scan::ascending(range, limits::FEED_PAGE_ROWS);
                 let read = self.read(ReadQuery::Scan(scan), Reading::FeedPage(link, workspace));
@@ -793,6 +796,7 @@ impl Engine {
         } = due;
         if let Some(state) = self.ready(&workspace)
             && let Some(known) = state.peers.get_mut(&peer)
+            && known.agreed_on == Some(link)
         {
             known.held_stored = held;
         }

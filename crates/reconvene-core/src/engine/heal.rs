@@ -552,18 +552,6 @@ impl Engine {
             self.emit(Event::Stale { workspace, since });
         }
         self.submit(pending, puts, deletes.into_iter().collect(), None);
-        // What came before, on links that are closed by now, moves no cursor that was let go.
-        for job in &mut self.jobs {
-            if let Work::Changes {
-                workspace: of,
-                cursor,
-                ..
-            } = &mut job.work
-                && *of == workspace
-            {
-                *cursor = None;
-            }
-        }
         // What the journal keeps of earlier histories stays until others hold what was entered now.
         let replay = self.replays.entry(workspace).or_default();
         replay.through = replay.through.max(previous);
@@ -701,6 +689,8 @@ fn forget_cursors(
         puts.push((Key::peer(&workspace, &peer), row.encode()));
         let known = state.peers.entry(peer).or_default();
         known.held_stored = None;
+        // What came before, on links that are closed by now, moves no cursor that was let go.
+        known.agreed_on = None;
         known.row = row;
         known.dirty = false;
         known.verified = None;

@@ -818,6 +818,7 @@ impl Engine {
         record.row.takes_snapshots = theirs.takes_snapshots;
         record.row.held = held;
         record.held_stored = held;
+        record.agreed_on = Some(link);
         if following.is_none() {
             record.waypoints = super::relay::Waypoints::default();
         }

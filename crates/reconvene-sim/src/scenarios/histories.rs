@@ -1,6 +1,8 @@
 //! Histories that cannot be followed: devices that never met, stores that lost their past.
 
-use reconvene_core::engine::Event;
+use std::time::Duration;
+
+use reconvene_core::engine::{Event, Input};
 use reconvene_core::storage::JournalEntry;
 
 use super::{fill, linked_team, seconds, team, told, while_apart};
@@ -54,7 +56,7 @@ fn an_edit_that_is_only_journalled_when_a_run_begins_is_not_left_out() {
         // Journalled after 300 ms, readable after 600, behind its barrier after 900.
         world.settings.write = (300, 300);
         world.edit(devices[1], of, document(3), 60);
-        world.advance(std::time::Duration::from_millis(wait));
+        world.advance(Duration::from_millis(wait));
         world.connect(devices[0], devices[1]);
         world.run_until_quiet();
         world.check_converged(&devices, of);
@@ -68,9 +70,9 @@ fn the_journal_keeps_an_edit_until_someone_else_holds_it() {
         world.settings.latency = (100, 100);
         for number in 0..30 {
             world.edit(devices[0], of, document(number), 60);
-            world.advance(std::time::Duration::from_millis(10));
+            world.advance(Duration::from_millis(10));
         }
-        world.advance(std::time::Duration::from_millis(wait));
+        world.advance(Duration::from_millis(wait));
         world.crash(devices[0], 0);
         world.wipe(devices[0]);
         world.restart(devices[0]);
@@ -243,7 +245,7 @@ fn what_a_device_was_storing_when_its_server_lost_its_past_comes_back_to_it() {
         // So slow that the device greets anew while it stores what came over the link before.
         world.settings.write = (900, 900);
         world.edit(author, of, document(7), 60);
-        world.advance(std::time::Duration::from_millis(after));
+        world.advance(Duration::from_millis(after));
         world.part(author, server);
         world.crash(server, 0);
         world.restore_all(server, &copy);
@@ -254,6 +256,42 @@ fn what_a_device_was_storing_when_its_server_lost_its_past_comes_back_to_it() {
         let (held, kept) = (world.held(device, of), world.held(server, of));
         assert_eq!(held, kept, "the server was set back after {after} ms");
     }
+}
+
+#[test]
+fn what_came_over_an_earlier_link_moves_no_cursor_that_was_agreed_since() {
+    let (mut world, server, devices, of) = linked_team(52, 2);
+    let (author, device) = (devices[0], devices[1]);
+    fill(&mut world, author, of, 0..3);
+    let copy = world.copy_durable(server);
+    // The device has it, and does not know for long what is stored of the document.
+    let arrives_slowly = |world: &mut World, from, number, slowness: u64| {
+        world.edit(from, of, document(number), 60);
+        world.run_until(|world| world.held(server, of).len() == 4);
+        world.settings.read = (slowness, slowness);
+        world.advance(Duration::from_millis(100));
+        world.settings.read = (0, 0);
+    };
+    world.settings.latency = (20, 20);
+    arrives_slowly(&mut world, author, 7, 5_000);
+    world.part(author, server);
+    world.crash(server, 0);
+    world.restore_all(server, &copy);
+    world.restart(server);
+    world.run_until(|world| !world.is_greeted(device, server));
+    world.run_until(|world| world.is_greeted(device, server));
+    // In this history something else has its place. Until that is stored the device is not verified.
+    arrives_slowly(&mut world, server, 8, 20_000);
+    assert_eq!(world.held(device, of).len(), 3, "both are to be stored");
+    world.run_until(|world| world.held(device, of).len() == 4);
+    // The server says where its feed ends before it has stored what the device gives back.
+    world.settings.write = (1_000, 1_000);
+    world.give(device, Input::Refresh(of));
+    world.advance(seconds(40));
+    world.heal(author, server);
+    world.run_until_quiet();
+    world.check_converged(&[server, author, device], of);
+    assert_eq!(world.held(device, of).len(), 5);
 }
 
 #[test]

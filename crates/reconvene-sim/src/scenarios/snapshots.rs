@@ -1,5 +1,7 @@
 //! Compaction, and what follows from it for everyone who has yet to come.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use reconvene_core::engine::{CompactHold, Event};
 use reconvene_core::ids::{FeedSeq, WorkspaceId};
@@ -103,6 +105,29 @@ fn a_compacted_document_is_one_record_and_one_entry_and_reaches_a_newcomer_whole
         assert_eq!(records(&world, node, of, 1).1, 0);
     }
     world.check_converged(&[server, devices[0], devices[1], newcomer], of);
+}
+
+#[test]
+fn a_newcomer_that_comes_while_a_document_is_compacted_gets_it_over_one_link() {
+    let mut met = 0;
+    for after in (0..3_500).step_by(50) {
+        let (mut world, server, devices, of) = linked_team(90, 1);
+        type_into(&mut world, devices[0], of, 1, 4);
+        let newcomer = world.add(Role::Device);
+        world.share(server, newcomer, &[of]);
+        world.run_until_quiet();
+        // So slow that a page of the feed is read before what it names is gone, and sent after.
+        world.settings.write = (600, 600);
+        world.settings.read = (60, 60);
+        world.compact(server, of, document(1));
+        world.advance(Duration::from_millis(after));
+        let is_before = compacted(&world, server) == 0;
+        world.connect(newcomer, server);
+        world.run_until_quiet();
+        world.check_converged(&[server, devices[0], newcomer], of);
+        met += u64::from(is_before && compacted(&world, server) == 1);
+    }
+    assert!(met > 0, "the newcomer comes in between");
 }
 
 #[test]

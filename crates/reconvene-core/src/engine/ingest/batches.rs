@@ -554,6 +554,11 @@ impl PendingBatch {
         pending
     }
 
+    /// Whether it compacts a document of this workspace.
+    pub(in crate::engine) fn lets_go_of(&self, workspace: &WorkspaceId) -> bool {
+        self.compact.is_some() && self.pinned.iter().any(|(of, _)| of == workspace)
+    }
+
     pub(in crate::engine) fn of_purge(request: RequestId, documents: u64) -> Self {
         let mut pending = Self::new();
         pending.purge = Some((request, documents));

@@ -390,7 +390,7 @@ impl Engine {
             others_lacking.extend(documents.map(|document| (*other, *document)));
         }
         let known = state.peers.entry(peer).or_default();
-        let moved = match cursor {
+        let moved = match cursor.filter(|_| known.agreed_on == Some(due.link)) {
             Some(CursorMove::Set(point)) => {
                 known.row.held = Some(point);
                 Ok(true)
