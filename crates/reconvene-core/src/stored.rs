@@ -69,6 +69,7 @@ pub struct Replaceable {
     changes: Vec<(ChangeHash, u32)>,
     /// What is stored of each actor: all of it has to be in the snapshot.
     actors: BTreeMap<ActorId, ActorProgress>,
+    singly: u64,
     is_purged: bool,
 }
 
@@ -145,6 +146,7 @@ impl Replaceable {
             } else {
                 head.snapshots
             },
+            singly: head.change_count,
             is_purged,
             last: (head.feed_seq, newest),
             last_by_others,
@@ -221,6 +223,7 @@ impl Replaceable {
             last_by_others: self.last_by_others,
             entries: self.entries,
             previous: self.previous,
+            singly: self.singly,
             changes: self.changes,
         }
     }

@@ -14,7 +14,7 @@ use reconvene_core::records::{
     ActorProgress, ChangeRow, FeedHeadRow, FeedRow, HeadRow, PeerRow, Record as _, RelayedRow,
 };
 use reconvene_core::refusal::RefusalCode;
-use reconvene_core::storage::{Batch, Scan, StoreRead as _};
+use reconvene_core::storage::{Batch, Scan, StoreRead as _, StoreWrite as _};
 use reconvene_core::wire::Frame;
 
 use crate::disk::{Fact, all_rows};
@@ -565,8 +565,11 @@ impl World {
             let old = self.disk(node).reader.read(key);
             let old = old.expect("an open store reads");
             let old = old.map(|old| HeadRow::decode(&old).expect("a stored head row decodes"));
-            match (old.and_then(|old| old.purged_at), new.purged_at) {
-                (Some(_), None) => self.fail(format_args!("node {node} brings back {key:?}")),
+            let was_purged = old.filter(|old| old.purged_at.is_some());
+            match (was_purged, new.purged_at) {
+                (Some(old), None) if self.can_tell(node, key, &old) => {
+                    self.fail(format_args!("node {node} brings back {key:?}"));
+                }
                 (None, Some(at)) => {
                     let workspace = key.as_bytes()[1..17].try_into();
                     let workspace = WorkspaceId::from_bytes(workspace.expect("a key's workspace"));
@@ -576,6 +579,17 @@ impl World {
                 _ => {}
             }
         }
+    }
+
+    /// Whether a node can tell that a document was purged: its tombstone and the entry of that did not
+    /// both rot. Who cannot is told again by others, which is looked at in the end.
+    fn can_tell(&self, node: NodeId, key: &Key, tombstone: &HeadRow) -> bool {
+        let reader = self.disk(node).store.reader();
+        let entry = key
+            .workspace_id()
+            .map(|of| Key::feed(&of, tombstone.feed_seq));
+        let reads = |key: &Key| matches!(reader.read(key), Ok(Some(_)));
+        reads(key) || entry.is_some_and(|entry| reads(&entry))
     }
 
     /// Checks the rows of one workspace in one store against each other; yields its changes.

@@ -193,14 +193,16 @@ impl Engine {
         let unchanged = last <= stored.seq
             && state.head_row(&compact.document).is_some_and(|row| {
                 let bytes = compact.changes.iter().map(|(_, size)| u64::from(*size));
+                // Another compaction that was made of the same, and took it away, shows in these.
+                let is_first = match compact.snapshot {
+                    Some(_) => row.snapshots == compact.snapshots,
+                    None => row.change_count == compact.singly,
+                };
                 row.feed_seq >= last
+                    && is_first
                     && row.purged_at.is_some() == compact.snapshot.is_none()
                     && row.change_count >= compact.changes.len() as u64
                     && row.change_bytes >= bytes.sum()
-                    && compact
-                        .snapshots
-                        .iter()
-                        .all(|old| row.snapshots.contains(old))
             });
         if !unchanged {
             return Err(CompactHold::Changed);

@@ -252,8 +252,8 @@ pub struct Compact {
     pub document: DocumentId,
     /// The snapshot; `None` for a purged document, of which nothing takes the place of what goes.
     pub snapshot: Option<SnapshotRef>,
-    /// Snapshots whose changes are all in this one; those of a purged document, if this removes its
-    /// last entries.
+    /// All snapshots of the document, whose changes are in this one; those of a purged document, if this
+    /// removes its last entries.
     pub snapshots: Vec<SnapshotRef>,
     /// Snapshots that no head row names, left behind by a compaction that was cut short; their
     /// changes, too, are all in this one.
@@ -268,6 +268,8 @@ pub struct Compact {
     pub entries: Vec<FeedSeq>,
     /// The document's entry before all of these; 0 if there is none.
     pub previous: FeedSeq,
+    /// How many changes of the document were stored singly.
+    pub singly: u64,
     /// The changes of all these entries that are stored singly, with their bodies' sizes.
     pub changes: Vec<(ChangeHash, u32)>,
 }
