@@ -571,8 +571,8 @@ impl PeerRow {
         })
     }
 
-    /// The documents refused here since they are purged that the peer, which followed our feed to its
-    /// end, did not refuse to purge: it has nothing of them any more.
+    /// The documents refused since they are purged, of which a peer that acknowledged our feed to its end
+    /// refused nothing: it took the tombstone, and has nothing of them any more.
     pub fn purged_there(&self) -> Vec<DocumentId> {
         let purged = self.refused_here.iter().filter(|(document, code)| {
             **code == RefusalCode::DocumentDeleted && !self.refused_there.contains_key(document)

@@ -913,7 +913,7 @@ impl Engine {
         let flow = state.flows.get(&workspace);
         let is_unconfirmed = flow.is_some_and(|flow| flow.is_unconfirmed());
         if let Some(known) = self.ready(&workspace) {
-            let released = known.released;
+            let (released, end) = (known.released, known.point);
             let record = known.peers.entry(peer).or_default();
             // More than ever left here nobody can hold.
             if let Some(through) = ack
@@ -933,7 +933,8 @@ impl Engine {
                 refused_other |= record.row.refuse_there(*document, *code);
             }
             record.dirty |= refused_other;
-            if moved && record.row.acknowledged == Some(released) {
+            // With nothing on its way that it may refuse yet.
+            if moved && record.row.acknowledged == Some(end) {
                 purged = record.row.purged_there();
                 for document in &purged {
                     record.row.refused_here.remove(document);
