@@ -235,6 +235,9 @@ pub(super) struct Job {
     pinned: bool,
     /// Reads the job asked for that are not answered yet.
     pub(super) looking_up: usize,
+    /// Whether the store was asked for room before this came and has not answered yet: that answer is
+    /// none to this.
+    pub(super) is_past_question: bool,
 }
 
 impl Job {
@@ -243,6 +246,7 @@ impl Job {
             work,
             pinned: false,
             looking_up: 0,
+            is_past_question: false,
         }
     }
 
@@ -713,6 +717,7 @@ impl Engine {
     pub(super) fn enqueue(&mut self, work: Work) {
         let mut job = Job::new(work);
         if job.work.is_waited_for() {
+            job.is_past_question = self.is_asked_for_room();
             self.ask_room();
         }
         // A journal frame usually needs nothing: it is looked at when its turn comes.

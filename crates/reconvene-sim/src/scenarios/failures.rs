@@ -292,6 +292,26 @@ fn a_full_disk_refuses_edits_takes_nothing_and_keeps_its_link() {
 }
 
 #[test]
+fn what_the_disk_said_before_refuses_nothing_that_was_asked_since() {
+    let (mut world, server, devices, of) = linked_team(47, 1);
+    let device = devices[0];
+    world.set_low_space(device, true);
+    world.edit(device, of, document(1), 60);
+    world.run_until_quiet();
+    assert_eq!(refused(&world, device).len(), 1);
+    // This asks the disk again, and its answer is on its way when there is room.
+    world.edit(device, of, document(2), 60);
+    world.set_low_space(device, false);
+    world.edit(device, of, document(3), 60);
+    world.run_until_quiet();
+    assert_eq!(refused(&world, device).len(), 2);
+    assert_eq!(world.held(device, of).len(), 1);
+    world.advance(seconds(5));
+    world.run_until_quiet();
+    world.check_converged(&[server, device], of);
+}
+
+#[test]
 fn what_waits_for_room_goes_with_its_link_and_comes_again() {
     let (mut world, server, devices, of) = linked_team(48, 2);
     let [a, b] = [devices[0], devices[1]];

@@ -374,10 +374,10 @@ impl Engine {
     pub(in crate::engine) fn refuse_jobs(
         &mut self,
         error: &StoreError,
-        which: impl Fn(&Work) -> bool,
+        which: impl Fn(&Job) -> bool,
     ) {
         for job in std::mem::take(&mut self.jobs) {
-            if !which(&job.work) {
+            if !which(&job) {
                 self.jobs.push_back(job);
                 continue;
             }
