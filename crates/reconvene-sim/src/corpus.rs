@@ -52,6 +52,10 @@ const PLANS: &[(&str, &str)] = &[
         include_str!("../corpus/saw-more-than-there-is.plan"),
     ),
     (
+        "sent-past-what-could-not-be-read",
+        include_str!("../corpus/sent-past-what-could-not-be-read.plan"),
+    ),
+    (
         "taken-and-not-stored-yet",
         include_str!("../corpus/taken-and-not-stored-yet.plan"),
     ),

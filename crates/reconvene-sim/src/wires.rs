@@ -36,6 +36,8 @@ pub(crate) struct End {
     heard_at: u64,
     /// Nothing is given to this end any more, and nothing sent from it.
     closed: bool,
+    /// What was to be sent could not be read: no frame follows it.
+    failed: bool,
     admitted: bool,
     sent_any: bool,
     /// No frame leaves before this.
@@ -82,6 +84,7 @@ impl End {
             up: false,
             heard_at: 0,
             closed: false,
+            failed: false,
             admitted: false,
             sent_any: false,
             ready_at: 0,
@@ -206,6 +209,7 @@ impl World {
             return;
         }
         match sending {
+            Sending::Frame(_) | Sending::Stored(_) if end.failed => {}
             Sending::Frame(frame) => self.transmit_frame(id, side, frame),
             Sending::Stored(stored) => match self.disk_mut(node).read_bodies(&stored) {
                 Ok(bodies) => {
@@ -214,6 +218,9 @@ impl World {
                     }
                 }
                 Err(failed) => {
+                    if let Some(wire) = self.wires.get_mut(&id) {
+                        wire.ends[side].failed = true;
+                    }
                     let workspace = stored.workspace;
                     let document = Some(failed.document);
                     let error = failed.error;

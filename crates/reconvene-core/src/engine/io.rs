@@ -61,7 +61,8 @@ pub enum Input {
         /// Why, for people.
         why: String,
     },
-    /// The bodies of an [`Output::SendStored`] could not be read; nothing of it was sent.
+    /// The bodies of an [`Output::SendStored`] could not be read: nothing of it was sent, and nothing
+    /// that was to follow it over the link may be, since the peer would miss it.
     SendFailed {
         /// The link.
         link: LinkId,
