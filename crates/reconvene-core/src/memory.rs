@@ -11,7 +11,6 @@ use bytes::Bytes;
 
 use crate::ids::BatchId;
 use crate::keys::{Key, KeyRange};
-use crate::limits::VALUE_BYTES_MAX;
 use crate::storage::{
     Batch, Direction, JournalEntry, JournalEpochs, JournalReleases, Rows, Scan, StoreError,
     StoreRead, StoreWrite, Survey,
@@ -53,7 +52,8 @@ pub struct MemoryReader {
 pub struct Faults {
     /// Calls of [`StoreWrite::journal`] that fail.
     pub journal: BTreeMap<u64, Fault>,
-    /// Calls of [`StoreWrite::apply`] that fail; nothing of their batch is kept.
+    /// Calls of [`StoreWrite::apply`] that fail; nothing of their batch is kept. One of a batch with a
+    /// journal entry leaves the store read-only.
     pub apply: BTreeMap<u64, StoreError>,
     /// Calls of [`StoreWrite::barrier`] that fail.
     pub barrier: BTreeMap<u64, Fault>,
@@ -154,6 +154,11 @@ impl MemoryStore {
             faults: Faults::default(),
             calls: Calls::default(),
         }
+    }
+
+    /// The batch that was applied last since it was opened.
+    pub fn last_applied(&self) -> Option<BatchId> {
+        self.last_applied
     }
 
     /// Sets which of the coming calls fail, counted from this one; forgets earlier settings.
@@ -285,16 +290,11 @@ impl StoreWrite for MemoryStore {
         self.writable()?;
         let fault = self.faults.apply.remove(&self.calls.apply);
         self.calls.apply += 1;
-        if batch.after.is_some() && batch.after != self.last_applied {
-            return Err(StoreError::PredecessorFailed);
-        }
-        for (_, value) in &batch.puts {
-            if value.len() > VALUE_BYTES_MAX {
-                return Err(StoreError::ValueTooLarge { bytes: value.len() });
-            }
-        }
-        if let Some(error) = fault {
-            return Err(error);
+        let admitted = batch.admit(self.last_applied);
+        match admitted.and(fault.map_or(Ok(()), Err)) {
+            // What is in the journal comes back only when the store is opened again.
+            Err(error) if batch.journal.is_some() => return self.fail(error),
+            outcome => outcome?,
         }
         let writes = Writes {
             puts: batch.puts.clone(),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::ids::{BatchId, DocumentId, FeedSeq, StoreEpoch, WorkspaceId};
 use crate::keys::{Key, KeyRange};
+use crate::limits;
 use crate::records::{JournalFrame, Record as _};
 
 /// When a batch's author is told that it is safe.
@@ -53,6 +54,22 @@ impl Batch {
             .map(|(key, value)| key.as_bytes().len() + value.len());
         let deletes = self.deletes.iter().map(|key| key.as_bytes().len());
         puts.sum::<usize>() + deletes.sum::<usize>()
+    }
+
+    /// Whether it may be applied after `last`, as far as that and its own size decide.
+    ///
+    /// # Errors
+    /// [`StoreError::PredecessorFailed`] if another one must have been applied last,
+    /// [`StoreError::ValueTooLarge`] if a value is longer than `limits::VALUE_BYTES_MAX`.
+    pub fn admit(&self, last: Option<BatchId>) -> Result<(), StoreError> {
+        if self.after.is_some() && self.after != last {
+            return Err(StoreError::PredecessorFailed);
+        }
+        let longest = self.puts.iter().map(|(_, value)| value.len()).max();
+        match longest.filter(|bytes| *bytes > limits::VALUE_BYTES_MAX) {
+            Some(bytes) => Err(StoreError::ValueTooLarge { bytes }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -326,8 +343,8 @@ pub trait StoreWrite: Send + 'static {
     ///
     /// # Errors
     /// On any error nothing of the batch is visible, now or after a reopen, unless it was
-    /// journalled; a batch whose `after` is not the last one applied fails with
-    /// [`StoreError::PredecessorFailed`].
+    /// journalled: then the journal gives it back when the store is opened again, so what became of
+    /// it is not known before. What [`Batch::admit`] refuses fails so.
     fn apply(&mut self, batch: &Batch) -> Result<(), StoreError>;
 
     /// Applies batches in their order, in one write if the store can; returns the outcome of each.

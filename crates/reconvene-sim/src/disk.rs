@@ -157,20 +157,21 @@ impl Disk {
             });
             return failed.collect();
         }
+        let mut answers = self.refuse_hopeless();
         let entries: Vec<_> = self
             .group
             .iter()
             .filter_map(|batch| batch.journal.as_ref())
             .collect();
         if entries.is_empty() {
-            return Vec::new();
+            return answers;
         }
         match self.store.journal(&entries) {
             Ok(()) => {
                 for entry in &entries {
                     self.durable.extend(journal_facts(entry));
                 }
-                Vec::new()
+                answers
             }
             Err(error) => {
                 self.refuses_writes = true;
@@ -191,9 +192,30 @@ impl Disk {
                         }
                     }
                 });
-                outcome.collect()
+                answers.extend(outcome);
+                answers
             }
         }
+    }
+
+    /// Takes out of the group what could not be applied, so that it is not journalled.
+    fn refuse_hopeless(&mut self) -> Vec<Input> {
+        let mut last = self.store.last_applied();
+        let mut refused = Vec::new();
+        self.group.retain(|batch| match batch.admit(last) {
+            Ok(()) => {
+                last = Some(batch.id);
+                true
+            }
+            Err(error) => {
+                refused.push(Input::BatchFailed {
+                    batch: batch.id,
+                    error,
+                });
+                false
+            }
+        });
+        refused
     }
 
     /// Applies the group; only now, when readers see it, it is told what the journal has.
@@ -202,6 +224,13 @@ impl Disk {
         for batch in std::mem::take(&mut self.group) {
             match self.store.apply(&batch) {
                 Ok(()) => self.group.push(batch),
+                Err(error) if batch.journal.is_some() => {
+                    self.refuses_writes = true;
+                    failed.push(Input::BatchUnknown {
+                        batch: batch.id,
+                        error,
+                    });
+                }
                 Err(error) => failed.push(Input::BatchFailed {
                     batch: batch.id,
                     error,

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reconvene_core::ids::BatchId;
 use reconvene_core::keys::Key;
-use reconvene_core::limits::VALUE_BYTES_MAX;
 use reconvene_core::storage::{Batch, JournalEntry, JournalReleases, StoreError, StoreWrite};
 use sled::Tree;
 
@@ -117,14 +116,7 @@ impl SledStore {
     /// Whether a batch may be applied after `last`.
     fn admit(&self, batch: &Batch, last: Option<BatchId>) -> Result<(), StoreError> {
         self.assert_writable()?;
-        if batch.after.is_some() && batch.after != last {
-            return Err(StoreError::PredecessorFailed);
-        }
-        let longest = batch.puts.iter().map(|(_, value)| value.len()).max();
-        match longest.filter(|bytes| *bytes > VALUE_BYTES_MAX) {
-            Some(bytes) => Err(StoreError::ValueTooLarge { bytes }),
-            None => Ok(()),
-        }
+        batch.admit(last)
     }
 
     /// Flips a bit of a stored record behind its checksum, as a disk may; whether there is such a record.

@@ -51,15 +51,15 @@ pub enum Completion {
     Journaled(BatchId),
     /// The batch is applied and durable.
     Stored(BatchId),
-    /// The batch is not applied. Its entry may stay in the journal all the same, and is then handed
-    /// out again when the store is opened.
+    /// The batch is not applied and never will be: its entry is not in the journal.
     Failed {
         /// The batch.
         id: BatchId,
         /// Why.
         error: StoreError,
     },
-    /// The batch may be applied or not, durable or not; opening the store again will tell.
+    /// The batch may be applied or not, durable or not, or it is not applied and the journal has its
+    /// entry; opening the store again will tell.
     Unknown {
         /// The batch.
         id: BatchId,
@@ -258,10 +258,10 @@ enum Last {
 }
 
 impl Last {
-    fn permits(self, batch: &Batch) -> bool {
+    fn admit(self, batch: &Batch) -> Result<(), StoreError> {
         match self {
-            Self::Unknown => true,
-            Self::Is(last) => batch.after.is_none() || batch.after == last,
+            Self::Unknown => batch.admit(batch.after),
+            Self::Is(last) => batch.admit(last),
         }
     }
 
@@ -361,6 +361,7 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
             }
         };
         self.apply(group, &mut fates);
+        journal_decides(group, &mut fates, &journaled);
         // Told only now, so that whoever hears it reads what was written.
         for (batch, fate) in group.iter().zip(&fates) {
             if matches!(fate, Fate::Applied) && journaled.contains(&batch.id) {
@@ -409,17 +410,17 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
 
     /// Journals the entries of a group; which batches' entries are durable is the second value.
     ///
-    /// A batch whose predecessor is known to have failed is not journalled: it could only fail.
+    /// A batch that could not be applied is not journalled.
     fn journal(&mut self, group: &[Batch]) -> (Vec<Fate>, Vec<BatchId>) {
         let mut fates = Vec::with_capacity(group.len());
         let mut last = self.last;
         for batch in group {
-            let is_permitted = last.permits(batch);
-            fates.push(if is_permitted {
-                last = Last::Is(Some(batch.id));
-                Fate::Pending
-            } else {
-                Fate::Failed(StoreError::PredecessorFailed)
+            fates.push(match last.admit(batch) {
+                Ok(()) => {
+                    last = Last::Is(Some(batch.id));
+                    Fate::Pending
+                }
+                Err(error) => Fate::Failed(error),
             });
         }
         let pending = || {
@@ -438,8 +439,9 @@ impl<S: StoreWrite, F: FnMut(Completion)> Task<S, F> {
                 let unjournalled = group.iter().zip(&mut fates).filter(|(batch, fate)| {
                     batch.journal.is_some() && matches!(fate, Fate::Pending)
                 });
+                // They may have reached the disk all the same.
                 for (_, fate) in unjournalled {
-                    *fate = Fate::of(Err(fault.clone()));
+                    *fate = Fate::Unknown(fault.clone().into_error());
                 }
                 (fates, Vec::new())
             }
@@ -543,6 +545,21 @@ impl Fate {
             Self::Failed(error) => Completion::Failed { id, error },
             Self::Unknown(error) => Completion::Unknown { id, error },
             Self::Pending => unreachable!("every batch of a group is tried"),
+        }
+    }
+}
+
+/// What is in the journal and was not applied comes back when the store is opened again.
+fn journal_decides(group: &[Batch], fates: &mut [Fate], journaled: &[BatchId]) {
+    let mut first = None;
+    for (batch, fate) in group.iter().zip(fates) {
+        let Fate::Failed(error) = fate else {
+            continue;
+        };
+        // Of what depends on one that failed the reason is that of the other.
+        let why = first.get_or_insert_with(|| error.clone()).clone();
+        if journaled.contains(&batch.id) {
+            *fate = Fate::Unknown(why);
         }
     }
 }

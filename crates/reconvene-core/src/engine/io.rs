@@ -84,15 +84,15 @@ pub enum Input {
     Journaled(BatchId),
     /// This batch and all before it are durable in the store.
     Stored(BatchId),
-    /// A batch was not applied and never will be.
+    /// A batch was not applied and never will be: its entry is not in the journal either.
     BatchFailed {
         /// The batch.
         batch: BatchId,
         /// Why.
         error: StoreError,
     },
-    /// Whether a batch was applied is not known. What the store shows may then not be durable, so
-    /// this engine stores, sends and believes nothing more: edits and writes fail, links are
+    /// Whether a batch was applied is not known, or it was not and its entry may be in the journal, which
+    /// gives it back. What the store shows may then not be durable, so this engine stores, sends and believes nothing more: edits and writes fail, links are
     /// refused as `Unavailable`. Open the store again and make a new engine for it.
     BatchUnknown {
         /// The batch.
@@ -499,7 +499,7 @@ pub enum CloseReason {
     Stalled,
 }
 
-/// Why a local edit was refused; nothing of it was stored.
+/// Why a local edit was refused. Nothing of it is stored, but for [`EditError::Unknown`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EditError {
@@ -532,6 +532,10 @@ pub enum EditError {
     /// The store failed.
     #[error("the edit could not be stored")]
     Store(#[source] StoreError),
+    /// The store failed while it stored the edit, which is there or not once it is opened again: whoever
+    /// makes the edit anew looks then.
+    #[error("whether the edit is stored shows once the store is opened again")]
+    Unknown(#[source] StoreError),
 }
 
 /// What one link moved, from hello on.

@@ -466,16 +466,16 @@ fn a_tombstone_waits_for_what_the_store_owes_to_the_journal() {
     purge(&mut world, server, of, &[1]);
     // Safe in the journal, lost by the store with the power, and refused by it then; it is asked again
     // seconds later.
-    let faults = Faults {
-        apply: BTreeMap::from([(0, StoreError::NoSpace)]),
-        ..Faults::default()
-    };
     let safe = world.acknowledged().len();
     world.edit(device, of, document(1), 60);
     world.run_until(|world| world.acknowledged().len() > safe);
     world.crash(device, 0);
     world.restart(device);
-    world.set_faults(device, faults);
+    world.set_low_space(device, true);
+    world.run_until(|world| {
+        told(world, device).any(|event| matches!(event, Event::StoreFailed { .. }))
+    });
+    world.set_low_space(device, false);
     world.run_until_quiet();
     world.purge(device, of, &[document(1)]);
     world.run_until_quiet();

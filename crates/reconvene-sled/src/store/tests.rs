@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use reconvene_core::ids::FeedSeq;
 use reconvene_core::keys::{Key, KeyRange};
+use reconvene_core::limits::VALUE_BYTES_MAX;
 use reconvene_core::storage::{Scan, StoreRead};
 
 use super::*;

@@ -237,7 +237,10 @@ impl Engine {
 
     pub(super) fn fail_batch(&mut self, batch: PendingBatch, error: &StoreError) {
         if let Some(request) = batch.edit {
-            let error = EditError::Store(error.clone());
+            let error = match self.failed {
+                Some(_) => EditError::Unknown(error.clone()),
+                None => EditError::Store(error.clone()),
+            };
             self.emit(Event::EditRefused { request, error });
         }
         if let Some(request) = batch.write {
@@ -261,17 +264,14 @@ impl Engine {
         if let Some(redeemed) = batch.redeemed {
             self.redeeming.remove(&redeemed.secret_hash);
         }
-        let Some(entry) = batch.journal else {
+        let Some(entry) = batch.journal.filter(|_| batch.replayed.is_some()) else {
             return;
         };
-        // An edit that was reported durable is still owed to the store.
-        let is_owed = batch.journaled || batch.replayed.is_some();
-        // Its entry may be in the journal, and its place in the feed may go to something else: with the
-        // same history the journal would give back only what was further on, and not what that builds on.
-        if is_owed || !matches!(error, StoreError::LowSpace { .. }) {
-            self.forked.insert(entry.workspace);
-        }
-        if is_owed && let Some(work) = self.read_journal(&entry) {
+        // It stands in the journal where it was, and its place in the feed may go to something else: with
+        // the same history the journal would give back only what was further on, and not what that builds
+        // on.
+        self.forked.insert(entry.workspace);
+        if let Some(work) = self.read_journal(&entry) {
             self.owed.push(Job::new(work));
         }
     }
