@@ -49,6 +49,9 @@ pub struct Examined {
     pub head: Option<HeadRow>,
     /// Whether its feed says that it was purged.
     pub is_purged: bool,
+    /// Where its head row does not say whether it is one of them: how many others are not purged. One
+    /// whose head row does not read either is taken for one, until it is examined itself.
+    pub others: Option<u64>,
     /// The changes and snapshots that read.
     pub remains: Remains,
     /// Lost changes that the journal has, each with its body.
@@ -210,7 +213,7 @@ pub fn feed_end(reader: &impl StoreRead, workspace: &WorkspaceId) -> Result<Feed
             Err(record) => Some(record),
         },
     };
-    let (mut last, mut digest, mut documents) = (FeedSeq(0), None, 0);
+    let (mut last, mut digest) = (FeedSeq(0), None);
     let mut damaged = Vec::new();
     let mut note = |record: DamagedRecord| {
         if damaged.len() < limits::DAMAGES_FOUND_MAX {
@@ -228,16 +231,7 @@ pub fn feed_end(reader: &impl StoreRead, workspace: &WorkspaceId) -> Result<Feed
         };
         Ok(())
     })?;
-    each(reader, KeyRange::heads(workspace), |key, value| {
-        match read_as::<HeadRow>(reader, &key, value)? {
-            Ok(row) => documents += u64::from(row.purged_at.is_none()),
-            Err(record) => {
-                documents += 1;
-                note(record);
-            }
-        }
-        Ok(())
-    })?;
+    let documents = count_documents(reader, workspace, |_| true, note)?;
     let is_unused = record.is_none() && last.0 == 0 && documents == 0;
     if is_unused && damaged.is_empty() {
         return Ok(FeedEnd::Unused);
@@ -249,6 +243,31 @@ pub fn feed_end(reader: &impl StoreRead, workspace: &WorkspaceId) -> Result<Feed
         documents,
         damaged: with_owners(reader, workspace, damaged)?,
     })))
+}
+
+/// Counts the documents that are not purged, of some; those whose head rows do not read, too, which are
+/// told.
+fn count_documents(
+    reader: &impl StoreRead,
+    workspace: &WorkspaceId,
+    of: impl Fn(&Key) -> bool,
+    mut unread: impl FnMut(DamagedRecord),
+) -> Result<u64, StoreError> {
+    let mut documents = 0;
+    each(reader, KeyRange::heads(workspace), |key, value| {
+        if !of(&key) {
+            return Ok(());
+        }
+        match read_as::<HeadRow>(reader, &key, value)? {
+            Ok(row) => documents += u64::from(row.purged_at.is_none()),
+            Err(record) => {
+                documents += 1;
+                unread(record);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(documents)
 }
 
 /// A feed entry that is not there, with its document as far as that can be told.
@@ -330,6 +349,10 @@ pub fn examine(
             Ok(row) => examined.head = Some(row),
             Err(record) => examined.damaged.push(record),
         },
+    }
+    if examined.head.is_none() {
+        let others = count_documents(reader, workspace, |key| *key != head, drop)?;
+        examined.others = Some(others);
     }
     each(reader, KeyRange::peers(workspace), |key, value| {
         match (read_as::<PeerRow>(reader, &key, value)?, key.peer_id()) {

@@ -420,6 +420,7 @@ impl Engine {
         let Examined {
             head,
             is_purged,
+            others,
             mut remains,
             recovered,
             damaged,
@@ -474,13 +475,6 @@ impl Engine {
         } else if remains.is_empty() {
             // The feed's last entry must not be a gap.
             let rows = vec![entry_of(state, &document, kind, None, &[])];
-            if head.is_some()
-                || damaged
-                    .iter()
-                    .any(|of| of.key.kind() == Some(KeyKind::Head))
-            {
-                state.documents = state.documents.saturating_sub(1);
-            }
             deletes.insert(Key::head(&workspace, &document));
             (None, rows)
         } else {
@@ -495,6 +489,12 @@ impl Engine {
             }
             (Some(row), rows)
         };
+        let is_counted = |row: &Option<HeadRow>| {
+            u64::from(row.as_ref().is_some_and(|row| row.purged_at.is_none()))
+        };
+        // What a head row that does not read was counted as is not known.
+        let others = others.unwrap_or_else(|| state.documents.saturating_sub(is_counted(&head)));
+        state.documents = others + is_counted(&row);
         let last = old_entries.last().copied().unwrap_or_default();
         state.compacted = state.compacted.max(last);
         let mut previous = FeedSeq(0);
