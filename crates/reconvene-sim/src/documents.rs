@@ -523,6 +523,8 @@ impl World {
                     documents.forget(&(workspace, *document));
                 }
             }
+            // The product's host opens none before: what the journal brought back is in none of them.
+            Event::ReplayDone { .. } => documents.close(),
             Event::StoreFailed { .. } => {
                 documents.close();
                 documents.seen.clear();
