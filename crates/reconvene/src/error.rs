@@ -281,7 +281,7 @@ impl Error {
             Self::Edit(EditError::TooLarge { .. }) => "too_large",
             Self::Edit(EditError::Busy) | Self::Purge(PurgeError::Owed { .. }) => "busy",
             Self::Purge(PurgeError::TooMany { .. }) => "bad_input",
-            Self::Edit(EditError::Store(error))
+            Self::Edit(EditError::Store(error) | EditError::Unknown(error))
             | Self::Purge(PurgeError::Store(error))
             | Self::Restore(RestoreError::Store(error))
             | Self::Store(error) => match error {

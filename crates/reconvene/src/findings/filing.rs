@@ -466,7 +466,7 @@ impl Writes {
 /// Whether the same may succeed later.
 fn is_passing(error: &Error) -> bool {
     match error {
-        Error::Store(error) | Error::Edit(EditError::Store(error)) => {
+        Error::Store(error) | Error::Edit(EditError::Store(error) | EditError::Unknown(error)) => {
             !matches!(error, StoreError::Damaged { .. })
         }
         Error::Closed | Error::Edit(EditError::Busy | EditError::Stale { .. }) => true,
